@@ -1,0 +1,1 @@
+//! The two files: read, checked whole, swapped in whole.

@@ -1,0 +1,3 @@
+//! The platform's protocol, pure: no clock, disk, socket or runtime.
+
+pub mod key;
