@@ -1,0 +1,513 @@
+//! One HTTP/1.1 exchange with the platform, over pooled and verified connections.
+//!
+//! Knows nothing of payments. Every failure says whether the request may have arrived, because that decides
+//! whether the app may try again. Redirects are the caller's business; nothing is followed here.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Response, header};
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::http::RequestHeader;
+use pingora::protocols::Stream;
+use pingora::protocols::http::v1::client::HttpSession;
+use pingora::protocols::tls::CaType;
+use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::utils::tls::{WrappedX509, parse_x509};
+use pingora::{Error, ErrorType};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::net::lookup_host;
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+use url::{Host, Url};
+
+/// An answer is read this far; the document's are well under one KiB, its payment pages some ten.
+const MAX_ANSWER: usize = 4 << 20;
+/// A pooled connection is dropped after this: sooner than common servers close it, because a request that
+/// meets a closing connection is a submit whose fate nobody knows.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// Connections kept for the next request.
+const POOL_SIZE: usize = 1024;
+/// How old an address may get before the name is looked up again.
+const REFRESH_NAME: Duration = Duration::from_secs(30);
+/// The pause after a failed look-up; meanwhile the last good addresses are used.
+const RETRY_NAME: Duration = Duration::from_secs(2);
+/// Addresses that are tried when connecting fails.
+const MAX_ADDRESSES: usize = 4;
+
+/// Whether a request that failed may have arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Nothing left this machine.
+    No,
+    /// An answer came.
+    Yes,
+    /// Something left, nothing whole came back.
+    Unknown,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// No connection: nothing was sent.
+    #[error("{step} failed: {reason}")]
+    Unreachable {
+        /// What did not work: the look-up of the name, connecting, TLS.
+        step: Step,
+        /// In the words of whoever failed.
+        reason: String,
+    },
+    /// The deadline passed.
+    #[error("no whole answer within {after:?}")]
+    TimedOut {
+        /// The time that was given.
+        after: Duration,
+        /// `No` while still connecting.
+        sent: Sent,
+    },
+    /// The connection ended before the answer did.
+    #[error("the connection ended inside the exchange: {0}")]
+    CutOff(String),
+    /// The answer is longer than we read.
+    #[error("the answer is longer than {MAX_ANSWER} bytes")]
+    TooLong,
+    /// What came back is not HTTP/1.1.
+    #[error("the answer is not HTTP: {0}")]
+    NotHttp(String),
+}
+
+impl Fault {
+    /// Whether the request may have arrived.
+    pub fn sent(&self) -> Sent {
+        match self {
+            Self::Unreachable { .. } => Sent::No,
+            Self::TimedOut { sent, .. } => *sent,
+            Self::CutOff(_) => Sent::Unknown,
+            Self::TooLong | Self::NotHttp(_) => Sent::Yes,
+        }
+    }
+}
+
+/// The steps to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The host's name to its addresses.
+    Dns,
+    /// The TCP connection.
+    Connect,
+    /// The handshake, and whether the certificate is believed.
+    Tls,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dns => "DNS look-up",
+            Self::Connect => "connecting",
+            Self::Tls => "TLS",
+        })
+    }
+}
+
+/// Whether a request may be sent a second time when a pooled connection turns out dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// Never: it would be a second submit.
+    Never,
+    /// Once, on a fresh connection, while no byte of an answer was seen.
+    Once,
+}
+
+/// Counts connections, for the metrics.
+pub trait Count: Send + Sync {
+    /// A connection was opened (`false`) or taken from the pool (`true`).
+    fn connection(&self, reused: bool);
+}
+
+/// The client for one origin.
+pub struct Client {
+    origin: Origin,
+    connector: TransportConnector,
+    ca: Option<Arc<CaType>>,
+    addresses: ArcSwap<Vec<SocketAddr>>,
+    look_up_now: Notify,
+    connect_time: Duration,
+    time: Duration,
+    count: Arc<dyn Count>,
+}
+
+struct Origin {
+    host: String,
+    port: u16,
+    tls: bool,
+    /// What the certificate must be for; never empty, because Pingora takes that for "do not verify".
+    server_name: String,
+    /// The `Host` header.
+    authority: String,
+    /// Before every path; without a slash at its end.
+    prefix: String,
+}
+
+impl Client {
+    /// A client for `url` (scheme, host, port, path prefix). `time` bounds a whole exchange,
+    /// `connect_time` its connecting. `ca_file` holds PEM certificates that are believed beside the system's.
+    pub fn new(
+        url: &Url,
+        connect_time: Duration,
+        time: Duration,
+        ca_file: Option<&Path>,
+        count: Arc<dyn Count>,
+    ) -> Result<Self, String> {
+        let origin = Origin::of(url)?;
+        let addresses = match url.host() {
+            Some(Host::Ipv4(ip)) => vec![SocketAddr::new(ip.into(), origin.port)],
+            Some(Host::Ipv6(ip)) => vec![SocketAddr::new(ip.into(), origin.port)],
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            origin,
+            connector: TransportConnector::new(Some(ConnectorOptions::new(POOL_SIZE))),
+            ca: ca_file.map(believed_certificates).transpose()?,
+            addresses: ArcSwap::from_pointee(addresses),
+            look_up_now: Notify::new(),
+            connect_time,
+            time,
+            count,
+        })
+    }
+
+    /// The platform's host and port, as the `Host` header names them.
+    pub fn authority(&self) -> &str {
+        &self.origin.authority
+    }
+
+    /// Keeps the addresses fresh, off every request's path. Returns at once where the host is an address.
+    pub async fn keep_addresses(&self) {
+        if !self.addresses.load().is_empty() {
+            return;
+        }
+        let mut failing = false;
+        loop {
+            let pause = match self.look_up().await {
+                Ok(()) => {
+                    failing = false;
+                    REFRESH_NAME
+                }
+                Err(error) => {
+                    if !failing {
+                        let host = &self.origin.host;
+                        tracing::warn!(
+                            host,
+                            error,
+                            "name look-up failed; the last good addresses stay"
+                        );
+                    }
+                    failing = true;
+                    RETRY_NAME
+                }
+            };
+            let _ = tokio::time::timeout(pause, self.look_up_now.notified()).await;
+        }
+    }
+
+    /// Looks the name up once, within the time to connect.
+    async fn look_up(&self) -> Result<(), String> {
+        let found = lookup_host((self.origin.host.as_str(), self.origin.port));
+        let found = tokio::time::timeout(self.connect_time, found).await;
+        let addresses: Vec<_> = match found {
+            Ok(Ok(addresses)) => addresses.collect(),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("no reply within {:?}", self.connect_time)),
+        };
+        if addresses.is_empty() {
+            return Err("the name has no address".to_owned());
+        }
+        self.addresses.store(Arc::new(addresses));
+        Ok(())
+    }
+
+    /// Posts `body` to `path` below the prefix and reads the whole answer within the time given to the client.
+    pub async fn post(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+        repeat: Repeat,
+    ) -> Result<Response<Bytes>, Fault> {
+        let deadline = Instant::now() + self.time;
+        let header = self.request_header(path, headers, body.len());
+        let header = header.map_err(|e| unreachable(Step::Connect, &e))?;
+        if let Some((peer, stream)) = self.pooled().await {
+            self.count.connection(true);
+            let exchange = self.exchange(&peer, stream, &header, &body);
+            match timeout_at(deadline.into(), exchange).await {
+                Ok(Err(Failed {
+                    fault,
+                    silent: true,
+                })) if repeat == Repeat::Once => {
+                    tracing::debug!(%fault, "a pooled connection was dead; the query goes out once more");
+                }
+                result => return self.finish(result),
+            }
+        }
+        let (peer, stream) = self.connect(deadline).await?;
+        self.count.connection(false);
+        let exchange = self.exchange(&peer, stream, &header, &body);
+        self.finish(timeout_at(deadline.into(), exchange).await)
+    }
+
+    fn finish(
+        &self,
+        result: Result<Result<Response<Bytes>, Failed>, tokio::time::error::Elapsed>,
+    ) -> Result<Response<Bytes>, Fault> {
+        match result {
+            Ok(exchanged) => exchanged.map_err(|failed| failed.fault),
+            Err(_) => Err(Fault::TimedOut {
+                after: self.time,
+                sent: Sent::Unknown,
+            }),
+        }
+    }
+
+    fn request_header(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        length: usize,
+    ) -> pingora::Result<RequestHeader> {
+        let path = format!("{}{path}", self.origin.prefix);
+        let mut request = RequestHeader::build("POST", path.as_bytes(), Some(headers.len() + 2))?;
+        request.insert_header(header::HOST, self.origin.authority.as_str())?;
+        request.insert_header(header::CONTENT_LENGTH, length)?;
+        for (name, value) in headers {
+            request.append_header(name.clone(), value.clone())?;
+        }
+        Ok(request)
+    }
+
+    async fn pooled(&self) -> Option<(HttpPeer, Stream)> {
+        for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
+            let peer = self.peer(*address);
+            if let Some(stream) = self.connector.reused_stream(&peer).await {
+                return Some((peer, stream));
+            }
+        }
+        None
+    }
+
+    /// A fresh connection to the first address that takes one.
+    async fn connect(&self, deadline: Instant) -> Result<(HttpPeer, Stream), Fault> {
+        if self.addresses.load().is_empty() {
+            // Only before the first look-up that succeeded.
+            let looked_up = self.look_up().await;
+            looked_up.map_err(|reason| Fault::Unreachable {
+                step: Step::Dns,
+                reason,
+            })?;
+        }
+        let deadline = deadline.min(Instant::now() + self.connect_time);
+        let mut last = None;
+        for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
+            let peer = self.peer(*address);
+            match timeout_at(deadline.into(), self.connector.new_stream(&peer)).await {
+                Ok(Ok(stream)) => return Ok((peer, stream)),
+                Ok(Err(error)) => last = Some(connect_fault(&error)),
+                Err(_) => break,
+            }
+        }
+        self.look_up_now.notify_one();
+        Err(last.unwrap_or(Fault::TimedOut {
+            after: self.connect_time,
+            sent: Sent::No,
+        }))
+    }
+
+    fn peer(&self, address: SocketAddr) -> HttpPeer {
+        let mut peer = HttpPeer::new(address, self.origin.tls, self.origin.server_name.clone());
+        peer.options.ca.clone_from(&self.ca);
+        peer
+    }
+
+    async fn exchange(
+        &self,
+        peer: &HttpPeer,
+        stream: Stream,
+        header: &RequestHeader,
+        body: &[u8],
+    ) -> Result<Response<Bytes>, Failed> {
+        let mut session = HttpSession::new_with_options(stream, peer);
+        let written = async {
+            session
+                .write_request_header(Box::new(header.clone()))
+                .await?;
+            session.write_body(body).await?;
+            session.finish_body().await
+        };
+        // A server may answer and close before it has read everything: the answer counts.
+        let write_error = written.await.err();
+        let answer = read_answer(&mut session).await;
+        let response = match (answer, write_error) {
+            (Ok(response), _) => response,
+            (Err(failed), None) => return Err(failed),
+            (Err(failed), Some(error)) => {
+                return Err(Failed {
+                    fault: Fault::CutOff(reason(&error)),
+                    silent: failed.silent,
+                });
+            }
+        };
+        session.respect_keepalive();
+        if let Some(stream) = session.reuse().await {
+            self.connector
+                .release_stream(stream, peer.reuse_hash(), Some(POOL_IDLE));
+        }
+        Ok(response)
+    }
+}
+
+/// A failed exchange, and whether the connection ended before any byte of an answer.
+struct Failed {
+    fault: Fault,
+    silent: bool,
+}
+
+async fn read_answer(session: &mut HttpSession) -> Result<Response<Bytes>, Failed> {
+    loop {
+        session
+            .read_response()
+            .await
+            .map_err(|error| head_failed(&error))?;
+        let informational = session
+            .get_status()
+            .is_some_and(|status| status.is_informational());
+        if !informational {
+            break;
+        }
+    }
+    let broken = |fault| Failed {
+        fault,
+        silent: false,
+    };
+    let mut body = BytesMut::new();
+    loop {
+        let part = session.read_body_bytes().await;
+        let part = part.map_err(|error| broken(body_fault(&error)))?;
+        let Some(part) = part else { break };
+        if body.len() + part.len() > MAX_ANSWER {
+            return Err(broken(Fault::TooLong));
+        }
+        body.extend_from_slice(&part);
+    }
+    let head = session.resp_header();
+    let head = head.ok_or_else(|| broken(Fault::NotHttp("no header".to_owned())))?;
+    Ok(Response::from_parts(head.as_owned_parts(), body.freeze()))
+}
+
+fn head_failed(error: &Error) -> Failed {
+    let (fault, silent) = match error.etype() {
+        ErrorType::InvalidHTTPHeader => {
+            (Fault::NotHttp("its header is malformed".to_owned()), false)
+        }
+        ErrorType::ConnectionClosed => (Fault::CutOff(reason(error)), true),
+        _ => (Fault::CutOff(reason(error)), is_reset(error)),
+    };
+    Failed { fault, silent }
+}
+
+fn body_fault(error: &Error) -> Fault {
+    // Pingora keeps the names of its body errors to itself.
+    match error.etype() {
+        ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
+            Fault::NotHttp("its body is malformed".to_owned())
+        }
+        _ => Fault::CutOff(reason(error)),
+    }
+}
+
+fn is_reset(error: &Error) -> bool {
+    let cause = error.cause.as_deref();
+    let io = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+        matches!(io.kind(), ConnectionReset | BrokenPipe)
+    })
+}
+
+fn connect_fault(error: &Error) -> Fault {
+    match error.etype() {
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError => unreachable(Step::Tls, error),
+        _ => unreachable(Step::Connect, error),
+    }
+}
+
+fn unreachable(step: Step, error: &Error) -> Fault {
+    Fault::Unreachable {
+        step,
+        reason: reason(error),
+    }
+}
+
+/// The innermost cause: Pingora's outer words repeat the peer's address and its options.
+fn reason(error: &Error) -> String {
+    match (&error.cause, &error.context) {
+        (Some(cause), _) => match cause.downcast_ref::<Box<Error>>() {
+            Some(inner) => reason(inner),
+            None => cause.to_string(),
+        },
+        _ => error.etype().as_str().to_owned(),
+    }
+}
+
+impl Origin {
+    fn of(url: &Url) -> Result<Self, String> {
+        let host = url.host_str().ok_or("the platform's URL has no host")?;
+        let port = url
+            .port_or_known_default()
+            .ok_or("the platform's URL has no port")?;
+        // Brackets around an IPv6 address belong to the URL alone.
+        let host = host.trim_matches(['[', ']']).to_owned();
+        Ok(Self {
+            port,
+            tls: url.scheme() == "https",
+            server_name: host.clone(),
+            host,
+            authority: url[url::Position::BeforeHost..url::Position::AfterPort].to_owned(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+/// The system's certificates and the file's. Those that cannot anchor a chain are left out, as Pingora does
+/// for the system's; the file must have at least one that can.
+fn believed_certificates(file: &Path) -> Result<Arc<CaType>, String> {
+    let shown = file.display();
+    let own: Vec<CertificateDer<'_>> = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|error| {
+            format!("{shown}: platform.ca_file: expected PEM certificates: {error}")
+        })?;
+    if own.is_empty() || !own.iter().all(anchors) {
+        return Err(format!(
+            "{shown}: platform.ca_file: expected PEM certificates that can anchor a chain"
+        ));
+    }
+    let system = rustls_native_certs::load_native_certs().unwrap_or_default();
+    let believed = system.into_iter().filter(anchors).chain(own);
+    Ok(believed
+        .map(|certificate| WrappedX509::new(certificate.to_vec(), parse_x509))
+        .collect())
+}
+
+fn anchors(certificate: &CertificateDer<'_>) -> bool {
+    let mut store = rustls::RootCertStore::empty();
+    store.add(certificate.clone().into_owned()).is_ok()
+}

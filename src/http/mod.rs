@@ -1,0 +1,4 @@
+//! HTTP in and out: with `server.rs` the only place that names Pingora.
+
+pub mod client;
+pub mod serve;

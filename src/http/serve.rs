@@ -1,0 +1,230 @@
+//! One HTTP/1.1 exchange on a listener: read whole, handled, answered whole.
+//!
+//! Knows nothing of payments. Keeps the promise that a request has a bound in bytes, in time and in number,
+//! that reaching one gets a defined answer, and that a panic is one request's 500.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{Request, Response, StatusCode, header};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::lifetime::Lifetime;
+
+/// What turns requests into responses.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a request whose body was read whole.
+    fn handle(&self, request: Request<Bytes>) -> impl Future<Output = Response<Bytes>> + Send;
+
+    /// Answers a request that is not going to be handled.
+    fn refuse(&self, head: &Parts, why: Refusal) -> Response<Bytes>;
+}
+
+/// Why a request is not handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// More bytes than [`Limits::max_body`].
+    BodyTooLarge,
+    /// The body did not come whole in time, or its framing is broken.
+    BodyIncomplete,
+    /// [`Limits::max_in_flight`] requests are being handled.
+    Overloaded,
+    /// The process is about to end.
+    Draining,
+    /// The handler panicked.
+    Panicked,
+}
+
+/// The bounds of one listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub max_body: usize,
+    /// Requests being handled at once.
+    pub max_in_flight: usize,
+}
+
+/// A new connection sends its first header whole in this time (promises: 10 s).
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// A kept-alive connection sends its next header whole in this time, idling included: longer than the pools
+/// of common HTTP clients keep a connection, so that the client closes first.
+const IDLE_TIME: Duration = Duration::from_secs(120);
+/// A body comes whole in this time (promises: 15 s).
+const BODY_TIME: Duration = Duration::from_secs(15);
+/// A response is taken by the client in this time, each write.
+const WRITE_TIME: Duration = Duration::from_secs(15);
+/// What is left of a refused body is read and thrown away this long, so that the refusal is read, not reset.
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// A handler behind a listener, as Pingora wants it.
+pub struct App<H> {
+    handler: H,
+    limits: Limits,
+    in_flight: Semaphore,
+    lifetime: Arc<Lifetime>,
+}
+
+impl<H: Handler> App<H> {
+    /// Puts `handler` behind `limits`.
+    pub fn new(handler: H, limits: Limits, lifetime: Arc<Lifetime>) -> Self {
+        Self {
+            handler,
+            limits,
+            in_flight: Semaphore::new(limits.max_in_flight),
+            lifetime,
+        }
+    }
+
+    /// Reads what belongs to the request and decides its response.
+    async fn respond(&self, session: &mut ServerSession) -> Response<Bytes> {
+        let head = session.req_header().as_owned_parts();
+        if self.lifetime.is_over() {
+            return self.handler.refuse(&head, Refusal::Draining);
+        }
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return self.handler.refuse(&head, Refusal::Overloaded);
+        };
+        let body = match self.read_body(session, &head).await {
+            Ok(body) => body,
+            Err(why) => {
+                let response = self.handler.refuse(&head, why);
+                return response;
+            }
+        };
+        let request = Request::from_parts(head, body);
+        let head = request_head(&request);
+        AssertUnwindSafe(self.handler.handle(request))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| self.handler.refuse(&head, Refusal::Panicked))
+    }
+
+    async fn read_body(&self, session: &mut ServerSession, head: &Parts) -> Result<Bytes, Refusal> {
+        let announced = head
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if announced.is_some_and(|length| length > self.limits.max_body) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        if expects_continue(head) {
+            // A client that waits for this would otherwise send its body a second later.
+            let written = session.write_continue_response().await;
+            written.map_err(|_| Refusal::BodyIncomplete)?;
+        }
+        let whole = async {
+            let mut body = BytesMut::new();
+            while let Some(part) = session
+                .read_request_body()
+                .await
+                .map_err(|_| Refusal::BodyIncomplete)?
+            {
+                if body.len() + part.len() > self.limits.max_body {
+                    return Err(Refusal::BodyTooLarge);
+                }
+                if body.is_empty() && Some(part.len()) == announced {
+                    return Ok(part);
+                }
+                body.extend_from_slice(&part);
+            }
+            Ok(body.freeze())
+        };
+        timeout(BODY_TIME, whole)
+            .await
+            .unwrap_or(Err(Refusal::BodyIncomplete))
+    }
+}
+
+#[async_trait]
+impl<H: Handler> HttpServerApp for App<H> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        _shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        // Pingora marks every session but a connection's first as kept alive without a bound.
+        let time = if session.get_keepalive() == Some(0) {
+            IDLE_TIME
+        } else {
+            HEADER_TIME
+        };
+        session.set_read_timeout(Some(time));
+        session.set_write_timeout(Some(WRITE_TIME));
+        session.set_total_drain_timeout(Some(LINGER_TIME));
+        match timeout(time, session.read_request()).await {
+            Ok(Ok(true)) => {}
+            Ok(Err(_)) => {
+                let _ = session
+                    .respond_error(StatusCode::BAD_REQUEST.as_u16())
+                    .await;
+                return None;
+            }
+            Ok(Ok(false)) | Err(_) => return None,
+        }
+        let _busy = self.lifetime.enter();
+        let response = self.respond(&mut session).await;
+        if self.lifetime.is_draining() {
+            session.set_keepalive(None);
+        }
+        if let Err(error) = write(&mut session, response).await {
+            tracing::debug!(%error, "the client did not take its response");
+            return None;
+        }
+        let kept = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok()??;
+        Some(ReusedHttpStream::from_reusable_stream(stream, kept))
+    }
+}
+
+async fn write(session: &mut ServerSession, response: Response<Bytes>) -> pingora::Result<()> {
+    let unread = !session.is_body_done();
+    let waits = expects_continue(session.req_header());
+    let head_only = session.req_header().method == http::Method::HEAD;
+    let (mut parts, body) = response.into_parts();
+    if !bodiless(parts.status) {
+        parts
+            .headers
+            .insert(header::CONTENT_LENGTH, body.len().into());
+    }
+    let header = ResponseHeader::from(parts);
+    session.write_response_header(Box::new(header)).await?;
+    if !head_only && !body.is_empty() {
+        session.write_response_body(body, true).await?;
+    }
+    if unread && !waits {
+        let _ = timeout(LINGER_TIME, session.drain_request_body()).await;
+    }
+    Ok(())
+}
+
+fn bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+fn expects_continue(head: &Parts) -> bool {
+    head.headers
+        .get(header::EXPECT)
+        .is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The head again, for the answer to a panic: bodies are moved, heads are small.
+fn request_head(request: &Request<Bytes>) -> Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method = request.method().clone();
+    head.uri = request.uri().clone();
+    if let Some(id) = request.headers().get("x-request-id") {
+        head.headers.insert("x-request-id", id.clone());
+    }
+    head
+}

@@ -1,0 +1,232 @@
+//! What people see of a running process: the log's set-up, the metrics, request ids.
+//!
+//! Labels come from fixed lists, so the number of series is bounded.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderValue};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
+};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use crate::http::client::Count;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
+const LOG_LINES: usize = 16_384;
+
+static LOG: Mutex<Option<WorkerGuard>> = Mutex::new(None);
+
+/// Starts logging to standard error. `level` is error, warn, info, debug or trace.
+///
+/// Other crates are held to warnings: at trace level Pingora writes whole messages, and a message beside its
+/// sign is a secret.
+pub fn start_log(format: LogFormat, level: &str) {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES)
+        .finish(io::stderr());
+    if let Ok(mut kept) = LOG.lock() {
+        *kept = Some(guard);
+    }
+    let filter = EnvFilter::new(format!("warn,countersign={level}"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_target(false);
+    // A second start would be a test's in the same process; the first one stays.
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Writes out what waits in the log; the last thing a process does.
+pub fn end_log() {
+    if let Ok(mut kept) = LOG.lock() {
+        kept.take();
+    }
+}
+
+/// Every metric, by its Prometheus name in the registry.
+pub struct Metrics {
+    registry: Registry,
+    /// Calls by endpoint and outcome; the outcome is `ok` or the refusal's code.
+    pub calls: IntCounterVec,
+    /// Seconds from a call's header to its response, by endpoint.
+    pub call_seconds: HistogramVec,
+    /// Connections to the platform, `opened` or `reused`.
+    pub platform_connections: IntCounterVec,
+    /// Calls of apps that sign themselves: `match` or `mismatch`.
+    pub shadow: IntCounterVec,
+    /// Tolerated oddities of answers, by kind.
+    pub oddities: IntCounterVec,
+    /// Answers that fitted an old key only.
+    pub old_key_answers: IntCounter,
+    /// Looks at changed merchants files: `applied`, `refused`.
+    pub reloads: IntCounterVec,
+    /// Seconds to read, check and swap in a changed file.
+    pub reload_seconds: Histogram,
+    /// When the snapshot in force was taken, in seconds since 1970.
+    pub reload_time: Gauge,
+    /// Whether the last look at the files ended well.
+    pub reload_ok: IntGauge,
+    /// Merchants in force.
+    pub merchants: IntGauge,
+    /// Orders that could not be written to the ledger.
+    pub ledger_failures: IntCounter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new().expect("names and labels are constants that differ")
+    }
+}
+
+impl Metrics {
+    fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new_custom(Some("countersign".to_owned()), None)?;
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
+        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let call_seconds = HistogramVec::new(
+            HistogramOpts::new("call_duration_seconds", "Time of calls, by endpoint").buckets(
+                vec![
+                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+                    30.0,
+                ],
+            ),
+            &["endpoint"],
+        )?;
+        registry.register(Box::new(call_seconds.clone()))?;
+        let reload_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "reload_duration_seconds",
+                "Time to read, check and swap in merchants",
+            )
+            .buckets(vec![0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0]),
+        )?;
+        registry.register(Box::new(reload_seconds.clone()))?;
+        let reload_time = Gauge::new(
+            "merchants_loaded_timestamp_seconds",
+            "When the merchants in force were loaded",
+        )?;
+        registry.register(Box::new(reload_time.clone()))?;
+        Ok(Self {
+            calls: counters(
+                "calls_total",
+                "Calls of apps, by endpoint and outcome",
+                &["endpoint", "outcome"],
+            )?,
+            call_seconds,
+            platform_connections: counters(
+                "platform_connections_total",
+                "Connections to the platform that were opened, or reused for another call",
+                &["state"],
+            )?,
+            shadow: counters(
+                "shadow_calls_total",
+                "Calls that came signed, by what our key says",
+                &["verdict"],
+            )?,
+            oddities: counters(
+                "oddities_total",
+                "Oddities of answers that were tolerated",
+                &["kind"],
+            )?,
+            old_key_answers: counter(
+                "old_key_answers_total",
+                "Answers signed with one of a merchant's old keys",
+            )?,
+            reloads: counters(
+                "reloads_total",
+                "Changed merchants files, by result",
+                &["result"],
+            )?,
+            reload_seconds,
+            reload_time,
+            reload_ok: gauge(
+                "last_reload_ok",
+                "1 where the files as they are now are in force, 0 where they were refused",
+            )?,
+            merchants: gauge("merchants", "Merchants in force")?,
+            ledger_failures: counter(
+                "ledger_failures_total",
+                "Orders that could not be written to the ledger",
+            )?,
+            registry,
+        })
+    }
+
+    /// The exposition format, version 0.0.4.
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory fails only for a metric without a name.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+impl Count for Metrics {
+    fn connection(&self, reused: bool) {
+        let state = if reused { "reused" } else { "opened" };
+        self.platform_connections.with_label_values(&[state]).inc();
+    }
+}
+
+/// The header that carries a request's id.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// The app's own request id where it is printable and short, or a new one.
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let own = headers.get(REQUEST_ID).filter(|id| {
+        let id = id.as_bytes();
+        (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+    });
+    own.cloned().unwrap_or_else(new_request_id)
+}
+
+/// Unlike any other of this process, and of processes started at another microsecond.
+fn new_request_id() -> HeaderValue {
+    static START: LazyLock<u64> = LazyLock::new(|| {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(0)
+    });
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let id = format!(
+        "{:013x}-{:06x}",
+        *START,
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    HeaderValue::try_from(id).expect("hex digits are a header value")
+}

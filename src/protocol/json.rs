@@ -1,0 +1,458 @@
+//! Strict reading of one JSON object, and splicing members into its bytes without printing it again.
+//!
+//! Two readers of one signed text must not be able to see two different messages, so whatever readers are
+//! known to disagree about is refused: a member named twice at any depth (however it is spelled), lone
+//! surrogates, bytes that are not UTF-8, anything after the object.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// How deep arrays and objects may be nested, the message itself included. The document's messages are flat.
+pub const MAX_DEPTH: usize = 32;
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JsonError {
+    /// The bytes are not UTF-8 (document §2.1).
+    #[error("not UTF-8 at byte {offset}")]
+    NotUtf8 {
+        /// Bytes before the first one that is wrong.
+        offset: usize,
+    },
+    /// The text is not JSON, or not one object and nothing else.
+    #[error("expected one JSON object: {reason} at line {line} column {column}")]
+    NotAnObject {
+        /// What the parser met, never the text itself.
+        reason: &'static str,
+        /// Line in the text, from 1; 0 where the text ended.
+        line: usize,
+        /// Column in the line, from 1.
+        column: usize,
+    },
+    /// One object names a member twice.
+    #[error("member {name:?} stands twice in one object")]
+    DuplicateMember {
+        /// The member's name after decoding its escapes, at most 64 characters of it.
+        name: String,
+    },
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
+}
+
+/// One JSON object that borrows the text it was read from.
+#[derive(Debug)]
+pub struct Object<'a> {
+    text: &'a str,
+    members: Vec<(Cow<'a, str>, &'a str)>,
+}
+
+impl<'a> Object<'a> {
+    /// Reads one object; white space around it is allowed, anything else is not.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, JsonError> {
+        let text = std::str::from_utf8(bytes).map_err(|e| JsonError::NotUtf8 {
+            offset: e.valid_up_to(),
+        })?;
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let members = reader
+            .deserialize_map(Members)
+            .and_then(|members| reader.end().map(|()| members))
+            .map_err(|e| not_an_object(&e))?;
+        refuse_duplicates(members.iter().map(|(name, _)| name))?;
+        for (_, value) in &members {
+            check_nested(value)?;
+        }
+        Ok(Self { text, members })
+    }
+
+    /// The text as it was read.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+
+    /// A member's value as it stands in the text; `None` where it is missing or `null`.
+    pub fn raw(&self, name: &str) -> Option<&'a str> {
+        let (_, value) = self.members.iter().find(|(n, _)| n == name)?;
+        (*value != "null").then_some(*value)
+    }
+
+    /// A string member, decoded; `None` where it is missing or `null`.
+    pub fn string(&self, name: &str) -> Option<Result<Cow<'a, str>, WrongType>> {
+        let raw = self.raw(name)?;
+        let Some(inner) = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) else {
+            return Some(Err(WrongType));
+        };
+        if !inner.contains('\\') {
+            return Some(Ok(Cow::Borrowed(inner)));
+        }
+        Some(
+            serde_json::from_str(raw)
+                .map(Cow::Owned)
+                .map_err(|_| WrongType),
+        )
+    }
+
+    /// A member that is a whole number written in digits alone: no sign, fraction or exponent.
+    pub fn integer(&self, name: &str) -> Option<Result<u64, WrongType>> {
+        let raw = self.raw(name)?;
+        let digits = raw.bytes().all(|b| b.is_ascii_digit());
+        Some(match raw.parse() {
+            Ok(number) if digits => Ok(number),
+            _ => Err(WrongType),
+        })
+    }
+
+    /// The text with string members set: a value that stands there is replaced, a missing member is put
+    /// first, and every other byte stays as it was.
+    pub fn splice(&self, members: &[(&str, &str)]) -> String {
+        let mut text = self.text.to_owned();
+        let mut replaced: Vec<_> = members
+            .iter()
+            .filter_map(|(name, value)| Some((self.span(name)?, quoted(value))))
+            .collect();
+        replaced.sort_by_key(|(span, _)| std::cmp::Reverse(span.start));
+        for (span, value) in replaced {
+            text.replace_range(span, &value);
+        }
+        let mut added: Vec<_> = members
+            .iter()
+            .filter(|(name, _)| self.span(name).is_none())
+            .map(|(name, value)| format!("{}:{}", quoted(name), quoted(value)))
+            .collect();
+        if !added.is_empty() {
+            if !self.members.is_empty() {
+                added.push(String::new());
+            }
+            let brace = self.text.find('{').map_or(0, |at| at + 1);
+            text.insert_str(brace, &added.join(","));
+        }
+        text
+    }
+
+    /// Where a member's value stands in the text, in bytes.
+    fn span(&self, name: &str) -> Option<std::ops::Range<usize>> {
+        let (_, value) = self.members.iter().find(|(n, _)| n == name)?;
+        let start = value.as_ptr() as usize - self.text.as_ptr() as usize;
+        Some(start..start + value.len())
+    }
+}
+
+/// A member is there and is not of the type that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongType;
+
+/// A string as a JSON literal.
+pub fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The top level: names decoded, values as slices of the text.
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(Cow<'de, str>, &'de str)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::with_capacity(12);
+        while let Some(name) = map.next_key_seed(Name)? {
+            members.push((name, map.next_value::<&RawValue>()?.get()));
+        }
+        Ok(members)
+    }
+}
+
+/// A member's name, borrowed where it has no escapes.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+        d.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+/// A raw value has the right grammar already; what is left are escapes, and what hides inside.
+fn check_nested(value: &str) -> Result<(), JsonError> {
+    let plain = match value.as_bytes() {
+        [b'"', ..] => !value.contains('\\'),
+        [b'{' | b'[', ..] => false,
+        _ => true,
+    };
+    if plain {
+        return Ok(());
+    }
+    let fault = RefCell::new(None);
+    let mut reader = serde_json::Deserializer::from_str(value);
+    Strict {
+        depth: 1,
+        fault: &fault,
+    }
+    .deserialize(&mut reader)
+    .map_err(|e| fault.take().unwrap_or_else(|| not_an_object(&e)))
+}
+
+/// Walks a nested value, builds nothing, and stops at the first fault.
+#[derive(Clone, Copy)]
+struct Strict<'f> {
+    depth: usize,
+    fault: &'f RefCell<Option<JsonError>>,
+}
+
+impl Strict<'_> {
+    fn stop<E: de::Error>(self, fault: JsonError) -> E {
+        let error = E::custom(&fault);
+        self.fault.replace(Some(fault));
+        error
+    }
+
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        if self.depth == MAX_DEPTH {
+            return Err(self.stop(JsonError::TooDeep));
+        }
+        Ok(Self {
+            depth: self.depth + 1,
+            ..self
+        })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        while seq.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        let mut names = Vec::new();
+        while let Some(name) = map.next_key_seed(Name)? {
+            names.push(name);
+            map.next_value_seed(inner)?;
+        }
+        refuse_duplicates(names.iter()).map_err(|fault| self.stop(fault))
+    }
+}
+
+fn refuse_duplicates<'n>(names: impl Iterator<Item = &'n Cow<'n, str>>) -> Result<(), JsonError> {
+    let mut names: Vec<&str> = names.map(AsRef::as_ref).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(JsonError::DuplicateMember {
+            name: pair[0].chars().take(64).collect(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// serde_json's own messages may quote the text, so only their kind is kept.
+fn not_an_object(error: &serde_json::Error) -> JsonError {
+    let reason = match error.classify() {
+        serde_json::error::Category::Eof => "the text ends too early",
+        serde_json::error::Category::Data => "another kind of value",
+        _ => "a syntax error",
+    };
+    JsonError::NotAnObject {
+        reason,
+        line: error.line(),
+        column: error.column(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(text: &str) -> JsonError {
+        Object::parse(text.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn members_are_found_and_decoded() {
+        let text = r#" {"a":"x","b":12,"\u0063":"\u5f20","d":null} "#;
+        let object = Object::parse(text.as_bytes()).unwrap();
+        assert_eq!(object.string("a"), Some(Ok("x".into())));
+        assert_eq!(object.integer("b"), Some(Ok(12)));
+        assert_eq!(object.string("c"), Some(Ok("张".into())));
+        assert_eq!(object.raw("d"), None);
+        assert_eq!(object.string("b"), Some(Err(WrongType)));
+    }
+
+    #[test]
+    fn amounts_are_digits_alone() {
+        for wrong in [
+            "1.0",
+            "1e3",
+            "-1",
+            "\"1\"",
+            "true",
+            "[1]",
+            "99999999999999999999",
+        ] {
+            let text = format!("{{\"n\":{wrong}}}");
+            let object = Object::parse(text.as_bytes()).unwrap();
+            assert_eq!(object.integer("n"), Some(Err(WrongType)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_member_named_twice_is_refused_however_it_is_spelled() {
+        for text in [
+            r#"{"merid":1,"merid":1}"#,
+            r#"{"merid":1,"m\u0065rid":1}"#,
+            r#"{"a":{"merid":1,"x":2,"m\u0065rid":1}}"#,
+            r#"{"a":[[{"merid":1,"merid":1}]]}"#,
+        ] {
+            let expected = JsonError::DuplicateMember {
+                name: "merid".into(),
+            };
+            assert_eq!(refused(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_one_object_is_refused() {
+        for text in [
+            "",
+            "x",
+            "[]",
+            "1",
+            "{",
+            "{}{}",
+            "{} x",
+            "{a:1}",
+            "{'a':1}",
+            r#"{"a":1,}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":["\udc00x"]}"#,
+            r#"{"\ud800":1}"#,
+            "{\"a\":\"\u{1}\"}",
+            "{\"a\":01}",
+            "{\"a\":NaN}",
+            "\u{feff}{}",
+        ] {
+            assert!(
+                matches!(refused(text), JsonError::NotAnObject { .. }),
+                "{text:?}"
+            );
+        }
+        let not_utf8 = Object::parse(b"{\"a\":\"\xff\"}").unwrap_err();
+        assert_eq!(not_utf8, JsonError::NotUtf8 { offset: 6 });
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested =
+            |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(Object::parse(nested(MAX_DEPTH - 1).as_bytes()).is_ok());
+        for levels in [MAX_DEPTH, 127, 128, 60_000] {
+            let error = refused(&nested(levels));
+            assert!(
+                !matches!(error, JsonError::DuplicateMember { .. }),
+                "{error}"
+            );
+        }
+        assert_eq!(refused(&nested(MAX_DEPTH)), JsonError::TooDeep);
+    }
+
+    #[test]
+    fn splicing_leaves_every_other_byte() {
+        let text = "{ \"b\" : \"old\" ,\n \"n\":1.50 }\n";
+        let object = Object::parse(text.as_bytes()).unwrap();
+        assert_eq!(
+            object.splice(&[("a", "\"张\\"), ("b", "new")]),
+            "{\"a\":\"\\\"张\\\\\", \"b\" : \"new\" ,\n \"n\":1.50 }\n"
+        );
+        assert_eq!(
+            Object::parse(b" {}").unwrap().splice(&[("a", "1")]),
+            r#" {"a":"1"}"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+            let _ = Object::parse(&bytes);
+        }
+
+        #[test]
+        fn spliced_members_are_read_back(
+            names in proptest::collection::hash_set("[a-e]|张|\"", 0..6), a: String, b: String,
+        ) {
+            let members: Vec<_> = names.iter().map(|n| format!("{}: {}", quoted(n), quoted(n))).collect();
+            let text = format!("{{{}}}", members.join(" ,"));
+            let object = Object::parse(text.as_bytes()).unwrap();
+            let spliced = object.splice(&[("a", &a), ("b", &b)]);
+            let again = Object::parse(spliced.as_bytes()).unwrap();
+            prop_assert_eq!(again.string("a"), Some(Ok(a.into())));
+            prop_assert_eq!(again.string("b"), Some(Ok(b.into())));
+            for name in names.iter().filter(|n| *n != "a" && *n != "b") {
+                prop_assert_eq!(again.raw(name), object.raw(name));
+            }
+        }
+    }
+}
