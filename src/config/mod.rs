@@ -1,1 +1,30 @@
 //! The two files: read, checked whole, swapped in whole.
+//!
+//! Knows nothing of signing or the network. Keeps promise I6: a bad file never reduces service; and I5 for keys: no
+//! message made here quotes a value from the merchants file.
+
+pub mod problem;
+
+mod document;
+mod quantity;
+mod source;
+mod web_url;
+
+mod layers;
+pub mod listen;
+pub mod settings;
+
+mod weakness;
+
+pub mod merchants;
+
+mod hint;
+mod reload;
+
+pub mod watch;
+
+pub use listen::Listen;
+pub use merchants::{Merchant, Snapshot};
+pub use problem::{Problem, Problems};
+pub use settings::Settings;
+pub use watch::{ReloadOutcome, Watch, watch};

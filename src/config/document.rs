@@ -1,0 +1,182 @@
+//! A TOML text that reports every problem with its line and key path, and never quotes a value.
+
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeInteger, DeTable, DeValue};
+
+use super::problem::Problem;
+
+/// Past this size a broken text is reported by its first error alone: each error costs memory, and noise of 64 MiB
+/// would make millions.
+const MAX_RECOVERY: usize = 4 << 20;
+
+/// Where problems are collected while the tables of one file are read.
+pub(super) struct Document<'t> {
+    file: PathBuf,
+    text: &'t str,
+    starts: OnceCell<Vec<u32>>,
+    torn: BTreeSet<usize>,
+    problems: Vec<Problem>,
+}
+
+impl<'t> Document<'t> {
+    /// Keeps what could be read beside the syntax errors, so that the rest of the file is checked too.
+    pub(super) fn parse(file: &Path, text: &'t str) -> (Self, DeTable<'t>) {
+        let mut document = Self {
+            file: file.to_owned(),
+            text,
+            starts: OnceCell::new(),
+            torn: BTreeSet::new(),
+            problems: Vec::new(),
+        };
+        let (table, errors) = match DeTable::parse(text) {
+            Ok(table) => (table, Vec::new()),
+            Err(error) if text.len() > MAX_RECOVERY => {
+                (Spanned::new(0..0, DeTable::new()), vec![error])
+            }
+            Err(_) => DeTable::parse_recoverable(text),
+        };
+        for error in errors {
+            document.syntax_error(&error);
+        }
+        (document, table.into_inner())
+    }
+
+    /// A problem of the value at `at`; on a line with a syntax error it would be an echo of that error.
+    pub(super) fn problem(&mut self, at: Range<usize>, path: &str, expected: impl Into<String>) {
+        let line = self.line(at.start);
+        if !self.torn.contains(&line) {
+            self.push(Some(line), path, expected.into());
+        }
+    }
+
+    /// Something that is not there; after a syntax error nobody can tell.
+    pub(super) fn missing(&mut self, at: Option<Range<usize>>, path: &str, expected: &str) {
+        if self.torn.is_empty() {
+            let line = at.map(|at| self.line(at.start));
+            self.push(line, path, expected.into());
+        }
+    }
+
+    /// Whether there were syntax errors.
+    pub(super) fn is_torn(&self) -> bool {
+        !self.torn.is_empty()
+    }
+
+    pub(super) fn line(&self, offset: usize) -> usize {
+        let starts = self.starts.get_or_init(|| {
+            let ends = self.text.bytes().enumerate().filter(|(_, b)| *b == b'\n');
+            std::iter::once(0)
+                .chain(ends.map(|(i, _)| i as u32 + 1))
+                .collect()
+        });
+        starts.partition_point(|start| *start as usize <= offset)
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    /// Only the error's own words: its `Display` shows the source line, which may hold a key.
+    fn syntax_error(&mut self, error: &toml::de::Error) {
+        let line = error.span().map(|span| self.line(span.start));
+        // One mistake often makes several errors; the first on a line is the one that helps.
+        if self.torn.insert(line.unwrap_or_default()) {
+            self.push(line, "", error.message().into());
+        }
+    }
+
+    fn push(&mut self, line: Option<usize>, path: &str, expected: String) {
+        self.problems.push(Problem {
+            file: self.file.clone(),
+            line,
+            path: path.into(),
+            expected,
+        });
+    }
+}
+
+pub(super) fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    value.as_str().ok_or_else(|| "expected a string".into())
+}
+
+pub(super) fn whole_number(value: &DeValue<'_>) -> Result<u64, String> {
+    value
+        .as_integer()
+        .and_then(unsigned)
+        .ok_or_else(|| "expected a whole number".into())
+}
+
+fn unsigned(number: &DeInteger<'_>) -> Option<u64> {
+    u64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+/// "unknown key", with the known one that was probably meant.
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
+    match nearest(key, known) {
+        Some(known) => format!("unknown key, did you mean \"{known}\"?"),
+        None => format!("unknown key, expected one of {}", known.join(", ")),
+    }
+}
+
+fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+    // Long text is no slip of the pen, and the distance takes time in the square of it.
+    if key.len() > 40 {
+        return None;
+    }
+    let near = |known: &&&str| distance(key, known) <= (known.len() / 3).clamp(1, 2);
+    known.iter().find(near).copied()
+}
+
+/// How many letters to add, drop or change (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.to_lowercase().chars().enumerate() {
+        let mut corner = i;
+        let mut left = i + 1;
+        for (above, y) in row.iter_mut().skip(1).zip(&b) {
+            let cost = (corner + usize::from(x != *y))
+                .min(left + 1)
+                .min(*above + 1);
+            corner = std::mem::replace(above, cost);
+            left = cost;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_of_the_pen_are_near() {
+        let known = ["merid", "key", "key_file", "old_keys", "back", "front"];
+        assert_eq!(nearest("keyfile", &known), Some("key_file"));
+        assert_eq!(nearest("mer_id", &known), Some("merid"));
+        assert_eq!(nearest("Key", &known), Some("key"));
+        assert_eq!(nearest("old_key", &known), Some("old_keys"));
+        assert_eq!(nearest("timeout", &known), None);
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", "abc"), 0);
+    }
+
+    #[test]
+    fn lines_count_from_one() {
+        let (document, _) = Document::parse(Path::new("f"), "a = 1\nb = 2\n");
+        assert_eq!([0, 5, 6].map(|at| document.line(at)), [1, 1, 2]);
+    }
+}

@@ -1,0 +1,464 @@
+//! `countersign.toml`: what is read once, at start, and checked whole.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use super::layers::Layers;
+use super::listen::Listen;
+use super::problem::{Problem, Problems};
+use super::web_url::{self, Tail};
+use super::{quantity, source};
+
+/// The settings fit one page; a file past 1 MiB is some other file.
+const MAX_FILE: u64 = 1 << 20;
+/// Below 1 KiB no payment fits; past 16 MiB memory is no longer bounded in earnest. In bytes.
+const MAX_BODY: RangeInclusive<u64> = 1 << 10..=16 << 20;
+/// Requests; each in flight costs some kilobytes.
+const MAX_IN_FLIGHT: RangeInclusive<u64> = 1..=1_000_000;
+/// Threads; far past any machine's cores, short of what would exhaust it.
+const THREADS: RangeInclusive<u64> = 0..=1024;
+/// The app's own patience ends long before this.
+const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(15);
+const RETRY_FOR: Duration = Duration::from_secs(72 * 3_600);
+const KEEP: Duration = Duration::from_secs(30 * 86_400);
+/// Longer than any bookkeeping asks for.
+const MAX_KEEP: Duration = Duration::from_secs(3_650 * 86_400);
+/// Paths that have a meaning of their own.
+const OWN_PATHS: [&str; 3] = ["/api/query", "/api/icashier", "/apis/icashier"];
+
+/// Everything that `countersign.toml`, the environment and `--set` say, understood and within limits.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The settings file, as it was named.
+    pub path: PathBuf,
+    /// First 12 hex digits of the file's SHA-256.
+    pub digest: String,
+    /// The merchants file, relative to the settings file where it is relative.
+    pub merchants: PathBuf,
+    /// Worker threads; 0 in the file has become the number of cores.
+    pub threads: usize,
+    /// The listener for the app.
+    pub app: App,
+    /// The payment platform.
+    pub platform: Platform,
+    /// The listener for callbacks; none without a `[callbacks]` section.
+    pub callbacks: Option<Callbacks>,
+    /// What is kept of results, and for how long.
+    pub inbox: Inbox,
+    /// The listener for operations.
+    pub admin: Admin,
+    /// What is logged.
+    pub log: Log,
+    /// What is allowed but worth a look.
+    pub warnings: Vec<String>,
+}
+
+/// `[app]`
+#[derive(Debug, Clone)]
+pub struct App {
+    /// At least one; relative socket paths count from the settings file.
+    pub listen: Vec<Listen>,
+    /// Bytes of one request body.
+    pub max_body: usize,
+    /// Calls at once; one more is refused.
+    pub max_in_flight: usize,
+}
+
+/// `[platform]`
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Scheme, host, port and a path prefix; no query, no fragment, no user.
+    pub url: Url,
+    /// To an open connection, TLS included.
+    pub connect_timeout: Duration,
+    /// The whole exchange.
+    pub timeout: Duration,
+    /// Roots beside the system's; relative to the settings file.
+    pub ca_file: Option<PathBuf>,
+    /// Further interfaces with the same envelope.
+    pub extra_paths: Vec<String>,
+}
+
+/// `[callbacks]`
+#[derive(Debug, Clone)]
+pub struct Callbacks {
+    /// At least one.
+    pub listen: Vec<SocketAddr>,
+    /// How the outside reaches this listener.
+    pub public_url: Option<Url>,
+    /// Certificate and key, where the listener speaks https itself.
+    pub tls: Option<Tls>,
+    /// Who may call back; empty = anyone.
+    pub allow_from: Vec<IpNet>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trust_forwarded_from: Vec<IpNet>,
+}
+
+/// `callbacks.tls`: PEM files, relative to the settings file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// `[inbox]`
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    /// The SQLite file, relative to the settings file where it is relative.
+    pub store: PathBuf,
+    /// When the platform is told `0000`.
+    pub acknowledge: Acknowledge,
+    /// How long an event is offered to the app.
+    pub retry_for: Duration,
+    /// How long events are kept.
+    pub keep: Duration,
+    /// What is asked of the platform before the app hears of a payment.
+    pub confirm: Confirm,
+    /// Whether orders without a result are asked about.
+    pub watch_orders: bool,
+}
+
+/// When a callback is answered with `0000`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// Once the event is on disk.
+    Stored,
+    /// Once the app took it.
+    Delivered,
+}
+
+/// Which results are confirmed by a query first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirm {
+    /// None.
+    Off,
+    /// Those that say paid.
+    Paid,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Health, metrics, console, reload.
+    pub listen: SocketAddr,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Settings {
+    /// Reads the file, then `overrides` (`("platform.url", "http://…")`) and `env` over it.
+    ///
+    /// Every problem is reported at once. A variable is named `COUNTERSIGN_` and the setting's path in capitals;
+    /// variables that name no setting are ignored, and so are empty ones.
+    pub fn load(
+        path: &Path,
+        overrides: &[(String, String)],
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Problems> {
+        let bytes = source::read(path, MAX_FILE).map_err(|why| Problem::new(path, "", why))?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| Problem::new(path, "", "expected utf-8 text"))?;
+        let mut layers = Layers::new(path, text, overrides, env);
+        let settings = read(&mut layers, path, source::short_hex(&Sha256::digest(text)));
+        layers.finish()?;
+        settings.ok_or_else(|| Problem::new(path, "", "cannot be read").into())
+    }
+
+    /// Every address of every listener, with the setting that names it.
+    fn listeners(&self) -> Vec<(&'static str, Listen)> {
+        let callbacks = self
+            .callbacks
+            .iter()
+            .flat_map(|callbacks| &callbacks.listen);
+        let app = self.app.listen.iter().cloned();
+        app.map(|listen| ("app.listen", listen))
+            .chain(callbacks.map(|address| ("callbacks.listen", Listen::Tcp(*address))))
+            .chain([("admin.listen", Listen::Tcp(self.admin.listen))])
+            .collect()
+    }
+}
+
+fn read(layers: &mut Layers<'_>, path: &Path, digest: String) -> Option<Settings> {
+    let folder = match path.parent() {
+        // A bare name would let SQLite take ":memory:" for what it means to SQLite.
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => Path::new("/"),
+    };
+    let merchants = layers.text("merchants", |text| file(folder, text));
+    let threads = layers
+        .number("threads", THREADS, whole)
+        .filter(|threads| *threads > 0);
+    let app = app(layers, folder);
+    let platform = platform(layers, folder);
+    let callbacks = callbacks(layers, folder);
+    let inbox = inbox(layers, folder);
+    let admin = Admin {
+        listen: layers
+            .text("admin.listen", address)
+            .unwrap_or(([127, 0, 0, 1], 9900).into()),
+    };
+    let log = log(layers);
+    let mut settings = Settings {
+        path: path.to_owned(),
+        digest,
+        merchants: merchants.unwrap_or_else(|| folder.join("merchants.toml")),
+        threads: threads.unwrap_or_else(cores),
+        app,
+        platform: platform?,
+        callbacks,
+        inbox,
+        admin,
+        log,
+        warnings: Vec::new(),
+    };
+    check_listeners(layers, &settings);
+    settings.warnings = warnings(&settings);
+    Some(settings)
+}
+
+fn app(layers: &mut Layers<'_>, folder: &Path) -> App {
+    let listen = layers.list("app.listen", |text| {
+        let listen: Listen = text.parse().map_err(|error| format!("{error}"))?;
+        listen.within(folder)
+    });
+    let listen = at_least_one(layers, "app.listen", listen);
+    App {
+        listen: listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 8080).into())]),
+        max_body: layers
+            .number("app.max_body", MAX_BODY, quantity::size)
+            .unwrap_or(64 << 10),
+        max_in_flight: layers
+            .number("app.max_in_flight", MAX_IN_FLIGHT, whole)
+            .unwrap_or(1024),
+    }
+}
+
+fn platform(layers: &mut Layers<'_>, folder: &Path) -> Option<Platform> {
+    let url = layers.text("platform.url", |text| web_url::parse(text, Tail::Nothing));
+    if !layers.is_given("platform.url") {
+        layers.problem("platform.url", "expected the platform's url");
+    }
+    let timeout = time(layers, "platform.timeout", MAX_TIMEOUT, TIMEOUT);
+    let default = timeout.min(CONNECT_TIMEOUT);
+    let connect_timeout = time(layers, "platform.connect_timeout", MAX_TIMEOUT, default);
+    if connect_timeout > timeout {
+        let expected = "expected at most platform.timeout, which is the whole exchange";
+        layers.problem("platform.connect_timeout", expected);
+    }
+    let ca_file = layers.text("platform.ca_file", |text| file(folder, text));
+    let extra_paths = layers
+        .list("platform.extra_paths", extra_path)
+        .unwrap_or_default();
+    Some(Platform {
+        url: url?,
+        connect_timeout,
+        timeout,
+        ca_file,
+        extra_paths,
+    })
+}
+
+fn callbacks(layers: &mut Layers<'_>, folder: &Path) -> Option<Callbacks> {
+    if !layers.has_section("callbacks") {
+        return None;
+    }
+    let listen = layers.list("callbacks.listen", address);
+    let listen = at_least_one(layers, "callbacks.listen", listen);
+    Some(Callbacks {
+        listen: listen.unwrap_or_else(|| vec![([0, 0, 0, 0], 8081).into()]),
+        public_url: layers.text("callbacks.public_url", |text| {
+            web_url::parse(text, Tail::Nothing)
+        }),
+        tls: tls(layers, folder),
+        allow_from: layers
+            .list("callbacks.allow_from", network)
+            .unwrap_or_default(),
+        trust_forwarded_from: layers
+            .list("callbacks.trust_forwarded_from", network)
+            .unwrap_or_default(),
+    })
+}
+
+fn tls(layers: &mut Layers<'_>, folder: &Path) -> Option<Tls> {
+    let cert = layers.text("callbacks.tls.cert", |text| file(folder, text));
+    let key = layers.text("callbacks.tls.key", |text| file(folder, text));
+    let given = ["callbacks.tls.cert", "callbacks.tls.key"].map(|key| layers.is_given(key));
+    match given {
+        [true, false] => layers.problem("callbacks.tls.key", "expected beside callbacks.tls.cert"),
+        [false, true] => layers.problem("callbacks.tls.cert", "expected beside callbacks.tls.key"),
+        _ => {}
+    }
+    Some(Tls {
+        cert: cert?,
+        key: key?,
+    })
+}
+
+fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
+    let store = layers.text("inbox.store", |text| store(folder, text));
+    let acknowledge = layers.text("inbox.acknowledge", |text| match text {
+        "stored" => Ok(Acknowledge::Stored),
+        "delivered" => Ok(Acknowledge::Delivered),
+        _ => Err("expected \"stored\" or \"delivered\"".into()),
+    });
+    let confirm = layers.text("inbox.confirm", |text| match text {
+        "off" => Ok(Confirm::Off),
+        "paid" => Ok(Confirm::Paid),
+        _ => Err("expected \"off\" or \"paid\"".into()),
+    });
+    Inbox {
+        store: store.unwrap_or_else(|| folder.join("countersign.db")),
+        acknowledge: acknowledge.unwrap_or(Acknowledge::Stored),
+        retry_for: time(layers, "inbox.retry_for", MAX_KEEP, RETRY_FOR),
+        keep: time(layers, "inbox.keep", MAX_KEEP, KEEP),
+        confirm: confirm.unwrap_or(Confirm::Off),
+        watch_orders: layers.flag("inbox.watch_orders").unwrap_or(true),
+    }
+}
+
+fn log(layers: &mut Layers<'_>) -> Log {
+    let format = layers.text("log.format", |text| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected \"text\" or \"json\"".into()),
+    });
+    let level = layers.text("log.level", |text| match text {
+        "error" | "warn" | "info" | "debug" | "trace" => Ok(text.to_owned()),
+        _ => Err("expected \"error\", \"warn\", \"info\", \"debug\" or \"trace\"".into()),
+    });
+    Log {
+        format: format.unwrap_or(LogFormat::Text),
+        level: level.unwrap_or_else(|| "info".into()),
+    }
+}
+
+fn time(layers: &mut Layers<'_>, key: &'static str, most: Duration, default: Duration) -> Duration {
+    let within = |text: &str| match quantity::duration(text)? {
+        Duration::ZERO => Err("expected more than nothing".into()),
+        time if time > most => Err(format!("expected at most {} s", most.as_secs())),
+        time => Ok(time),
+    };
+    layers.text(key, within).unwrap_or(default)
+}
+
+fn at_least_one<T>(
+    layers: &mut Layers<'_>,
+    key: &'static str,
+    list: Option<Vec<T>>,
+) -> Option<Vec<T>> {
+    if list.as_ref().is_some_and(Vec::is_empty) {
+        layers.problem(key, "expected at least one address");
+    }
+    list
+}
+
+fn check_listeners(layers: &mut Layers<'_>, settings: &Settings) {
+    let listeners = settings.listeners();
+    for (i, (key, listen)) in listeners.iter().enumerate() {
+        let earlier = listeners.iter().take(i);
+        // A double within one list has been reported there.
+        if let Some((other, _)) = earlier
+            .filter(|(other, _)| other != key)
+            .find(|(_, other)| other == listen && listen.exclusive())
+        {
+            layers.problem(key, format!("expected another address than {other}"));
+        }
+    }
+}
+
+fn warnings(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let url = &settings.platform.url;
+    if url.scheme() == "http" && !web_url::is_loopback(url) {
+        warnings.push("platform.url: http, so anyone on the way can read and change calls".into());
+    }
+    for (key, listen) in settings.listeners() {
+        if key != "callbacks.listen" && !listen.is_local() {
+            warnings.push(format!(
+                "{key}: {listen} can be reached from other machines"
+            ));
+        }
+    }
+    if settings.inbox.keep < settings.inbox.retry_for {
+        warnings.push("inbox.keep: shorter than inbox.retry_for".into());
+    }
+    warnings
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn whole(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a whole number".into())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected an ip address and port, as in \"127.0.0.1:8080\"".into())
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    let network: Option<IpNet> = text.parse().ok().or_else(address);
+    // Bits past the prefix are a slip that would be read in two ways.
+    network
+        .filter(|network| network.network() == network.addr())
+        .ok_or_else(|| "expected a network, as in \"203.0.113.0/24\"".into())
+}
+
+fn file(folder: &Path, text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("expected a file's path".into());
+    }
+    Ok(folder.join(text))
+}
+
+fn store(folder: &Path, text: &str) -> Result<PathBuf, String> {
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        return Err("this version keeps its store on sqlite, expected \"sqlite:PATH\"".into());
+    }
+    match text.strip_prefix("sqlite:") {
+        Some(":memory:") => Err("expected a file, since events must outlive the process".into()),
+        Some(path) if !path.is_empty() => file(folder, path),
+        _ => Err("expected \"sqlite:PATH\"".into()),
+    }
+}
+
+fn extra_path(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_graphic() && !"?#\\\"<>".contains(c);
+    if !text.starts_with('/') || !text.chars().all(plain) || text.contains("..") {
+        return Err("expected a path, as in \"/api/refund\"".into());
+    }
+    if OWN_PATHS.contains(&text) {
+        return Err("is there already".into());
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,143 @@
+//! Bytes from a file that may be anything: read within limits, never waited for, known by their digest.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// 10,000 merchants take 2 MiB; this leaves room and still bounds memory.
+pub(super) const MAX_FILE: u64 = 64 << 20;
+/// A key is some dozens of bytes; a file past this is not a key.
+pub(super) const MAX_KEY_FILE: u64 = 64 << 10;
+
+/// What one file held at one look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    Content([u8; 32]),
+    Unreadable(String),
+}
+
+/// What each file of one load held.
+pub(super) type Contents = BTreeMap<PathBuf, Seen>;
+
+/// The whole file. The buffer is sized first, so that no copy of a key is left behind by growing it.
+pub(super) fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, String> {
+    let (file, length) = open(path, limit)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| reason(&error))?;
+    if bytes.len() as u64 > limit {
+        return Err(too_large(limit));
+    }
+    Ok(bytes)
+}
+
+/// The same outcome as [`seen`] on what [`read`] returns, in little memory.
+pub(super) fn look(path: &Path, limit: u64) -> Seen {
+    match digest(path, limit) {
+        Ok(digest) => Seen::Content(digest),
+        Err(why) => Seen::Unreadable(why),
+    }
+}
+
+pub(super) fn seen(read: &Result<Zeroizing<Vec<u8>>, String>) -> Seen {
+    match read {
+        Ok(bytes) => Seen::Content(Sha256::digest(bytes.as_slice()).into()),
+        Err(why) => Seen::Unreadable(why.clone()),
+    }
+}
+
+/// Twelve hex digits, enough to tell versions of a file apart in a log.
+pub(super) fn short_hex(digest: &[u8]) -> String {
+    digest.iter().take(6).map(|b| format!("{b:02x}")).collect()
+}
+
+fn digest(path: &Path, limit: u64) -> Result<[u8; 32], String> {
+    let (mut file, _) = open(path, limit)?;
+    let mut buffer = Zeroizing::new(vec![0; 64 << 10]);
+    let mut hash = Sha256::new();
+    let mut total = 0;
+    loop {
+        let n = match file.read(&mut buffer) {
+            Ok(0) => return Ok(hash.finalize().into()),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(reason(&error)),
+        };
+        total += n as u64;
+        if total > limit {
+            return Err(too_large(limit));
+        }
+        hash.update(buffer.get(..n).unwrap_or_default());
+    }
+}
+
+/// `O_NONBLOCK`: opening a FIFO for reading would otherwise wait for its writer.
+fn open(path: &Path, limit: u64) -> Result<(File, u64), String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| reason(&error))?;
+    let metadata = file.metadata().map_err(|error| reason(&error))?;
+    if !metadata.is_file() {
+        return Err("not a regular file".into());
+    }
+    if metadata.len() > limit {
+        return Err(too_large(limit));
+    }
+    Ok((file, metadata.len()))
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file".into(),
+        kind => format!("cannot be read, {kind}"),
+    }
+}
+
+fn too_large(limit: u64) -> String {
+    if limit >= 1 << 20 {
+        format!("larger than {} MiB", limit >> 20)
+    } else {
+        format!("larger than {} KiB", limit >> 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn look_and_read_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        for (content, limit) in [("", 9), ("abc", 9), ("0123456789", 9)] {
+            std::fs::write(&file, content).unwrap();
+            assert_eq!(look(&file, limit), seen(&read(&file, limit)), "{content}");
+        }
+        assert_eq!(look(dir.path(), 9), seen(&read(dir.path(), 9)));
+    }
+
+    #[test]
+    fn limit_is_the_last_size_that_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, "0123456789").unwrap();
+        assert!(read(&file, 10).is_ok());
+        assert_eq!(read(&file, 9).unwrap_err(), "larger than 0 KiB");
+    }
+
+    #[test]
+    fn device_is_refused() {
+        assert_eq!(
+            read(Path::new("/dev/zero"), 9).unwrap_err(),
+            "not a regular file"
+        );
+    }
+}
