@@ -14,6 +14,10 @@ use super::problem::Problem;
 /// would make millions.
 const MAX_RECOVERY: usize = 4 << 20;
 
+/// Bytes that are no letter or digit; each may be a token, which costs the parser some 50 bytes, and a table costs more.
+/// 10,000 merchants have 0.6 million. A file of 64 MiB that passed would take gigabytes.
+const MAX_MARKS: usize = 4 << 20;
+
 /// Where problems are collected while the tables of one file are read.
 pub(super) struct Document<'t> {
     file: PathBuf,
@@ -33,6 +37,13 @@ impl<'t> Document<'t> {
             torn: BTreeSet::new(),
             problems: Vec::new(),
         };
+        let marks = text.bytes().filter(|b| !b.is_ascii_alphanumeric()).count();
+        if marks > MAX_MARKS {
+            let expected = "holds more than some 50,000 merchants, which is too much";
+            document.push(None, "", expected.into());
+            document.torn.insert(0);
+            return (document, DeTable::new());
+        }
         let (table, errors) = match DeTable::parse(text) {
             Ok(table) => (table, Vec::new()),
             Err(error) if text.len() > MAX_RECOVERY => {

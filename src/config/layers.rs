@@ -1,7 +1,7 @@
 //! One setting from three places: `--set` over the environment over the file.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -91,36 +91,36 @@ impl<'t> Layers<'t> {
         self.outside.contains_key(key) || find(&self.table, key).is_some()
     }
 
-    /// A setting that is one text.
+    /// A setting that is one text; any other kind gets the message that an empty text gets.
     pub(super) fn text<T>(
         &mut self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
-        self.one(
-            key,
-            |value| document::string(value).and_then(&parse),
-            &parse,
-        )
+        let from_file = |value: &DeValue<'_>| parse(value.as_str().unwrap_or_default());
+        self.one(key, from_file, &parse)
     }
 
-    /// A whole number within limits; `parse` may take units too.
+    /// A number within limits; `parse` and `shown` know its unit.
     pub(super) fn number(
         &mut self,
         key: &'static str,
-        limits: std::ops::RangeInclusive<u64>,
+        limits: RangeInclusive<u64>,
         parse: impl Fn(&str) -> Result<u64, String>,
+        shown: impl Fn(u64) -> String,
     ) -> Option<usize> {
         let within = |number: u64| {
+            let [least, most] = [limits.start(), limits.end()].map(|limit| shown(*limit));
             let fits = limits
                 .contains(&number)
                 .then(|| usize::try_from(number).ok());
             fits.flatten()
-                .ok_or_else(|| format!("expected {} to {}", limits.start(), limits.end()))
+                .ok_or_else(|| format!("expected {least} to {most}"))
         };
         let from_file = |value: &DeValue<'_>| match value {
-            DeValue::String(text) => parse(text).and_then(within),
-            other => document::whole_number(other).and_then(within),
+            DeValue::Integer(_) => document::whole_number(value).and_then(within),
+            // Other kinds get the message that a text of no number gets.
+            other => parse(other.as_str().unwrap_or_default()).and_then(within),
         };
         self.one(key, from_file, |text| parse(text).and_then(within))
     }

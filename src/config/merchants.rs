@@ -342,13 +342,13 @@ impl Reader<'_, '_> {
         self.contents
             .entry(path)
             .or_insert_with(|| source::seen(&read));
-        let bytes = read.map_err(|why| format!("key file: {why}"))?;
+        let bytes = read?;
         let key = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let key = key
             .strip_suffix(b"\r")
             .filter(|_| bytes.ends_with(b"\n"))
             .unwrap_or(key);
-        Key::new(key).map_err(|_| "key file: is empty".into())
+        Key::new(key).map_err(|_| "expected a non-empty file".into())
     }
 
     fn old_keys(&mut self, entry: &DeTable<'_>, path: &str) -> Vec<Key> {

@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-const SIZE_UNITS: [(&str, u64); 4] = [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)];
+const SIZE_UNITS: [(&str, u64); 5] = [
+    ("", 1),
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+];
 const TIME_UNITS: [(&str, u64); 5] = [
     ("ms", 1),
     ("s", 1_000),
@@ -24,6 +30,26 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| {
             "expected a time, as in \"500ms\", \"3s\", \"15m\", \"72h\" or \"30d\"".into()
         })
+}
+
+/// A size as a person would write it.
+pub(super) fn shown_size(bytes: u64) -> String {
+    shown(bytes, &SIZE_UNITS)
+}
+
+/// A stretch of time as a person would write it.
+pub(super) fn shown_duration(time: Duration) -> String {
+    shown(
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        &TIME_UNITS,
+    )
+}
+
+/// In the largest unit that leaves no rest.
+fn shown(amount: u64, units: &[(&str, u64)]) -> String {
+    let whole = |(_, factor): &&(&str, u64)| amount > 0 && amount.is_multiple_of(*factor);
+    let (name, factor) = units.iter().rfind(whole).unwrap_or(&("", 1));
+    format!("{}{name}", amount / factor)
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -52,6 +78,16 @@ mod tests {
             "99999999999999999999",
         ] {
             assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_read_again() {
+        for text in ["64KiB", "1MiB", "100B"] {
+            assert_eq!(shown_size(size(text).unwrap()), text);
+        }
+        for text in ["500ms", "3s", "15m", "3d", "3650d"] {
+            assert_eq!(shown_duration(duration(text).unwrap()), text);
         }
     }
 

@@ -238,3 +238,211 @@ fn applied(old: &Snapshot, new: &Snapshot, took: Duration) -> ReloadOutcome {
         warnings: new.warnings().to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Desk {
+        dir: tempfile::TempDir,
+        follower: Follower,
+        current: ArcSwap<Snapshot>,
+        now: Instant,
+    }
+
+    fn entry(n: usize) -> String {
+        format!("[[merchant]]\nmerid = \"{n}\"\nkey = \"7d0f1c0a9be84e6e8e1f{n:04}\"\n")
+    }
+
+    fn entries(count: usize) -> String {
+        (1..=count).map(entry).collect()
+    }
+
+    impl Desk {
+        fn new(count: usize) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("m.toml");
+            fs::write(&path, entries(count)).unwrap();
+            let first = Snapshot::load(&path, &|_| None).unwrap();
+            Self {
+                dir,
+                follower: Follower::new(path, &first),
+                current: ArcSwap::from_pointee(first),
+                now: Instant::now(),
+            }
+        }
+
+        fn write(&self, text: &str) {
+            fs::write(self.dir.path().join("m.toml"), text).unwrap();
+        }
+
+        fn look_after(&mut self, ms: u64) -> Step {
+            self.now += Duration::from_millis(ms);
+            self.follower.look(self.now, &self.current)
+        }
+
+        fn outcome_after(&mut self, ms: u64) -> ReloadOutcome {
+            match self.look_after(ms) {
+                Step::Done(outcome) => outcome,
+                Step::Wait(rest) => panic!("waits for {rest:?}"),
+                Step::Settled { .. } => panic!("settled"),
+            }
+        }
+
+        fn is_settled_after(&mut self, ms: u64) -> bool {
+            matches!(self.look_after(ms), Step::Settled { .. })
+        }
+
+        fn waits_after(&mut self, ms: u64) -> Duration {
+            match self.look_after(ms) {
+                Step::Wait(rest) => rest,
+                Step::Done(outcome) => panic!("{outcome:?}"),
+                Step::Settled { .. } => panic!("settled"),
+            }
+        }
+    }
+
+    #[test]
+    fn change_counts_after_its_quiet_time_and_no_earlier() {
+        let mut desk = Desk::new(2);
+        assert!(desk.is_settled_after(0));
+        desk.write(&entries(3));
+        assert_eq!(desk.waits_after(0), QUIET);
+        assert_eq!(desk.waits_after(299), Duration::from_millis(1));
+        assert!(matches!(
+            desk.outcome_after(1),
+            ReloadOutcome::Applied { added: 1, .. }
+        ));
+        assert_eq!(desk.current.load().len(), 3);
+        assert!(desk.is_settled_after(2_000));
+    }
+
+    #[test]
+    fn slow_writer_starts_the_quiet_time_over() {
+        let mut desk = Desk::new(1);
+        for count in 2..20 {
+            desk.write(&entries(count));
+            assert_eq!(desk.waits_after(100), QUIET);
+        }
+        assert_eq!(desk.current.load().len(), 1);
+        assert!(matches!(
+            desk.outcome_after(300),
+            ReloadOutcome::Applied { merchants: 19, .. }
+        ));
+    }
+
+    #[test]
+    fn vanishing_merchant_takes_five_seconds() {
+        let mut desk = Desk::new(3);
+        desk.write(&entries(2));
+        assert_eq!(desk.waits_after(0), QUIET_WHERE_MERCHANTS_VANISH);
+        assert_eq!(desk.waits_after(4_999), Duration::from_millis(1));
+        assert!(matches!(
+            desk.outcome_after(1),
+            ReloadOutcome::Applied { removed: 1, .. }
+        ));
+    }
+
+    #[test]
+    fn file_cut_at_an_entry_and_then_completed_never_takes_a_merchant_out() {
+        let mut desk = Desk::new(3);
+        desk.write(&entries(2));
+        desk.waits_after(0);
+        desk.write(&entries(4));
+        assert_eq!(desk.waits_after(4_900), QUIET);
+        assert!(matches!(
+            desk.outcome_after(300),
+            ReloadOutcome::Applied {
+                added: 1,
+                removed: 0,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn refusal_is_reported_once_for_each_content() {
+        let mut desk = Desk::new(2);
+        for broken in ["[[merchant", "[[merchant]", "[[merchant"] {
+            desk.write(broken);
+            desk.waits_after(2_000);
+            assert!(matches!(desk.outcome_after(300), ReloadOutcome::Refused(_)));
+            assert!(desk.is_settled_after(2_000) && desk.is_settled_after(2_000));
+        }
+        assert_eq!(desk.current.load().len(), 2);
+    }
+
+    #[test]
+    fn going_back_to_what_is_in_force_is_no_reload() {
+        let mut desk = Desk::new(2);
+        desk.write("broken");
+        desk.waits_after(0);
+        desk.write(&entries(2));
+        assert!(matches!(
+            desk.look_after(300),
+            Step::Settled { reverted: false }
+        ));
+        desk.write("broken");
+        desk.waits_after(0);
+        desk.outcome_after(300);
+        desk.write(&entries(2));
+        assert!(matches!(
+            desk.look_after(300),
+            Step::Settled { reverted: true }
+        ));
+        assert!(matches!(
+            desk.look_after(300),
+            Step::Settled { reverted: false }
+        ));
+    }
+
+    #[test]
+    fn key_file_that_is_still_being_written_is_waited_for() {
+        let mut desk = Desk::new(1);
+        let key_file = desk.dir.path().join("2.key");
+        fs::write(&key_file, "7d0f").unwrap();
+        let second = "[[merchant]]\nmerid = \"2\"\nkey_file = \"2.key\"\n";
+        desk.write(&(entry(1) + second));
+        desk.waits_after(0);
+        fs::write(&key_file, "7d0f1c0a9be84e6e8e1f").unwrap();
+        assert_eq!(desk.waits_after(300), QUIET);
+        desk.outcome_after(300);
+        assert_eq!(desk.current.load().warnings(), [""; 0]);
+        fs::write(&key_file, "7d0f1c0a9be84e6e8e1f-next").unwrap();
+        desk.waits_after(0);
+        assert!(matches!(
+            desk.outcome_after(300),
+            ReloadOutcome::Applied { changed: 1, .. }
+        ));
+    }
+
+    #[test]
+    fn most_merchants_vanish_only_where_the_file_says_so() {
+        let mut desk = Desk::new(9);
+        desk.write(&entries(4));
+        let ReloadOutcome::Refused(problems) = desk.follower.reload(&desk.current) else {
+            panic!("5 of 9 are gone");
+        };
+        let expected =
+            "5 of 9 merchants would vanish, add [end] with merchants = 4 if this is meant";
+        assert_eq!(problems.0[0].expected, expected);
+        desk.write(&(entries(4) + "[end]\nmerchants = 4\n"));
+        let outcome = desk.follower.reload(&desk.current);
+        assert!(matches!(outcome, ReloadOutcome::Applied { removed: 5, .. }));
+    }
+
+    #[test]
+    fn fewer_than_five_or_half_may_vanish() {
+        for (before, after) in [(4, 1), (10, 5), (5, 1)] {
+            let mut desk = Desk::new(before);
+            desk.write(&entries(after));
+            let outcome = desk.follower.reload(&desk.current);
+            assert!(
+                matches!(outcome, ReloadOutcome::Applied { .. }),
+                "{before} to {after}"
+            );
+        }
+    }
+}

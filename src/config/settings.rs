@@ -213,7 +213,7 @@ fn read(layers: &mut Layers<'_>, path: &Path, digest: String) -> Option<Settings
     };
     let merchants = layers.text("merchants", |text| file(folder, text));
     let threads = layers
-        .number("threads", THREADS, whole)
+        .number("threads", THREADS, whole, plain)
         .filter(|threads| *threads > 0);
     let app = app(layers, folder);
     let platform = platform(layers, folder);
@@ -252,10 +252,15 @@ fn app(layers: &mut Layers<'_>, folder: &Path) -> App {
     App {
         listen: listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 8080).into())]),
         max_body: layers
-            .number("app.max_body", MAX_BODY, quantity::size)
+            .number(
+                "app.max_body",
+                MAX_BODY,
+                quantity::size,
+                quantity::shown_size,
+            )
             .unwrap_or(64 << 10),
         max_in_flight: layers
-            .number("app.max_in_flight", MAX_IN_FLIGHT, whole)
+            .number("app.max_in_flight", MAX_IN_FLIGHT, whole, plain)
             .unwrap_or(1024),
     }
 }
@@ -362,7 +367,10 @@ fn log(layers: &mut Layers<'_>) -> Log {
 fn time(layers: &mut Layers<'_>, key: &'static str, most: Duration, default: Duration) -> Duration {
     let within = |text: &str| match quantity::duration(text)? {
         Duration::ZERO => Err("expected more than nothing".into()),
-        time if time > most => Err(format!("expected at most {} s", most.as_secs())),
+        time if time > most => Err(format!(
+            "expected at most {}",
+            quantity::shown_duration(most)
+        )),
         time => Ok(time),
     };
     layers.text(key, within).unwrap_or(default)
@@ -420,6 +428,10 @@ fn whole(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "expected a whole number".into())
 }
 
+fn plain(number: u64) -> String {
+    number.to_string()
+}
+
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "expected an ip address and port, as in \"127.0.0.1:8080\"".into())
@@ -458,7 +470,10 @@ fn extra_path(text: &str) -> Result<String, String> {
         return Err("expected a path, as in \"/api/refund\"".into());
     }
     if OWN_PATHS.contains(&text) {
-        return Err("is there already".into());
+        return Err(format!(
+            "expected a path other than {}",
+            OWN_PATHS.join(", ")
+        ));
     }
     Ok(text.to_owned())
 }
