@@ -15,16 +15,8 @@ use prometheus::{
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
+use crate::config::settings::LogFormat;
 use crate::http::client::Count;
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
 const LOG_LINES: usize = 16_384;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Method, Response, header};
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
@@ -240,8 +240,23 @@ impl Client {
         body: Bytes,
         repeat: Repeat,
     ) -> Result<Response<Bytes>, Fault> {
+        let header = self.request_header(Method::POST, path, headers, Some(body.len()));
+        self.send(header, body, repeat).await
+    }
+
+    /// Gets `path` below the prefix, as [`Client::post`] does.
+    pub async fn get(&self, path: &str) -> Result<Response<Bytes>, Fault> {
+        let header = self.request_header(Method::GET, path, &HeaderMap::new(), None);
+        self.send(header, Bytes::new(), Repeat::Once).await
+    }
+
+    async fn send(
+        &self,
+        header: pingora::Result<RequestHeader>,
+        body: Bytes,
+        repeat: Repeat,
+    ) -> Result<Response<Bytes>, Fault> {
         let deadline = Instant::now() + self.time;
-        let header = self.request_header(path, headers, body.len());
         let header = header.map_err(|e| unreachable(Step::Connect, &e))?;
         if let Some((peer, stream)) = self.pooled().await {
             self.count.connection(true);
@@ -277,14 +292,17 @@ impl Client {
 
     fn request_header(
         &self,
+        method: Method,
         path: &str,
         headers: &HeaderMap,
-        length: usize,
+        length: Option<usize>,
     ) -> pingora::Result<RequestHeader> {
         let path = format!("{}{path}", self.origin.prefix);
-        let mut request = RequestHeader::build("POST", path.as_bytes(), Some(headers.len() + 2))?;
+        let mut request = RequestHeader::build(method, path.as_bytes(), Some(headers.len() + 2))?;
         request.insert_header(header::HOST, self.origin.authority.as_str())?;
-        request.insert_header(header::CONTENT_LENGTH, length)?;
+        if let Some(length) = length {
+            request.insert_header(header::CONTENT_LENGTH, length)?;
+        }
         for (name, value) in headers {
             request.append_header(name.clone(), value.clone())?;
         }
@@ -346,7 +364,9 @@ impl Client {
             session
                 .write_request_header(Box::new(header.clone()))
                 .await?;
-            session.write_body(body).await?;
+            if !body.is_empty() {
+                session.write_body(body).await?;
+            }
             session.finish_body().await
         };
         // A server may answer and close before it has read everything: the answer counts.

@@ -13,11 +13,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, header};
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::stream::Stream;
 use pingora::server::ShutdownWatch;
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::lifetime::Lifetime;
@@ -34,6 +36,8 @@ pub trait Handler: Send + Sync + 'static {
 /// Why a request is not handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
+    /// Not HTTP, or HTTP whose framing could be read in two ways.
+    Malformed,
     /// More bytes than [`Limits::max_body`].
     BodyTooLarge,
     /// The body did not come whole in time, or its framing is broken.
@@ -97,10 +101,7 @@ impl<H: Handler> App<H> {
         };
         let body = match self.read_body(session, &head).await {
             Ok(body) => body,
-            Err(why) => {
-                let response = self.handler.refuse(&head, why);
-                return response;
-            }
+            Err(why) => return self.handler.refuse(&head, why),
         };
         let request = Request::from_parts(head, body);
         let head = request_head(&request);
@@ -108,6 +109,18 @@ impl<H: Handler> App<H> {
             .catch_unwind()
             .await
             .unwrap_or_else(|_| self.handler.refuse(&head, Refusal::Panicked))
+    }
+
+    /// There is no request to speak of: the client is told so, and the connection ends.
+    async fn respond_malformed(&self, session: &mut ServerSession) {
+        let head = Request::new(()).into_parts().0;
+        let (mut parts, body) = self.handler.refuse(&head, Refusal::Malformed).into_parts();
+        parts
+            .headers
+            .insert(header::CONTENT_LENGTH, body.len().into());
+        let _ = session
+            .write_error_response(ResponseHeader::from(parts), body)
+            .await;
     }
 
     async fn read_body(&self, session: &mut ServerSession, head: &Parts) -> Result<Bytes, Refusal> {
@@ -165,9 +178,7 @@ impl<H: Handler> HttpServerApp for App<H> {
         match timeout(time, session.read_request()).await {
             Ok(Ok(true)) => {}
             Ok(Err(_)) => {
-                let _ = session
-                    .respond_error(StatusCode::BAD_REQUEST.as_u16())
-                    .await;
+                self.respond_malformed(&mut session).await;
                 return None;
             }
             Ok(Ok(false)) | Err(_) => return None,
@@ -184,6 +195,34 @@ impl<H: Handler> HttpServerApp for App<H> {
         let kept = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(stream, kept))
+    }
+}
+
+/// Serves a listener that Pingora does not manage, until the task is dropped.
+pub async fn serve<H: Handler>(listener: TcpListener, app: Arc<App<H>>) {
+    let (_end, shutdown) = watch::channel(false);
+    loop {
+        let Ok((connection, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: some will be given back.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (app, shutdown) = (app.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let stream = Stream::from(connection);
+            app.process_new(Box::new(stream), &shutdown).await
+        });
+    }
+}
+
+/// Several may share one handler.
+impl<H: Handler> Handler for Arc<H> {
+    async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+        H::handle(self, request).await
+    }
+
+    fn refuse(&self, head: &Parts, why: Refusal) -> Response<Bytes> {
+        H::refuse(self, head, why)
     }
 }
 

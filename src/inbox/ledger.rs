@@ -4,11 +4,15 @@
 //! fails is the caller's to log and count: calls go on without it.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 use tokio::sync::oneshot;
 
 use crate::protocol::message::Order;
@@ -63,7 +67,16 @@ pub enum LedgerError {
 /// A handle to the writer; cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
-    orders: SyncSender<Entry>,
+    work: SyncSender<Work>,
+    /// The last commit went well.
+    sound: Arc<AtomicBool>,
+}
+
+/// What the writer is asked to do.
+enum Work {
+    Record(Entry),
+    /// Try whether the store can be written.
+    Check(oneshot::Sender<Result<(), LedgerError>>),
 }
 
 struct Entry {
@@ -78,12 +91,17 @@ impl Ledger {
     /// program's, and one that cannot be written.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let connection = open(path)?;
-        let (orders, waiting) = sync_channel(WAITING);
+        let (work, waiting) = sync_channel(WAITING);
+        let sound = Arc::new(AtomicBool::new(true));
+        let writer = Writer {
+            connection,
+            sound: sound.clone(),
+        };
         thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || write(connection, &waiting))
+            .spawn(move || writer.run(&waiting))
             .map_err(|error| LedgerError::Damaged(format!("no thread for the writer: {error}")))?;
-        Ok(Self { orders })
+        Ok(Self { work, sound })
     }
 
     /// Writes an order, or compares it with the row that is there. The first row stays.
@@ -98,16 +116,29 @@ impl Ledger {
             signed_at: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
             confirm,
         };
-        match self.orders.try_send(entry) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                return Err(LedgerError::Slow);
-            }
+        self.ask(Work::Record(entry), confirmed).await
+    }
+
+    /// Whether orders can be written; after a failure the store is tried again.
+    pub async fn check(&self) -> Result<(), LedgerError> {
+        if self.sound.load(Ordering::Relaxed) {
+            return Ok(());
         }
-        match tokio::time::timeout(PATIENCE, confirmed).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(LedgerError::Slow),
-        }
+        let (confirm, confirmed) = oneshot::channel();
+        self.ask(Work::Check(confirm), confirmed).await
+    }
+
+    async fn ask<T>(
+        &self,
+        work: Work,
+        confirmed: oneshot::Receiver<Result<T, LedgerError>>,
+    ) -> Result<T, LedgerError> {
+        self.work.try_send(work).map_err(|_| LedgerError::Slow)?;
+        let confirmed = tokio::time::timeout(PATIENCE, confirmed).await;
+        confirmed
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or(Err(LedgerError::Slow))
     }
 }
 
@@ -123,15 +154,17 @@ fn open(path: &Path) -> Result<Connection, LedgerError> {
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let pragma = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 =
         transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     match (application, version) {
         (0, 0) if tables == 0 => create(&transaction)?,
-        (APPLICATION_ID, SCHEMA_VERSION) => {}
+        // Written again: a store that cannot be written is to be found out now.
+        (APPLICATION_ID, SCHEMA_VERSION) => {
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?
+        }
         (APPLICATION_ID, found) => return Err(LedgerError::Newer { found }),
         _ => return Err(LedgerError::NotOurs),
     }
@@ -155,37 +188,62 @@ fn create(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)
 }
 
-/// The writer: takes what waits, commits it at once, confirms each row, until every handle is gone.
-fn write(mut connection: Connection, waiting: &Receiver<Entry>) {
-    while let Ok(first) = waiting.recv() {
-        let group: Vec<Entry> = std::iter::once(first)
-            .chain(waiting.try_iter().take(GROUP - 1))
-            .collect();
-        match write_group(&mut connection, &group) {
-            Ok(results) => {
-                for (entry, recorded) in group.into_iter().zip(results) {
-                    // The call may have stopped waiting.
-                    let _ = entry.confirm.send(Ok(recorded));
+/// The one thread that writes: takes what waits, commits it at once, confirms each row.
+struct Writer {
+    connection: Connection,
+    sound: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Until every handle is gone.
+    fn run(mut self, waiting: &Receiver<Work>) {
+        while let Ok(first) = waiting.recv() {
+            let (mut group, mut checks) = (Vec::new(), Vec::new());
+            for work in std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)) {
+                match work {
+                    Work::Record(entry) => group.push(entry),
+                    Work::Check(confirm) => checks.push(confirm),
                 }
             }
-            Err(error) => {
-                for entry in group {
-                    let _ = entry.confirm.send(Err(copy(&error)));
+            let results = self.write_group(&group, !checks.is_empty());
+            self.sound.store(results.is_ok(), Ordering::Relaxed);
+            // Whoever asked may have stopped waiting: a confirmation that nobody takes is dropped.
+            match results {
+                Ok(results) => {
+                    for (entry, recorded) in group.into_iter().zip(results) {
+                        let _ = entry.confirm.send(Ok(recorded));
+                    }
+                    for check in checks {
+                        let _ = check.send(Ok(()));
+                    }
+                }
+                Err(error) => {
+                    for entry in group {
+                        let _ = entry.confirm.send(Err(copy(&error)));
+                    }
+                    for check in checks {
+                        let _ = check.send(Err(copy(&error)));
+                    }
                 }
             }
         }
     }
-}
 
-fn write_group(connection: &mut Connection, group: &[Entry]) -> rusqlite::Result<Vec<Recorded>> {
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let results = group
-        .iter()
-        .map(|entry| write_row(&transaction, entry))
-        .collect::<Result<_, _>>()?;
-    transaction.commit()?;
-    Ok(results)
+    fn write_group(&mut self, group: &[Entry], check: bool) -> rusqlite::Result<Vec<Recorded>> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if check {
+            // Writes a page without changing anything.
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        let results = group
+            .iter()
+            .map(|entry| write_row(&transaction, entry))
+            .collect::<Result<_, _>>()?;
+        transaction.commit()?;
+        Ok(results)
+    }
 }
 
 fn write_row(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<Recorded> {

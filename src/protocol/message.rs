@@ -114,6 +114,16 @@ impl Subject {
         }
     }
 
+    /// The merchant for a log line; a dash where it is missing or too odd to print.
+    pub fn shown_merid(&self) -> &str {
+        printable(self.merid.as_deref())
+    }
+
+    /// The order for a log line; a dash where it is missing or too odd to print.
+    pub fn shown_orderid(&self) -> &str {
+        printable(self.orderid.as_deref())
+    }
+
     /// The first member that both sides name and that differs.
     fn differs(&self, other: &Self) -> Option<&'static str> {
         [
@@ -126,6 +136,11 @@ impl Subject {
             (ours.is_some() && theirs.is_some() && ours != theirs).then_some(name)
         })
     }
+}
+
+fn printable(text: Option<&str>) -> &str {
+    let fits = |text: &&str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
+    text.filter(fits).unwrap_or("-")
 }
 
 /// How much an answer must say before it is one.

@@ -1,0 +1,79 @@
+//! `countersign explain`: why a sign does not fit its text.
+
+use clap::Args;
+
+use super::Failure;
+use super::envelope::{input, read};
+use super::keys::Keys;
+use crate::protocol::explain::{self, Candidate, Explanation};
+
+#[derive(Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    keys: Keys,
+    /// The base64 text that was to be signed
+    #[arg(long, requires = "sign")]
+    text: Option<String>,
+    /// The sign that came with it
+    #[arg(long, requires = "text")]
+    sign: Option<String>,
+    /// The whole envelope instead, `resp=…&sign=…`; standard input where left out
+    #[arg(conflicts_with = "text")]
+    envelope: Option<String>,
+}
+
+pub(super) fn explain(args: &Explain) -> Result<(), Failure> {
+    let snapshot = args.keys.snapshot()?;
+    let candidates: Vec<_> = snapshot
+        .iter()
+        .flat_map(|merchant| {
+            merchant
+                .verifying_keys()
+                .enumerate()
+                .map(|(index, key)| Candidate {
+                    merid: &merchant.merid,
+                    key,
+                    old: index > 0,
+                })
+        })
+        .collect();
+    let explanation = match (&args.text, &args.sign) {
+        (Some(text), Some(sign)) => explain::explain(text, sign, &candidates),
+        _ => {
+            let body = input(args.envelope.as_deref())?;
+            let received = read(&body).map_err(|error| Failure::No(error.to_string()))?;
+            explain::explain(received.text(), received.sign(), &candidates)
+        }
+    };
+    say(&explanation)
+}
+
+fn say(explanation: &Explanation) -> Result<(), Failure> {
+    match explanation {
+        Explanation::Empty => {
+            println!("the sign is empty: the platform sends that where it cannot find the merchant or its key");
+            Ok(())
+        }
+        Explanation::NotASign => Err(Failure::No("the sign is not 32 hex digits: it is no MD5".to_owned())),
+        Explanation::Fits { merid, old, causes } => {
+            let whose = match (merid.as_str(), old) {
+                ("", _) => "the key".to_owned(),
+                (merid, true) => format!("an old key of merchant {merid}"),
+                (merid, false) => format!("the key of merchant {merid}"),
+            };
+            if causes.is_empty() {
+                println!("the sign fits the text with {whose}");
+            } else {
+                println!("the sign fits with {whose} once this is assumed:");
+            }
+            for cause in causes {
+                println!("- {cause}");
+            }
+            Ok(())
+        }
+        Explanation::Unknown => Err(Failure::No(
+            "none of the usual causes fits: the text changed on the way, or the signer uses a key that is not here"
+                .to_owned(),
+        )),
+    }
+}

@@ -1,0 +1,82 @@
+//! Where a command's key comes from. Never from its arguments: those are in everybody's process list.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Config, Failure, environment};
+use crate::config::{Merchant, Snapshot};
+use crate::protocol::json::Object;
+use crate::protocol::key::Key;
+
+/// A key file, a variable, or the merchants of a configuration.
+#[derive(Args)]
+pub(super) struct Keys {
+    #[command(flatten)]
+    config: Config,
+    /// The merchant whose key is used; the message's own merid where left out
+    #[arg(long)]
+    merid: Option<String>,
+    /// Take the key from this file (one trailing line end is dropped) instead of a configuration
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["merid", "key_env"])]
+    key_file: Option<PathBuf>,
+    /// Take the key from this environment variable instead of a configuration
+    #[arg(long, value_name = "NAME", conflicts_with = "merid")]
+    key_env: Option<String>,
+}
+
+impl Keys {
+    /// All merchants that the command may use; one without a number for a key that stands alone.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {
+        let key = match (&self.key_file, &self.key_env) {
+            (Some(file), _) => {
+                let mut bytes = std::fs::read(file)
+                    .map_err(|e| Failure::Config(format!("{}: {e}", file.display())))?;
+                if bytes.ends_with(b"\n") {
+                    bytes.truncate(bytes.len() - if bytes.ends_with(b"\r\n") { 2 } else { 1 });
+                }
+                Key::new(bytes).map_err(|e| Failure::Config(format!("{}: {e}", file.display())))?
+            }
+            (None, Some(name)) => {
+                let text = environment(name).unwrap_or_default();
+                Key::new(text).map_err(|e| Failure::Config(format!("{name}: {e}")))?
+            }
+            (None, None) => return Ok(self.config.load()?.1),
+        };
+        Ok(Snapshot::from_merchants(vec![Merchant {
+            merid: String::new(),
+            key,
+            old_keys: Vec::new(),
+            back: None,
+            front: None,
+        }]))
+    }
+
+    /// The merchant for a message, believed or not: by `--merid`, by its own `merid`, or the only one.
+    pub(super) fn merchant<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        message: Option<&[u8]>,
+    ) -> Result<&'s Merchant, Failure> {
+        if self.key_file.is_none() && self.key_env.is_none() {
+            let own = || {
+                let object = Object::parse(message?).ok()?;
+                Some(object.string("merid")?.ok()?.into_owned())
+            };
+            if let Some(merid) = self.merid.clone().or_else(own) {
+                let unknown = || {
+                    Failure::Usage(
+                        "merid: expected one of the merchants in the merchants file".to_owned(),
+                    )
+                };
+                return snapshot.merchant(&merid).ok_or_else(unknown);
+            }
+        }
+        let several = || {
+            Failure::Usage(
+                "expected --merid, because more than one merchant is configured".to_owned(),
+            )
+        };
+        snapshot.sole().ok_or_else(several)
+    }
+}

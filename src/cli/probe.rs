@@ -1,0 +1,100 @@
+//! `countersign probe`: does the platform know our key?
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::{Config, Failure, environment};
+use crate::config::Snapshot;
+use crate::http::client::{Client, Repeat};
+use crate::observe::Metrics;
+use crate::outbound::relay;
+use crate::protocol::envelope::{self, Envelope, VerifyError};
+use crate::protocol::json::{Object, quoted};
+
+#[derive(Args)]
+pub(super) struct Probe {
+    #[command(flatten)]
+    config: Config,
+    /// The merchant; may be left out where only one is configured
+    #[arg(long)]
+    merid: Option<String>,
+}
+
+pub(super) fn probe(args: &Probe) -> Result<(), Failure> {
+    let settings = args.config.settings()?;
+    let snapshot = Snapshot::load(&settings.merchants, &environment)?;
+    let merchant = match &args.merid {
+        Some(merid) => snapshot.merchant(merid),
+        None => snapshot.sole(),
+    };
+    let merchant = merchant.ok_or_else(|| {
+        Failure::Usage("--merid: expected one of the merchants in the merchants file".to_owned())
+    })?;
+    let platform = &settings.platform;
+    let client = Client::new(
+        &platform.url,
+        platform.connect_timeout,
+        platform.timeout,
+        platform.ca_file.as_deref(),
+        Arc::new(Metrics::default()),
+    );
+    let client = client.map_err(Failure::Config)?;
+    let query = format!(
+        "{{\"merid\":{},\"orderid\":\"{}\"}}",
+        quoted(&merchant.merid),
+        unheard_of()
+    );
+    let form = Envelope::seal(query.as_bytes(), &merchant.key).form("req");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
+    let headers = relay::own_headers();
+    let asked = client.post("/api/query", &headers, form.into(), Repeat::Once);
+    let response = runtime
+        .block_on(asked)
+        .map_err(|fault| Failure::No(fault.to_string()))?;
+    let no = |why: String| Failure::No(format!("merchant {}: {why}", merchant.merid));
+    let received = envelope::read(response.body(), "resp")
+        .map_err(|error| no(format!("status {}, {error}", response.status().as_u16())))?;
+    match received.verify(merchant.verifying_keys()) {
+        Ok(verified) => {
+            let object = Object::parse(&verified)
+                .map_err(|error| no(format!("the answer is malformed: {error}")))?;
+            let respcode = object
+                .string("respcode")
+                .and_then(Result::ok)
+                .unwrap_or_default();
+            let which = if verified.key_index() == 0 {
+                "our key"
+            } else {
+                "one of our old keys"
+            };
+            println!(
+                "merchant {}: the platform signs with {which} (respcode {respcode:?})",
+                merchant.merid
+            );
+            Ok(())
+        }
+        Err(VerifyError::Unsigned) => Err(no(
+            "the platform does not know this merchant or has no key for it (empty sign)".to_owned(),
+        )),
+        Err(VerifyError::BadSignature) => Err(no(
+            "the platform signs with another key than ours; try `countersign explain`".to_owned(),
+        )),
+        Err(VerifyError::NotBase64) => Err(no("the answer's text is not base64".to_owned())),
+    }
+}
+
+/// An order number that no shop has given out.
+fn unheard_of() -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("PROBE{:X}{:X}", now.as_nanos(), std::process::id())
+        .chars()
+        .take(32)
+        .collect()
+}

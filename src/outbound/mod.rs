@@ -1,0 +1,399 @@
+//! App → platform: parse → sign → send → verify → answer. Each flow is one function below.
+//!
+//! Knows no socket and no file. Keeps the promises that a submit goes out once (I3), that nothing unverified
+//! becomes an answer (I2), and that every refusal says whether the request may have arrived.
+
+mod answer;
+mod link;
+mod parse;
+mod refused;
+pub(crate) mod relay;
+mod route;
+mod shadow;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, Response, header};
+
+use crate::config::Watch;
+use crate::config::settings::Settings;
+use crate::http::client::{Client, Repeat, Sent};
+use crate::http::serve::{Handler, Refusal};
+use crate::inbox::ledger::{Ledger, Recorded};
+use crate::observe::{Metrics, REQUEST_ID, request_id};
+use crate::protocol::envelope::{Envelope, Verified};
+use crate::protocol::message::{Answer, Order, Subject};
+use parse::{Call, Notify};
+use refused::{Code, Refused, sent_name};
+use route::Endpoint;
+use shadow::{Shadow, Verdict};
+
+const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
+const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
+
+/// The app's side of the sidecar.
+pub struct Outbound {
+    /// The merchants in force.
+    pub watch: Watch,
+    /// The way to the platform.
+    pub client: Arc<Client>,
+    /// The orders that were signed.
+    pub ledger: Ledger,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    extra_paths: Vec<String>,
+    /// The platform's URL, without a slash at its end.
+    platform: String,
+    notify: Option<Notify>,
+}
+
+/// A response, and what the log says of it.
+struct Done {
+    response: Response<Bytes>,
+    outcome: &'static str,
+    sent: Sent,
+    subject: Subject,
+}
+
+impl Outbound {
+    /// Puts the parts together as `settings` say.
+    pub fn new(
+        settings: &Settings,
+        watch: Watch,
+        client: Arc<Client>,
+        ledger: Ledger,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let public_url = settings
+            .callbacks
+            .as_ref()
+            .and_then(|callbacks| callbacks.public_url.as_ref());
+        Self {
+            watch,
+            client,
+            ledger,
+            metrics,
+            extra_paths: settings.platform.extra_paths.clone(),
+            platform: settings
+                .platform
+                .url
+                .as_str()
+                .trim_end_matches('/')
+                .to_owned(),
+            notify: public_url.map(Notify::below),
+        }
+    }
+
+    async fn call(&self, endpoint: Endpoint, request: &Request<Bytes>) -> Result<Done, Refused> {
+        if shadow::is_signed(request.body()) {
+            return self.shadow(endpoint, request).await;
+        }
+        let snapshot = self.watch.snapshot();
+        let call = Call::parse(request.body(), endpoint, snapshot, self.notify.as_ref())?;
+        let result = match endpoint {
+            Endpoint::Query | Endpoint::Extra => self.ask(endpoint, &call, request).await,
+            Endpoint::Submit => self.submit(&call, request).await,
+            Endpoint::Link => self.link(&call, request).await,
+        };
+        result.map_err(|refused| refused.about(&call.subject))
+    }
+
+    /// `/api/query` and `extra_paths`: an envelope out, an envelope back.
+    async fn ask(
+        &self,
+        endpoint: Endpoint,
+        call: &Call,
+        request: &Request<Bytes>,
+    ) -> Result<Done, Refused> {
+        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
+        // Only a query is known to change nothing.
+        let repeat = if endpoint == Endpoint::Query {
+            Repeat::Once
+        } else {
+            Repeat::Never
+        };
+        let form = Bytes::from(envelope.form("req"));
+        let response = self
+            .client
+            .post(request.uri().path(), &relay::own_headers(), form, repeat)
+            .await?;
+        let answer = answer::verify(&response, call, endpoint.completeness(), &self.metrics)?;
+        Ok(call.done(plain(answer), Sent::Yes))
+    }
+
+    /// `/api/icashier`: an order out, once; the platform's page or redirect back, or an envelope.
+    async fn submit(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
+        self.record(call.subject.merid.as_deref(), call.order.as_ref())
+            .await?;
+        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
+        let headers = relay::page_headers(request.headers());
+        let form = Bytes::from(envelope.form("req"));
+        let response = self
+            .client
+            .post("/api/icashier", &headers, form, Repeat::Never)
+            .await?;
+        if !answer::is_envelope(response.body()) {
+            return Ok(call.done(unverified(relay::response(response)), Sent::Yes));
+        }
+        let completeness = Endpoint::Submit.completeness();
+        let answer = answer::verify_body(response.body(), call, completeness, &self.metrics)?;
+        let mut relayed = relay::response(response);
+        let unwrapped = plain(answer);
+        relayed.headers_mut().remove(header::CONTENT_ENCODING);
+        relayed.headers_mut().extend(unwrapped.headers().clone());
+        *relayed.body_mut() = unwrapped.into_body();
+        Ok(call.done(relayed, Sent::Yes))
+    }
+
+    /// `/apis/icashier`: an order signed, and sent by the customer's browser.
+    async fn link(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
+        self.record(call.subject.merid.as_deref(), call.order.as_ref())
+            .await?;
+        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
+        let (sign, form) = (envelope.sign().to_string(), envelope.form("req"));
+        let response = link::response(
+            &self.platform,
+            envelope.text(),
+            &sign,
+            &form,
+            request.headers(),
+        );
+        Ok(call.done(response, Sent::No))
+    }
+
+    /// The same paths for an app that still signs: passed on unchanged, compared on the side.
+    async fn shadow(&self, endpoint: Endpoint, request: &Request<Bytes>) -> Result<Done, Refused> {
+        let shadow = Shadow::of(request.body(), self.watch.snapshot());
+        self.metrics
+            .shadow
+            .with_label_values(&[shadow.verdict.name()])
+            .inc();
+        if let Verdict::Mismatch(why) = &shadow.verdict {
+            tracing::warn!(
+                merid = shadow.subject.shown_merid(),
+                why,
+                "the app's sign is not ours"
+            );
+        }
+        if endpoint.takes_orders()
+            && let Err(refused) = self
+                .record(shadow.subject.merid.as_deref(), shadow.order())
+                .await
+        {
+            tracing::warn!(
+                merid = shadow.subject.shown_merid(),
+                detail = refused.detail,
+                "shadow order conflicts"
+            );
+        }
+        let (mut response, sent) = match endpoint {
+            Endpoint::Link => (self.shadow_link(&shadow, request)?, Sent::No),
+            _ => (self.pass_on(endpoint, &shadow, request).await?, Sent::Yes),
+        };
+        let verdict = HeaderValue::from_static(shadow.verdict.name());
+        response.headers_mut().insert(SHADOW, verdict);
+        Ok(Done {
+            response,
+            outcome: "ok",
+            sent,
+            subject: shadow.subject,
+        })
+    }
+
+    fn shadow_link(
+        &self,
+        shadow: &Shadow,
+        request: &Request<Bytes>,
+    ) -> Result<Response<Bytes>, Refused> {
+        let (text, sign) = shadow.envelope.as_ref().ok_or_else(|| {
+            Refused::new(Code::InvalidField, "req: expected one req and one sign").at("req")
+        })?;
+        let form = String::from_utf8_lossy(request.body().trim_ascii());
+        Ok(link::response(
+            &self.platform,
+            text,
+            sign,
+            &form,
+            request.headers(),
+        ))
+    }
+
+    async fn pass_on(
+        &self,
+        endpoint: Endpoint,
+        shadow: &Shadow,
+        request: &Request<Bytes>,
+    ) -> Result<Response<Bytes>, Refused> {
+        let mut headers = relay::page_headers(request.headers());
+        if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
+            headers.insert(header::CONTENT_TYPE, kind.clone());
+        }
+        let body = request.body().clone();
+        // An app's own query may be sent again as ours may.
+        let repeat = if endpoint == Endpoint::Query {
+            Repeat::Once
+        } else {
+            Repeat::Never
+        };
+        let sent = self
+            .client
+            .post(request.uri().path(), &headers, body, repeat)
+            .await;
+        let response = sent.map_err(|fault| Refused::from(fault).about(&shadow.subject))?;
+        let believed = shadow.call.as_ref().is_some_and(|call| {
+            answer::verify(&response, call, endpoint.completeness(), &self.metrics).is_ok()
+        });
+        let mut response = relay::response(response);
+        response.headers_mut().insert(VERIFIED, flag(believed));
+        Ok(response)
+    }
+
+    /// Waits for the order's row. A ledger that fails stops no call.
+    async fn record(&self, merid: Option<&str>, order: Option<&Order>) -> Result<(), Refused> {
+        let (Some(merid), Some(order)) = (merid, order) else {
+            return Ok(());
+        };
+        match self.ledger.record(merid, order).await {
+            Ok(Recorded::Agrees) => Ok(()),
+            Ok(Recorded::Conflicts) => {
+                let detail =
+                    "orderid: signed before with another amount or action; use a new orderid";
+                Err(Refused::new(Code::OrderConflict, detail).at("orderid"))
+            }
+            Err(error) => {
+                self.metrics.ledger_failures.inc();
+                tracing::error!(merid, orderid = order.orderid, %error, "the order is not in the ledger");
+                Ok(())
+            }
+        }
+    }
+
+    /// Counts and logs a call, and gives its response the request's id.
+    fn finish(
+        &self,
+        endpoint: &'static str,
+        id: HeaderValue,
+        done: Done,
+        started: Instant,
+    ) -> Response<Bytes> {
+        let Done {
+            mut response,
+            outcome,
+            sent,
+            subject,
+        } = done;
+        self.metrics
+            .calls
+            .with_label_values(&[endpoint, outcome])
+            .inc();
+        let took = started.elapsed();
+        self.metrics
+            .call_seconds
+            .with_label_values(&[endpoint])
+            .observe(took.as_secs_f64());
+        tracing::info!(
+            request_id = id.to_str().unwrap_or_default(),
+            endpoint,
+            merid = subject.shown_merid(),
+            orderid = subject.shown_orderid(),
+            outcome,
+            status = response.status().as_u16(),
+            sent = sent_name(sent),
+            ms = took.as_secs_f64() * 1000.0,
+            "call"
+        );
+        response.headers_mut().insert(REQUEST_ID, id);
+        response
+    }
+}
+
+impl Handler for Outbound {
+    async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let started = Instant::now();
+        let id = request_id(request.headers());
+        let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
+        let result = match endpoint {
+            Ok(endpoint) => self.call(endpoint, &request).await,
+            Err(ref refused) => Err(refused.clone()),
+        };
+        let done = result.unwrap_or_else(|refused| Done::refused(&refused, &id));
+        let name = endpoint.map_or("none", Endpoint::name);
+        self.finish(name, id, done, started)
+    }
+
+    fn refuse(&self, head: &Parts, why: Refusal) -> Response<Bytes> {
+        let id = request_id(&head.headers);
+        let refused = match why {
+            Refusal::Malformed => Refused::new(Code::BadRequest, "expected an HTTP/1.1 request"),
+            Refusal::BodyTooLarge => Refused::new(
+                Code::BodyTooLarge,
+                "expected a body of at most app.max_body",
+            ),
+            Refusal::BodyIncomplete => {
+                Refused::new(Code::RequestTimeout, "the body did not come whole in time")
+            }
+            Refusal::Overloaded => Refused::new(
+                Code::Overloaded,
+                "app.max_in_flight calls are being handled",
+            ),
+            Refusal::Draining => Refused::new(Code::Draining, "the sidecar is shutting down"),
+            Refusal::Panicked => {
+                Refused::new(Code::Internal, "a defect in the sidecar; the log has more")
+            }
+        };
+        let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
+        let name = endpoint.map_or("none", Endpoint::name);
+        self.finish(
+            name,
+            id.clone(),
+            Done::refused(&refused, &id),
+            Instant::now(),
+        )
+    }
+}
+
+impl Call {
+    fn done(&self, response: Response<Bytes>, sent: Sent) -> Done {
+        Done {
+            response,
+            outcome: "ok",
+            sent,
+            subject: self.subject.clone(),
+        }
+    }
+}
+
+impl Done {
+    fn refused(refused: &Refused, id: &HeaderValue) -> Self {
+        Self {
+            response: unverified(refused.response(id)),
+            outcome: refused.code.name(),
+            sent: refused.sent,
+            subject: refused.subject.clone(),
+        }
+    }
+}
+
+/// A verified answer as the app gets it. Nothing else becomes one.
+fn plain(answer: Verified<Answer>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(answer.into_inner().json));
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(VERIFIED, flag(true));
+    response
+}
+
+fn unverified(mut response: Response<Bytes>) -> Response<Bytes> {
+    response.headers_mut().insert(VERIFIED, flag(false));
+    response
+}
+
+fn flag(verified: bool) -> HeaderValue {
+    HeaderValue::from_static(if verified { "true" } else { "false" })
+}

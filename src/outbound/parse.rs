@@ -1,0 +1,177 @@
+//! The app's bytes become a call that may be signed: merchant found, members filled in, rules checked.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use url::Url;
+
+use super::refused::{Code, Refused};
+use super::route::Endpoint;
+use crate::config::{Merchant, Snapshot};
+use crate::protocol::json::Object;
+use crate::protocol::message::{self, Order, Subject};
+
+/// A call that keeps the rules, with the one snapshot that it uses from here to its answer.
+pub(super) struct Call {
+    snapshot: Arc<Snapshot>,
+    merid: String,
+    /// What is signed: the app's bytes, members filled in.
+    pub(super) json: String,
+    /// Whom and what it is about.
+    pub(super) subject: Subject,
+    /// What the ledger keeps, where the call submits or signs an order.
+    pub(super) order: Option<Order>,
+}
+
+/// Where the platform is told to send results, where callbacks come to us.
+#[derive(Debug, Clone)]
+pub(super) struct Notify {
+    back: String,
+    front: String,
+}
+
+impl Notify {
+    /// The two addresses below `public_url`.
+    pub(super) fn below(public_url: &Url) -> Self {
+        let base = public_url.as_str().trim_end_matches('/');
+        Self {
+            back: format!("{base}/notify/back"),
+            front: format!("{base}/notify/front"),
+        }
+    }
+}
+
+impl Call {
+    /// Reads `body` for `endpoint`.
+    pub(super) fn parse(
+        body: &[u8],
+        endpoint: Endpoint,
+        snapshot: Arc<Snapshot>,
+        notify: Option<&Notify>,
+    ) -> Result<Self, Refused> {
+        let object = Object::parse(body)?;
+        let mut subject = Subject::of(&object);
+        let merchant = merchant(&object, &snapshot).map_err(|refused| refused.about(&subject))?;
+        subject.merid = Some(merchant.merid.clone());
+        let json = fill_in(&object, endpoint, merchant, notify);
+        let order = check(&json, endpoint).map_err(|refused| refused.about(&subject))?;
+        let (json, merid) = (json.into_owned(), merchant.merid.clone());
+        Ok(Self {
+            snapshot,
+            merid,
+            json,
+            subject,
+            order,
+        })
+    }
+
+    /// A call that an app signed itself with this merchant's key: no rule is checked.
+    pub(super) fn signed_by_app(
+        snapshot: Arc<Snapshot>,
+        merid: &str,
+        json: String,
+        subject: Subject,
+        order: Option<Order>,
+    ) -> Self {
+        Self {
+            snapshot,
+            merid: merid.to_owned(),
+            json,
+            subject,
+            order,
+        }
+    }
+
+    /// The merchant whose key signs.
+    pub(super) fn merchant(&self) -> &Merchant {
+        self.snapshot
+            .merchant(&self.merid)
+            .expect("was found in this snapshot, which does not change")
+    }
+}
+
+fn merchant<'s>(object: &Object<'_>, snapshot: &'s Snapshot) -> Result<&'s Merchant, Refused> {
+    let wrong = |expected: &str| {
+        Refused::new(Code::InvalidField, format!("merid: expected {expected}")).at("merid")
+    };
+    match object.string("merid") {
+        None => snapshot
+            .sole()
+            .ok_or_else(|| wrong("a merchant's number, because more than one is configured")),
+        Some(Err(_)) => Err(wrong("a string")),
+        Some(Ok(merid)) => snapshot.merchant(&merid).ok_or_else(|| {
+            Refused::new(
+                Code::UnknownMerchant,
+                "merid: expected one of the merchants in the merchants file",
+            )
+            .at("merid")
+        }),
+    }
+}
+
+fn fill_in<'a>(
+    object: &Object<'a>,
+    endpoint: Endpoint,
+    merchant: &Merchant,
+    notify: Option<&Notify>,
+) -> Cow<'a, str> {
+    let mut members = Vec::new();
+    if object.raw("merid").is_none() {
+        members.push(("merid", merchant.merid.as_str()));
+    }
+    if let (Some(notify), true) = (notify, endpoint.takes_orders()) {
+        if merchant.back.is_some() {
+            members.push(("backurl", &notify.back));
+        }
+        if merchant.front.is_some() {
+            members.push(("fronturl", &notify.front));
+        }
+    }
+    if members.is_empty() {
+        return Cow::Borrowed(object.text());
+    }
+    Cow::Owned(object.splice(&members))
+}
+
+fn check(json: &str, endpoint: Endpoint) -> Result<Option<Order>, Refused> {
+    let object = Object::parse(json.as_bytes())?;
+    Ok(match endpoint {
+        Endpoint::Query => {
+            message::read_query(&object)?;
+            None
+        }
+        Endpoint::Submit | Endpoint::Link => Some(message::read_submit(&object)?),
+        Endpoint::Extra => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::key::Key;
+
+    fn snapshot(back: Option<&str>) -> Arc<Snapshot> {
+        Arc::new(Snapshot::from_merchants(vec![Merchant {
+            merid: "1".to_owned(),
+            key: Key::new("k").unwrap(),
+            old_keys: Vec::new(),
+            back: back.map(|url| Url::parse(url).unwrap()),
+            front: None,
+        }]))
+    }
+
+    #[test]
+    fn results_are_sent_to_us_where_the_merchant_has_back() {
+        let notify = Notify::below(&Url::parse("https://shop.example.com/cashier/").unwrap());
+        let body = br#"{"action":"Bank","txnamt":1,"orderid":"ABCDEFGH","backurl":"http://own/"}"#;
+        let parse = |back| {
+            Call::parse(body, Endpoint::Submit, snapshot(back), Some(&notify))
+                .unwrap()
+                .json
+        };
+        let ours = r#""backurl":"https://shop.example.com/cashier/notify/back"}"#;
+        assert!(parse(Some("http://127.0.0.1/")).ends_with(ours));
+        assert!(parse(None).ends_with(r#""backurl":"http://own/"}"#));
+        assert!(parse(None).starts_with(r#"{"merid":"1","action""#));
+    }
+}

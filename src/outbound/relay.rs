@@ -1,0 +1,61 @@
+//! What of the app's request goes on to the platform's page, and what of the page comes back.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName};
+use http::{HeaderValue, Response};
+
+const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION")));
+
+/// What a payment page may depend on: the customer's browser, its language, its session.
+const TO_PLATFORM: [HeaderName; 4] = [
+    header::USER_AGENT,
+    header::ACCEPT,
+    header::ACCEPT_LANGUAGE,
+    header::COOKIE,
+];
+/// What makes a page or a redirect what it is; the rest belongs to the connection.
+const TO_APP: [HeaderName; 8] = [
+    header::LOCATION,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_DISPOSITION,
+    header::SET_COOKIE,
+    header::CACHE_CONTROL,
+    header::RETRY_AFTER,
+];
+
+/// The headers of a form that the sidecar sends on its own behalf.
+pub(crate) fn own_headers() -> HeaderMap {
+    HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)])
+}
+
+/// The headers of a form that may be answered with a page.
+pub(super) fn page_headers(app: &HeaderMap) -> HeaderMap {
+    let mut headers = own_headers();
+    for name in &TO_PLATFORM {
+        for (index, value) in app.get_all(name).iter().enumerate() {
+            if index == 0 {
+                headers.insert(name, value.clone());
+            } else {
+                headers.append(name, value.clone());
+            }
+        }
+    }
+    headers
+}
+
+/// The platform's response as it came, without what belongs to its connection.
+pub(super) fn response(platform: Response<Bytes>) -> Response<Bytes> {
+    let (parts, body) = platform.into_parts();
+    let mut response = Response::new(body);
+    *response.status_mut() = parts.status;
+    for name in &TO_APP {
+        for value in parts.headers.get_all(name) {
+            response.headers_mut().append(name, value.clone());
+        }
+    }
+    response
+}

@@ -1,0 +1,66 @@
+//! Which of the app's paths means what.
+
+use http::{Method, Uri};
+
+use super::refused::{Code, Refused};
+use crate::protocol::message::Completeness;
+
+/// What the sidecar does with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// `/api/query` (document §3.4).
+    Query,
+    /// `/api/icashier` (document §3.1).
+    Submit,
+    /// `/apis/icashier`: signed, and sent by a browser.
+    Link,
+    /// One of `platform.extra_paths`.
+    Extra,
+}
+
+impl Endpoint {
+    /// Finds the endpoint of a request.
+    pub(super) fn of(method: &Method, uri: &Uri, extra_paths: &[String]) -> Result<Self, Refused> {
+        let endpoint = match uri.path() {
+            "/api/query" => Self::Query,
+            "/api/icashier" => Self::Submit,
+            "/apis/icashier" => Self::Link,
+            path if extra_paths.iter().any(|extra| extra == path) => Self::Extra,
+            _ => {
+                let known = "expected /api/query, /api/icashier, /apis/icashier or one of platform.extra_paths";
+                return Err(Refused::new(Code::NotFound, known));
+            }
+        };
+        if method != Method::POST {
+            return Err(Refused::new(
+                Code::MethodNotAllowed,
+                "expected POST with a JSON body",
+            ));
+        }
+        Ok(endpoint)
+    }
+
+    /// The name in metrics and log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Submit => "submit",
+            Self::Link => "link",
+            Self::Extra => "extra",
+        }
+    }
+
+    /// Whether its message is an order (document §3.1.3).
+    pub(super) fn takes_orders(self) -> bool {
+        matches!(self, Self::Submit | Self::Link)
+    }
+
+    /// What an enveloped answer must say.
+    pub(super) fn completeness(self) -> Completeness {
+        match self {
+            Self::Query => Completeness::Query,
+            Self::Submit | Self::Link => Completeness::Submit,
+            Self::Extra => Completeness::Any,
+        }
+    }
+}
