@@ -259,7 +259,7 @@ fn find<'a, 't>(table: &'a DeTable<'t>, key: &str) -> Option<&'a Value<'t>> {
 /// Reports the keys that no setting has; `prefix` is empty or ends with a dot.
 fn check_keys(document: &mut Document<'_>, table: &DeTable<'_>, prefix: &str) {
     for (key, value) in table {
-        let path = format!("{prefix}{}", key.get_ref());
+        let path = format!("{prefix}{}", shown(key.get_ref()));
         let section = format!("{path}.");
         if key.get_ref().contains('.') {
             document.problem(key.span(), &path, "expected a key without dots in it");
@@ -272,6 +272,16 @@ fn check_keys(document: &mut Document<'_>, table: &DeTable<'_>, prefix: &str) {
             let expected = document::unknown_key(key.get_ref(), &siblings(prefix));
             document.problem(key.span(), &path, expected);
         }
+    }
+}
+
+/// A key with anything odd in it is left to the line number: it may be a value that lost its place.
+fn shown(key: &str) -> &str {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if key.len() <= 40 && key.bytes().all(plain) {
+        key
+    } else {
+        "(key)"
     }
 }
 

@@ -3,6 +3,7 @@
 //! One thread looks every two seconds, and at once after a file event. It outlives its own panics: the snapshot stays,
 //! the log says why, and it looks again.
 
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -96,6 +97,12 @@ impl Watch {
     /// When the merchants in force were last loaded, confirmed or refused a change, and what came of it.
     pub fn last(&self) -> (SystemTime, ReloadOutcome) {
         lock(&self.0.last).clone()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watch").field(&*self.load()).finish()
     }
 }
 

@@ -144,6 +144,30 @@ fn config_map_swap_is_in_force_soon() {
     }
 }
 
+/// The folder of the link in the middle is watched by nobody.
+#[test]
+fn change_without_a_file_event_is_found_by_polling() {
+    let bench = Bench::with(|dir| {
+        for (version, count) in [("v1", 1), ("v2", 3)] {
+            fs::create_dir_all(dir.join("far").join(version)).unwrap();
+            let file = dir.join("far").join(version).join("merchants.toml");
+            fs::write(file, entries(count)).unwrap();
+        }
+        symlink("v1", dir.join("far/current")).unwrap();
+        symlink(
+            dir.join("far/current/merchants.toml"),
+            dir.join("merchants.toml"),
+        )
+        .unwrap();
+        dir.join("merchants.toml")
+    });
+    fs::write(bench.path("far/v1/merchants.toml"), entries(2)).unwrap();
+    bench.eventually(AT_LAST, "the thread is there", |now| now.len() == 2);
+    symlink("v2", bench.path("far/next")).unwrap();
+    fs::rename(bench.path("far/next"), bench.path("far/current")).unwrap();
+    bench.eventually(AT_LAST, "polling", |now| now.len() == 3);
+}
+
 #[test]
 fn slow_writer_is_in_force_whole_or_not_at_all() {
     let bench = Bench::new(&entries(3));

@@ -6,8 +6,8 @@ use countersign::config::Snapshot;
 use proptest::prelude::*;
 
 /// Neither a merid nor a URL can be made of it, so that it is never taken for something public.
-const CANARY: &str = "+CANARY/7d0f=9b";
-const SHORTEST_LEAK: &str = "CANARY";
+const CANARY: &str = "+CAN/ARY=7d0f9b";
+const SHORTEST_LEAK: &str = "CAN/ARY";
 
 fn good() -> String {
     let one = |n: usize| {
@@ -20,6 +20,49 @@ fn good() -> String {
     (1..=3).map(one).collect::<String>() + "[end]\nmerchants = 3\n"
 }
 
+const WORDS: &[&str] = &[
+    "key = ",
+    "merid = ",
+    "old_keys = ",
+    "back = ",
+    "= ",
+    "\n",
+    "\"",
+    "[[merchant]]",
+];
+const SCRAPS: &[&str] = &[
+    "",
+    " ",
+    "\"",
+    "'",
+    "\"\"\"",
+    "'''",
+    "\n",
+    "=",
+    " = ",
+    "[",
+    "]",
+    "[[",
+    "{",
+    "}",
+    ",",
+    "#",
+    ".",
+    "\\",
+    "\\u",
+    "0x",
+    "key_file = ",
+    "key_env = ",
+    "key = ",
+    "merid = ",
+    "front = ",
+    "1979-05-27T",
+    "\r",
+    "\0",
+    "\u{feff}",
+    "商",
+];
+
 #[derive(Debug, Clone)]
 enum Damage {
     Cut(usize),
@@ -27,44 +70,21 @@ enum Damage {
     Insert(usize, &'static str),
     Overwrite(usize, u8),
     Move(usize, usize, usize),
+    /// The so-manieth place of a word gets another one: the slips that people make.
+    Replace(usize, &'static str, &'static str),
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
     let at = || 0usize..1_000;
-    let scrap = prop::sample::select(vec![
-        "\"",
-        "'",
-        "\"\"\"",
-        "'''",
-        "\n",
-        "=",
-        "[",
-        "]",
-        "[[",
-        "{",
-        "}",
-        ",",
-        "#",
-        ".",
-        "\\",
-        "\\u",
-        "0x",
-        "_file",
-        "_env",
-        "key = ",
-        "merid = ",
-        "1979-05-27T",
-        "\r",
-        "\0",
-        "\u{feff}",
-        "商",
-    ]);
+    let scrap = || prop::sample::select(SCRAPS);
+    let word = prop::sample::select(WORDS);
     prop_oneof![
-        at().prop_map(Damage::Cut),
-        (at(), 1usize..60).prop_map(|(at, n)| Damage::Remove(at, n)),
-        (at(), scrap).prop_map(|(at, text)| Damage::Insert(at, text)),
-        (at(), any::<u8>()).prop_map(|(at, byte)| Damage::Overwrite(at, byte)),
-        (at(), 1usize..60, at()).prop_map(|(from, n, to)| Damage::Move(from, n, to)),
+        1 => at().prop_map(Damage::Cut),
+        1 => (at(), 1usize..60).prop_map(|(at, n)| Damage::Remove(at, n)),
+        1 => (at(), scrap()).prop_map(|(at, text)| Damage::Insert(at, text)),
+        1 => (at(), any::<u8>()).prop_map(|(at, byte)| Damage::Overwrite(at, byte)),
+        1 => (at(), 1usize..60, at()).prop_map(|(from, n, to)| Damage::Move(from, n, to)),
+        6 => (0usize..12, word, scrap()).prop_map(|(n, word, by)| Damage::Replace(n, word, by)),
     ]
 }
 
@@ -92,11 +112,17 @@ fn apply(text: &mut Vec<u8>, damage: &Damage) {
             let to = to % (text.len() + 1);
             text.splice(to..to, part);
         }
+        Damage::Replace(n, word, by) => {
+            let is_word = |(_, part): &(usize, &[u8])| *part == word.as_bytes();
+            let place = text.windows(word.len()).enumerate().filter(is_word).nth(n);
+            if let Some(at) = place.map(|(at, _)| at) {
+                text.splice(at..at + word.len(), by.bytes());
+            }
+        }
     }
 }
 
-/// Everything that a load could print. A merchant's URLs are public, and so is a merid: they are left out where the
-/// damage has put a key into them.
+/// Everything that a load prints by itself. URLs are public, and damage may have put a key into one: they are left out.
 fn shown(text: &[u8]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.toml");
@@ -128,10 +154,10 @@ fn whole_file_is_shown_without_its_keys() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn damaged_file_never_shows_a_key(damages in prop::collection::vec(damage(), 1..5)) {
+    fn damaged_file_never_shows_a_key(damages in prop::collection::vec(damage(), 1..4)) {
         let mut text = good().into_bytes();
         for damage in &damages {
             apply(&mut text, damage);
