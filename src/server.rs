@@ -171,7 +171,6 @@ fn watch(path: &Path, snapshot: Snapshot, metrics: &Arc<Metrics>) -> Result<Watc
     counted
         .merchants
         .set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
-    counted.reload_ok.set(1);
     counted.reload_time.set(seconds_since_1970());
     config::watch(path.to_owned(), snapshot, move |outcome| {
         log_reload(outcome, &counted)
@@ -193,7 +192,6 @@ fn log_reload(outcome: &ReloadOutcome, metrics: &Metrics) {
             metrics.reloads.with_label_values(&["applied"]).inc();
             metrics.reload_seconds.observe(took.as_secs_f64());
             metrics.reload_time.set(seconds_since_1970());
-            metrics.reload_ok.set(1);
             metrics
                 .merchants
                 .set(i64::try_from(*merchants).unwrap_or(i64::MAX));
@@ -209,10 +207,9 @@ fn log_reload(outcome: &ReloadOutcome, metrics: &Metrics) {
                 tracing::warn!("{warning}");
             }
         }
-        ReloadOutcome::Unchanged { .. } => metrics.reload_ok.set(1),
+        ReloadOutcome::Unchanged { .. } => {}
         ReloadOutcome::Refused(problems) => {
             metrics.reloads.with_label_values(&["refused"]).inc();
-            metrics.reload_ok.set(0);
             tracing::error!("the merchants file is refused; the last good merchants stay in force");
             for problem in &problems.0 {
                 tracing::error!("{problem}");

@@ -41,6 +41,14 @@ impl Admin {
         }
     }
 
+    fn metrics(&self) -> String {
+        // A file that was refused and then put back as it was is no reload, but all is well again.
+        let (_, last) = self.watch.last();
+        let refused = matches!(last, ReloadOutcome::Refused(_));
+        self.metrics.reload_ok.set(i64::from(!refused));
+        self.metrics.text()
+    }
+
     async fn reload(&self) -> Response<Bytes> {
         let watch = self.watch.clone();
         // Reads and checks files: not on a thread that serves others.
@@ -112,7 +120,7 @@ impl Handler for Admin {
             "/livez" => text(StatusCode::OK, "live\n"),
             "/readyz" => self.ready().await,
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.metrics.text());
+                let mut response = text(StatusCode::OK, self.metrics());
                 let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use md5::{Digest, Md5};
+use memchr::{memchr, memchr2, memchr3};
 use subtle::ConstantTimeEq;
 
 use super::json::Object;
@@ -95,7 +96,7 @@ impl Envelope {
         form.push_str(name);
         form.push('=');
         let mut rest = self.text.as_str();
-        while let Some(at) = rest.find(['+', '/', '=']) {
+        while let Some(at) = memchr3(b'+', b'/', b'=', rest.as_bytes()) {
             form.push_str(&rest[..at]);
             form.push_str(match rest.as_bytes()[at] {
                 b'+' => "%2B",
@@ -245,11 +246,12 @@ fn read_json<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, Env
 
 fn read_form<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, EnvelopeError> {
     let (mut text, mut sign) = (None, None);
-    for pair in body.trim_ascii().split(|&b| b == b'&') {
-        let (field, value) = match pair.iter().position(|&b| b == b'=') {
-            Some(at) => (&pair[..at], &pair[at + 1..]),
-            None => (pair, &[][..]),
-        };
+    let mut rest = Some(body.trim_ascii());
+    while let Some(pairs) = rest {
+        let pair;
+        (pair, rest) = cut(pairs, b'&');
+        let (field, value) = cut(pair, b'=');
+        let value = value.unwrap_or_default();
         // A name that cannot be decoded is none of ours.
         let (slot, name) = match percent_decode(field).as_deref() {
             Some(field) if field == name => (&mut text, name),
@@ -264,7 +266,7 @@ fn read_form<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, Env
     let (Some(text), Some(sign)) = (text, sign) else {
         return Err(EnvelopeError::Missing(name));
     };
-    let raw_plus = body.contains(&b'+') || text.contains(' ');
+    let raw_plus = memchr(b'+', body).is_some() || text.contains(' ');
     // Base64 has no space: one can only have been a `+` before somebody's form decoding.
     let text = match text.contains(' ') {
         true => Cow::Owned(text.replace(' ', "+")),
@@ -277,24 +279,29 @@ fn read_form<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, Env
     })
 }
 
+/// What stands before the first separator, and what after it.
+fn cut(bytes: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    match memchr(separator, bytes) {
+        Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
+        None => (bytes, None),
+    }
+}
+
 /// Decodes `%XX` and nothing else: `+` stays, because base64 text is the only thing that has one here.
 /// `None` for a broken escape or bytes that are not UTF-8.
 fn percent_decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
-    if !bytes.contains(&b'%') {
+    if memchr(b'%', bytes).is_none() {
         return std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
     }
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        let (pair, tail) = tail.split_first_chunk::<2>()?;
+    while let Some(at) = memchr(b'%', rest) {
+        decoded.extend_from_slice(&rest[..at]);
+        let (pair, tail) = rest[at + 1..].split_first_chunk::<2>()?;
         decoded.push(hex_digit(pair[0])? << 4 | hex_digit(pair[1])?);
         rest = tail;
     }
+    decoded.extend_from_slice(rest);
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
@@ -344,7 +351,7 @@ impl Received<'_> {
     }
 
     fn decode(&self) -> Option<(Vec<u8>, Oddities)> {
-        let line_breaks = self.text.contains(['\r', '\n']);
+        let line_breaks = memchr2(b'\r', b'\n', self.text.as_bytes()).is_some();
         let text = match line_breaks {
             true => Cow::Owned(self.text.replace(['\r', '\n'], "")),
             false => Cow::Borrowed(self.text.as_ref()),
