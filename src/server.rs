@@ -16,7 +16,7 @@ use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, AppListener};
 use crate::config::settings::Settings;
 use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
 use crate::http::client::Client;
@@ -74,6 +74,7 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
         ledger,
         metrics,
         lifetime: lifetime.clone(),
+        app: AppListener::new(settings.app.listen.clone()),
     };
 
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings.threads));

@@ -3,13 +3,15 @@
 //! Knows no call and no customer. The platform being down is not this process's unreadiness.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::json;
+use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::{ReloadOutcome, Watch};
+use crate::config::{Listen, ReloadOutcome, Watch};
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::ledger::Ledger;
 use crate::lifetime::Lifetime;
@@ -25,12 +27,53 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Whether the end has begun.
     pub lifetime: Arc<Lifetime>,
+    /// The app's listener, which opens on threads of its own.
+    pub app: AppListener,
+}
+
+/// Where the app is listened for, and whether that was seen to work.
+pub struct AppListener {
+    addresses: Vec<Listen>,
+    open: AtomicBool,
+}
+
+impl AppListener {
+    /// Not yet known to be open.
+    pub fn new(addresses: Vec<Listen>) -> Self {
+        Self {
+            addresses,
+            open: AtomicBool::new(false),
+        }
+    }
+
+    async fn is_open(&self) -> bool {
+        if self.open.load(Ordering::Relaxed) {
+            return true;
+        }
+        for address in &self.addresses {
+            let connected = match address {
+                Listen::Tcp(address) => TcpStream::connect(address).await.is_ok(),
+                Listen::Unix(path) => UnixStream::connect(path).await.is_ok(),
+            };
+            if !connected {
+                return false;
+            }
+        }
+        self.open.store(true, Ordering::Relaxed);
+        true
+    }
 }
 
 impl Admin {
     async fn ready(&self) -> Response<Bytes> {
         if self.lifetime.is_draining() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        }
+        if !self.app.is_open().await {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the app's listener is not open\n",
+            );
         }
         match self.ledger.check().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),
