@@ -101,7 +101,15 @@ impl Platform {
     pub(crate) fn start(
         behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static,
     ) -> Self {
-        Self::listen("http", behaviour, |stream| Ok(Box::new(stream)))
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), behaviour)
+    }
+
+    /// On an address that the sidecar was told before anybody listened there.
+    pub(crate) fn start_at(
+        address: SocketAddr,
+        behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(("http", address), behaviour, |stream| Ok(Box::new(stream)))
     }
 
     /// The same behind TLS.
@@ -109,7 +117,8 @@ impl Platform {
         config: Arc<rustls::ServerConfig>,
         behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static,
     ) -> Self {
-        Self::listen("https", behaviour, move |stream| {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::listen(("https", address), behaviour, move |stream| {
             let tls = rustls::ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
             Ok(Box::new(rustls::StreamOwned::new(tls, stream)))
         })
@@ -121,11 +130,11 @@ impl Platform {
     }
 
     fn listen(
-        scheme: &'static str,
+        (scheme, address): (&'static str, SocketAddr),
         behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static,
         dress: impl Fn(TcpStream) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let record = Arc::new(Record::default());
         let behaviour: Arc<Behaviour> = Arc::new(behaviour);

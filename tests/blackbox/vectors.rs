@@ -147,7 +147,7 @@ fn every_answer_vector_gets_its_verdict() {
             other => panic!("{name}: a verdict that this test does not know: {other}"),
         }
         if case.verdict != "verified" {
-            assert_eq!(answer.header("countersign-verified"), Some("false"), "{name}");
+            assert_ne!(answer.header("countersign-verified"), Some("true"), "{name}");
         }
     }
 }
