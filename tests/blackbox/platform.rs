@@ -182,6 +182,12 @@ impl Platform {
         self.seen().pop().expect("the platform saw nothing")
     }
 
+    /// The newest request about this order.
+    pub(crate) fn last_of(&self, orderid: &str) -> Option<Seen> {
+        let seen = self.seen();
+        seen.into_iter().rev().find(|seen| seen.member("orderid") == orderid)
+    }
+
     /// Waits until it has seen this many requests in all.
     #[track_caller]
     pub(crate) fn wait_for(&self, count: usize) {
