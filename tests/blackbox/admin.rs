@@ -15,7 +15,11 @@ fn health_and_version_answer() {
     }
     let version = sidecar.admin("/version");
     assert_eq!(version.status, 200);
-    assert!(version.text().contains(env!("CARGO_PKG_VERSION")), "{}", version.text());
+    assert!(
+        version.text().contains(env!("CARGO_PKG_VERSION")),
+        "{}",
+        version.text()
+    );
     assert_eq!(sidecar.admin("/nowhere").status, 404);
 }
 
@@ -39,26 +43,41 @@ fn a_reload_is_a_post() {
 fn the_app_s_listener_has_no_admin_pages() {
     let sidecar = Sidecar::start(|_| {});
     for path in ["/metrics", "/readyz", "/livez", "/version", "/-/reload"] {
-        assert_eq!(client::fetch(sidecar.app(), path).unwrap().status, 404, "{path}");
+        assert_eq!(
+            client::fetch(sidecar.app(), path).unwrap().status,
+            404,
+            "{path}"
+        );
         assert_eq!(client::post(sidecar.app(), path, "").status, 404, "{path}");
     }
-    let at_admin = client::post(sidecar.setup.admin, "/api/query", query_json(MERID, ORDERID));
+    let at_admin = client::post(
+        sidecar.setup.admin,
+        "/api/query",
+        query_json(MERID, ORDERID),
+    );
     assert!([404, 405].contains(&at_admin.status));
 }
 
 fn is_name(text: &str) -> bool {
     let mut chars = text.chars();
-    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+    chars
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
 }
 
 /// The name of a sample, after its labels have been checked.
 #[track_caller]
 fn sample_name(line: &str) -> String {
-    let (left, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+    let (left, value) = line
+        .rsplit_once(' ')
+        .unwrap_or_else(|| panic!("no value: {line}"));
     assert!(value.parse::<f64>().is_ok() || value == "+Inf", "{line}");
     let (name, labels) = match left.split_once('{') {
-        Some((name, rest)) => (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("{line}"))),
+        Some((name, rest)) => (
+            name,
+            rest.strip_suffix('}').unwrap_or_else(|| panic!("{line}")),
+        ),
         None => (left, ""),
     };
     assert!(is_name(name), "{line}");
@@ -79,7 +98,11 @@ fn the_metrics_are_well_formed_and_all_ours() {
     sidecar.submit(submit_json(&fresh_orderid()));
     let page = sidecar.admin("/metrics");
     assert_eq!(page.status, 200);
-    assert!(page.header("content-type").unwrap().starts_with("text/plain"));
+    assert!(
+        page.header("content-type")
+            .unwrap()
+            .starts_with("text/plain")
+    );
     let text = page.text();
     assert!(text.ends_with('\n'));
     let mut types: BTreeMap<String, String> = BTreeMap::new();
@@ -97,9 +120,14 @@ fn the_metrics_are_well_formed_and_all_ours() {
                 .filter_map(|end| name.strip_suffix(end))
                 .find(|family| types.contains_key(*family))
                 .unwrap_or(&name);
-            let kind = types.get(family).unwrap_or_else(|| panic!("no type: {line}"));
+            let kind = types
+                .get(family)
+                .unwrap_or_else(|| panic!("no type: {line}"));
             if kind == "counter" {
-                assert!(family.ends_with("_total"), "a counter's name ends in _total: {line}");
+                assert!(
+                    family.ends_with("_total"),
+                    "a counter's name ends in _total: {line}"
+                );
             }
             samples += 1;
         }
@@ -121,22 +149,54 @@ fn the_metrics_count_what_happened() {
     }
     sidecar.query("{").problem(400, "invalid-json", "no");
     let unsigned = query_json("100000000000009", ORDERID);
-    sidecar.query(unsigned).problem(502, "unsigned-answer", "yes");
+    sidecar
+        .query(unsigned)
+        .problem(502, "unsigned-answer", "yes");
     assert_eq!(sidecar.submit(submit_json(&fresh_orderid())).status, 200);
     assert_eq!(sidecar.reload().status, 200);
     let after = sidecar.metrics();
     let more = |words: &[&str]| after.sum(words) - before.sum(words);
-    assert!(more(&["calls", "_total", "query"]) >= 5.0, "calls by endpoint: {:?}", after.samples);
-    assert!(more(&["calls", "_total", "icashier"]) >= 1.0, "{:?}", after.samples);
-    assert!(more(&["calls", "_total", "invalid-json"]) >= 1.0, "{:?}", after.samples);
-    assert!(more(&["calls", "_total", "unsigned-answer"]) >= 1.0, "{:?}", after.samples);
-    assert!(more(&["connections", "opened"]) >= 1.0, "{:?}", after.samples);
-    assert!(more(&["connections", "reused"]) >= 1.0, "{:?}", after.samples);
+    assert!(
+        more(&["calls", "_total", "query"]) >= 5.0,
+        "calls by endpoint: {:?}",
+        after.samples
+    );
+    assert!(
+        more(&["calls", "_total", "icashier"]) >= 1.0,
+        "{:?}",
+        after.samples
+    );
+    assert!(
+        more(&["calls", "_total", "invalid-json"]) >= 1.0,
+        "{:?}",
+        after.samples
+    );
+    assert!(
+        more(&["calls", "_total", "unsigned-answer"]) >= 1.0,
+        "{:?}",
+        after.samples
+    );
+    assert!(
+        more(&["connections", "opened"]) >= 1.0,
+        "{:?}",
+        after.samples
+    );
+    assert!(
+        more(&["connections", "reused"]) >= 1.0,
+        "{:?}",
+        after.samples
+    );
     assert!(more(&["reload", "_total"]) >= 1.0, "{:?}", after.samples);
-    let in_force = after.samples.iter().find(|(name, _)| {
-        name.starts_with("countersign_merchants") && !name.contains("_total")
-    });
-    assert_eq!(in_force.map(|(_, value)| *value), Some(2.0), "{:?}", after.samples);
+    let in_force = after
+        .samples
+        .iter()
+        .find(|(name, _)| name.starts_with("countersign_merchants") && !name.contains("_total"));
+    assert_eq!(
+        in_force.map(|(_, value)| *value),
+        Some(2.0),
+        "{:?}",
+        after.samples
+    );
 }
 
 #[test]

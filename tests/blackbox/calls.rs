@@ -21,7 +21,12 @@ fn a_query_s_answer_comes_back_byte_for_byte() {
     let answer = Sidecar::before(&platform).query(query_json(MERID, ORDERID));
     assert_eq!((answer.status, answer.text()), (200, json));
     assert_eq!(answer.header("countersign-verified"), Some("true"));
-    assert!(answer.header("content-type").unwrap().starts_with("application/json"));
+    assert!(
+        answer
+            .header("content-type")
+            .unwrap()
+            .starts_with("application/json")
+    );
 }
 
 #[test]
@@ -81,9 +86,8 @@ fn among_two_merchants_none_is_filled_in() {
 
 #[test]
 fn an_answer_under_an_old_key_is_taken_and_requests_use_the_new_one() {
-    let platform = Platform::start(|seen| {
-        Action::Reply(crate::platform::honest_answer(seen, OTHER_KEY))
-    });
+    let platform =
+        Platform::start(|seen| Action::Reply(crate::platform::honest_answer(seen, OTHER_KEY)));
     let url = platform.url();
     let sidecar = Sidecar::start(|conf| {
         conf.platform = url;
@@ -114,14 +118,18 @@ fn the_app_s_request_id_is_kept_and_a_missing_one_is_made() {
     let own = "X-Request-Id: app-4711";
     let body = query_json(MERID, ORDERID);
     let answer = post_with(sidecar.app(), "/api/query", &[own], &body);
-    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("app-4711")));
+    assert_eq!(
+        (answer.status, answer.header("x-request-id")),
+        (200, Some("app-4711"))
+    );
     let refused = post_with(sidecar.app(), "/api/query", &[own], "{");
     let problem = refused.problem(400, "invalid-json", "no");
     assert_eq!(problem["request_id"], "app-4711");
 
     let first = sidecar.query(&body);
     let second = sidecar.query(&body);
-    let id = |answer: &client::Response| answer.header("x-request-id").unwrap_or_default().to_owned();
+    let id =
+        |answer: &client::Response| answer.header("x-request-id").unwrap_or_default().to_owned();
     assert!(!id(&first).is_empty() && id(&first) != id(&second));
 }
 
@@ -132,7 +140,12 @@ fn a_link_is_made_without_sending_anything() {
     let body = submit_json(&fresh_orderid());
     let answer = sidecar.post("/apis/icashier", &body);
     assert_eq!(answer.status, 200);
-    assert!(answer.header("content-type").unwrap().starts_with("application/json"));
+    assert!(
+        answer
+            .header("content-type")
+            .unwrap()
+            .starts_with("application/json")
+    );
     let link = answer.json();
     let text = wire::base64(&body);
     assert_eq!(link["form"]["fields"]["req"], text);
@@ -151,7 +164,12 @@ fn a_browser_gets_a_page_that_posts_the_form_by_itself() {
     let accept = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8";
     let answer = post_with(sidecar.app(), "/apis/icashier", &[accept], &body);
     assert_eq!(answer.status, 200);
-    assert!(answer.header("content-type").unwrap().starts_with("text/html"));
+    assert!(
+        answer
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/html")
+    );
     let page = answer.text();
     let text = wire::base64(&body);
     let found = |part: &str| assert!(page.contains(part), "{part} is not in {page}");
@@ -181,7 +199,8 @@ fn the_page_escapes_what_stands_in_the_configuration() {
 #[test]
 fn further_interfaces_are_signed_and_verified_without_field_checks() {
     // Neither an order number nor an amount as the document has them for its own interfaces.
-    let body = format!("{{\"merid\":\"{MERID}\",\"refundid\":7,\"orderid\":\"x-1\",\"txnamt\":\"5\"}}");
+    let body =
+        format!("{{\"merid\":\"{MERID}\",\"refundid\":7,\"orderid\":\"x-1\",\"txnamt\":\"5\"}}");
     let json = format!("{{\"respcode\":\"00\",\"merid\":\"{MERID}\",\"refunded\":true}}");
     let said = json.clone();
     let platform = Platform::start(move |_| Action::Reply(enveloped(wire::answer(&said, KEY))));
@@ -198,10 +217,16 @@ fn further_interfaces_are_signed_and_verified_without_field_checks() {
     assert!(seen.is_signed_with(KEY));
 
     // The JSON itself is still checked, and so is the merchant.
-    sidecar.post("/api/refund", "[]").problem(400, "invalid-json", "no");
+    sidecar
+        .post("/api/refund", "[]")
+        .problem(400, "invalid-json", "no");
     let stranger = r#"{"merid":"999999999999999"}"#;
-    sidecar.post("/api/refund", stranger).problem(422, "unknown-merchant", "no");
-    sidecar.post("/api/other", &answer.text()).problem(404, "not-found", "no");
+    sidecar
+        .post("/api/refund", stranger)
+        .problem(422, "unknown-merchant", "no");
+    sidecar
+        .post("/api/other", answer.text())
+        .problem(404, "not-found", "no");
     assert_eq!(platform.count(), 1);
 }
 

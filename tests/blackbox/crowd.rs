@@ -24,13 +24,17 @@ fn six_hundred_calls_at_once_for_two_hundred_merchants_each_get_their_own_answer
     const MERCHANTS: usize = 200;
     const CALLS: usize = 600;
     let known: Vec<_> = (0..MERCHANTS).map(|n| (merid(n), key(n, 0))).collect();
-    let borrowed: Vec<_> = known.iter().map(|(m, k)| (m.as_str(), k.as_str())).collect();
+    let borrowed: Vec<_> = known
+        .iter()
+        .map(|(m, k)| (m.as_str(), k.as_str()))
+        .collect();
     let honest = honestly(&borrowed);
     // Long enough that they overlap, each a little different so that they come back in another order.
     let platform = Platform::start(move |seen| match honest(seen) {
-        Action::Reply(bytes) => {
-            Action::Late(bytes, Duration::from_millis(seen.body.len() as u64 * 7 % 60))
-        }
+        Action::Reply(bytes) => Action::Late(
+            bytes,
+            Duration::from_millis(seen.body.len() as u64 * 7 % 60),
+        ),
         other => other,
     });
     let url = platform.url();
@@ -56,11 +60,18 @@ fn six_hundred_calls_at_once_for_two_hundred_merchants_each_get_their_own_answer
                 let answer = connection.exchange(bytes).unwrap();
                 assert_eq!(answer.status, 200, "{}", answer.text());
                 let json = answer.json();
-                assert_eq!((&json["merid"], &json["orderid"]), (&merid.into(), &orderid.into()));
+                assert_eq!(
+                    (&json["merid"], &json["orderid"]),
+                    (&merid.into(), &orderid.into())
+                );
             })
         })
         .collect();
-    let failed = threads.into_iter().map(thread::JoinHandle::join).filter(Result::is_err).count();
+    let failed = threads
+        .into_iter()
+        .map(thread::JoinHandle::join)
+        .filter(Result::is_err)
+        .count();
     assert_eq!(failed, 0);
     assert_eq!(platform.count(), CALLS);
 }
@@ -74,7 +85,10 @@ fn patient(edit: Arc<AtomicUsize>) -> impl Fn(&Seen) -> Action + Send + Sync {
         let merid = seen.member("merid");
         let n: usize = merid[7..].parse().unwrap();
         let newest = edit.load(Ordering::SeqCst);
-        let fitting = (0..=newest).rev().map(|edit| key(n, edit)).find(|key| seen.is_signed_with(key));
+        let fitting = (0..=newest)
+            .rev()
+            .map(|edit| key(n, edit))
+            .find(|key| seen.is_signed_with(key));
         Action::Reply(match fitting {
             Some(key) => honest_answer(seen, &key),
             None => unsigned("97", "no such key"),
@@ -100,7 +114,9 @@ fn two_hundred_edits_under_load_fail_no_call() {
     let url = platform.url();
     let sidecar = Sidecar::start(|conf| {
         conf.platform = url;
-        conf.merchants = (0..MERCHANTS).map(|n| merchant(&merid(n), &key(n, 0))).collect();
+        conf.merchants = (0..MERCHANTS)
+            .map(|n| merchant(&merid(n), &key(n, 0)))
+            .collect();
     });
     let (address, stop) = (sidecar.app(), Arc::new(AtomicBool::new(false)));
     let callers: Vec<_> = (0..4)
@@ -112,7 +128,9 @@ fn two_hundred_edits_under_load_fail_no_call() {
                 while !stop.load(Ordering::SeqCst) {
                     let n = (caller * 5 + calls) % MERCHANTS;
                     let body = query_json(&merid(n), "UNDERLOAD1");
-                    let answer = connection.exchange(post_bytes("/api/query", &[], body)).unwrap();
+                    let answer = connection
+                        .exchange(post_bytes("/api/query", &[], body))
+                        .unwrap();
                     assert_eq!(answer.status, 200, "call {calls}: {}", answer.text());
                     calls += 1;
                 }
@@ -133,14 +151,19 @@ fn two_hundred_edits_under_load_fail_no_call() {
     }
     eventually("the last edit is in force", Duration::from_secs(2), || {
         sidecar.query(query_json(&merid(3), "LASTEDIT01"));
-        platform.last_of("LASTEDIT01").is_some_and(|seen| seen.is_signed_with(&key(3, EDITS)))
+        platform
+            .last_of("LASTEDIT01")
+            .is_some_and(|seen| seen.is_signed_with(&key(3, EDITS)))
     });
     let until = Instant::now() + Duration::from_millis(200);
     while Instant::now() < until {
         thread::yield_now();
     }
     stop.store(true, Ordering::SeqCst);
-    let calls: usize = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
+    let calls: usize = callers
+        .into_iter()
+        .map(|caller| caller.join().unwrap())
+        .sum();
     assert!(calls > EDITS, "{calls} calls are no load");
     assert!(sidecar.metrics().sum(&["reload"]) >= before + 100.0);
 }

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 const TIMEOUT: &str = "1s";
 const AT_MOST: Duration = Duration::from_millis(2500);
 
-fn started(
-    behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static,
-) -> (Platform, Sidecar) {
+fn started(behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static) -> (Platform, Sidecar) {
     let platform = Platform::start(behaviour);
     let url = platform.url();
     let sidecar = Sidecar::start(|conf| {
@@ -54,14 +52,22 @@ fn the_deadline_holds_however_slow_the_platform_is() {
         bytes.extend(b"x");
         Action::Drip(bytes, Duration::from_millis(5))
     };
-    for (name, behaviour) in [("hangs", hang), ("drips", drip), ("drips its body", drip_body)] {
+    for (name, behaviour) in [
+        ("hangs", hang),
+        ("drips", drip),
+        ("drips its body", drip_body),
+    ] {
         let (platform, sidecar) = started(behaviour);
         for (n, (path, body)) in calls().into_iter().enumerate() {
             let began = Instant::now();
             let answer = sidecar.post(path, body);
             assert_eq!(answer.status, 504, "{name} {path}: {}", answer.text());
             let problem = answer.problem(504, "platform-timeout", "unknown");
-            assert!(began.elapsed() < AT_MOST, "{name} {path}: {:?}", began.elapsed());
+            assert!(
+                began.elapsed() < AT_MOST,
+                "{name} {path}: {:?}",
+                began.elapsed()
+            );
             assert_eq!(problem["merid"], MERID);
             assert_eq!(platform.count(), n + 1, "{name} {path}: sent again");
         }
@@ -74,7 +80,9 @@ fn an_answer_cut_off_inside_leaves_the_outcome_unknown() {
     let in_header: fn(&Seen) -> Action = |_| Action::Cut(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec());
     let in_body: fn(&Seen) -> Action = |seen| Action::Cut(half(seen));
     let in_chunk: fn(&Seen) -> Action = |_| {
-        Action::Cut(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\nresp=abc".to_vec())
+        Action::Cut(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\nresp=abc".to_vec(),
+        )
     };
     for (name, behaviour) in [
         ("before the header", nothing),
@@ -87,7 +95,11 @@ fn an_answer_cut_off_inside_leaves_the_outcome_unknown() {
             let answer = sidecar.post(path, body);
             assert_eq!(answer.status, 502, "{name} {path}: {}", answer.text());
             answer.problem(502, "platform-cut-off", "unknown");
-            assert_eq!(platform.count(), n + 1, "{name} {path}: sent again on a fresh connection");
+            assert_eq!(
+                platform.count(),
+                n + 1,
+                "{name} {path}: sent again on a fresh connection"
+            );
         }
     }
 }
@@ -119,9 +131,17 @@ fn a_submit_on_a_connection_that_dies_is_sent_once() {
         let body = submit_json(&fresh_orderid());
         let answer = sidecar.post(path, &body);
         answer.problem(502, "platform-cut-off", "unknown");
-        let copies = platform.seen().iter().filter(|seen| seen.plain() == body).count();
+        let copies = platform
+            .seen()
+            .iter()
+            .filter(|seen| seen.plain() == body)
+            .count();
         assert_eq!(copies, 1, "{path}");
-        assert_eq!((platform.connections(), platform.last().number), (1, 2), "it was a pooled one");
+        assert_eq!(
+            (platform.connections(), platform.last().number),
+            (1, 2),
+            "it was a pooled one"
+        );
     }
 }
 
@@ -139,7 +159,11 @@ fn a_query_on_a_connection_that_dies_is_sent_again_once_on_a_fresh_one() {
     let second = "SECOND0001".to_owned();
     assert_eq!(
         seen,
-        [(1, 1, ORDERID.to_owned()), (1, 2, second.clone()), (2, 1, second)]
+        [
+            (1, 1, ORDERID.to_owned()),
+            (1, 2, second.clone()),
+            (2, 1, second)
+        ]
     );
 }
 
@@ -196,7 +220,8 @@ fn connections_closed_while_idle_lose_no_call() {
 #[test]
 fn every_lawful_way_to_frame_an_answer_is_understood() {
     let interim: fn(&Seen) -> Action = |seen| {
-        let mut bytes = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".to_vec();
+        let mut bytes =
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".to_vec();
         bytes.extend(honest(seen));
         Action::Reply(bytes)
     };
@@ -223,7 +248,8 @@ fn every_lawful_way_to_frame_an_answer_is_understood() {
         let form = wire::answer(crate::platform::full_answer(seen), KEY);
         Action::Cut(crate::platform::http(200, &["Connection: close"], form))
     };
-    let in_drops: fn(&Seen) -> Action = |seen| Action::Drip(honest(seen), Duration::from_micros(200));
+    let in_drops: fn(&Seen) -> Action =
+        |seen| Action::Drip(honest(seen), Duration::from_micros(200));
     for (name, behaviour) in [
         ("1xx first", interim),
         ("chunked", chunked),

@@ -82,7 +82,10 @@ fn a_query_names_an_order_one_way_or_the_other() {
         let answer = sidecar.query(body.to_string());
         let problem = answer.problem(422, "invalid-field", "no");
         let field = problem["field"].as_str().unwrap_or_default();
-        assert!(field.contains("orderid") || field.contains("queryid"), "{body}: {problem}");
+        assert!(
+            field.contains("orderid") || field.contains("queryid"),
+            "{body}: {problem}"
+        );
     }
     assert_eq!(platform.count(), 0);
     for body in [
@@ -127,6 +130,11 @@ fn a_refusal_says_whose_order_it_was() {
         "action": "Cash", "txnamt": 1, "merid": MERID, "orderid": ORDERID,
         "backurl": "https://shop.example.com/b",
     });
-    let problem = sidecar.submit(body.to_string()).problem(422, "invalid-field", "no");
-    assert_eq!((&problem["merid"], &problem["orderid"]), (&json!(MERID), &json!(ORDERID)));
+    let problem = sidecar
+        .submit(body.to_string())
+        .problem(422, "invalid-field", "no");
+    assert_eq!(
+        (&problem["merid"], &problem["orderid"]),
+        (&json!(MERID), &json!(ORDERID))
+    );
 }

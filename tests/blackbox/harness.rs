@@ -60,7 +60,11 @@ pub(crate) fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut()
 pub(crate) fn skip(test: &str, reason: &str) {
     println!("SKIPPED: {test}: {reason}");
     if let Some(path) = std::env::var_os("COUNTERSIGN_TEST_SKIPS") {
-        let mut file = File::options().create(true).append(true).open(path).unwrap();
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
         writeln!(file, "SKIPPED: {test}: {reason}").unwrap();
     }
 }
@@ -412,7 +416,11 @@ impl Metrics {
 /// An orderid that no other test uses.
 pub(crate) fn fresh_orderid() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    format!("T{:07}A{:05}", std::process::id(), NEXT.fetch_add(1, Ordering::SeqCst))
+    format!(
+        "T{:07}A{:05}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::SeqCst)
+    )
 }
 
 /// A submit with nothing wrong in it.

@@ -19,7 +19,11 @@ fn calls_go_on(sidecar: &Sidecar) {
         let began = Instant::now();
         let answer = client::post(sidecar.app(), path, body);
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-        assert!(began.elapsed() < Duration::from_secs(4), "{path}: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(4),
+            "{path}: {:?}",
+            began.elapsed()
+        );
     }
 }
 
@@ -77,7 +81,11 @@ fn refuses_to_start(setup: &Setup, word: &str) {
     let (code, said) = setup.refused(Duration::from_secs(3));
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains(word), "{said}");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
@@ -93,7 +101,9 @@ fn a_corrupt_store_stops_the_start_and_is_left_as_it_is() {
 fn a_store_newer_than_the_binary_stops_the_start() {
     let newer = Setup::new(|_| {});
     let store = rusqlite::Connection::open(newer.store()).unwrap();
-    store.pragma_update(None, "user_version", 1_000_000).unwrap();
+    store
+        .pragma_update(None, "user_version", 1_000_000)
+        .unwrap();
     drop(store);
     refuses_to_start(&newer, "countersign.db");
 }
@@ -102,7 +112,11 @@ fn a_store_newer_than_the_binary_stops_the_start() {
 fn a_store_in_a_folder_that_is_not_there_stops_the_start() {
     let setup = Setup::new(|_| {});
     let conf = fs::read_to_string(setup.conf_file()).unwrap();
-    fs::write(setup.conf_file(), conf.replace("countersign.db", "none/countersign.db")).unwrap();
+    fs::write(
+        setup.conf_file(),
+        conf.replace("countersign.db", "none/countersign.db"),
+    )
+    .unwrap();
     refuses_to_start(&setup, "none/countersign.db");
 }
 

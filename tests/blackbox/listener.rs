@@ -22,7 +22,12 @@ fn the_body_is_json_whatever_its_content_type_says() {
         "Content-Type: ;;;",
         "X-No-Content-Type: 1",
     ] {
-        let answer = post_with(sidecar.app(), "/api/query", &[line], query_json(MERID, ORDERID));
+        let answer = post_with(
+            sidecar.app(),
+            "/api/query",
+            &[line],
+            query_json(MERID, ORDERID),
+        );
         assert_eq!(answer.status, 200, "{line}: {}", answer.text());
     }
 }
@@ -56,9 +61,15 @@ fn a_connection_carries_many_calls_good_and_bad() {
         let answer = connection.exchange(good).unwrap();
         assert_eq!(answer.json()["orderid"], orderid);
         let bad = post_bytes("/api/query", &[], "{");
-        connection.exchange(bad).unwrap().problem(400, "invalid-json", "no");
+        connection
+            .exchange(bad)
+            .unwrap()
+            .problem(400, "invalid-json", "no");
         let lost = post_bytes("/nowhere", &[], "{}");
-        connection.exchange(lost).unwrap().problem(404, "not-found", "no");
+        connection
+            .exchange(lost)
+            .unwrap()
+            .problem(404, "not-found", "no");
     }
     assert_eq!(platform.count(), 20);
 }
@@ -120,7 +131,10 @@ fn an_http_1_0_client_is_served() {
             body.len()
         ))
         .unwrap();
-    assert_eq!((answer.status, answer.json()["orderid"].as_str()), (200, Some(ORDERID)));
+    assert_eq!(
+        (answer.status, answer.json()["orderid"].as_str()),
+        (200, Some(ORDERID))
+    );
     assert!(connection.is_ended());
 }
 
@@ -128,7 +142,11 @@ fn an_http_1_0_client_is_served() {
 fn close_is_honoured() {
     let (_platform, sidecar) = honest();
     let mut connection = Connection::open(sidecar.app()).unwrap();
-    let bytes = post_bytes("/api/query", &["Connection: close"], query_json(MERID, ORDERID));
+    let bytes = post_bytes(
+        "/api/query",
+        &["Connection: close"],
+        query_json(MERID, ORDERID),
+    );
     assert_eq!(connection.exchange(bytes).unwrap().status, 200);
     assert!(connection.is_ended());
 }
@@ -169,6 +187,8 @@ fn a_unix_socket_left_behind_by_a_killed_run_is_taken_over() {
     let mut sidecar = Sidecar::start(|conf| conf.listen = vec![format!("unix:{}", path.display())]);
     sidecar.restart();
     let mut connection = Connection::open_unix(&path).unwrap();
-    let answer = connection.exchange(post_bytes("/api/query", &[], "{")).unwrap();
+    let answer = connection
+        .exchange(post_bytes("/api/query", &[], "{"))
+        .unwrap();
     answer.problem(400, "invalid-json", "no");
 }

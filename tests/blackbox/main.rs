@@ -16,6 +16,7 @@ mod platform;
 mod wire;
 
 // What they claim, in the order of the contract.
+mod bodies;
 mod calls;
 mod fields;
 mod listener;

@@ -40,12 +40,24 @@ fn each_forgiven_oddity_is_verified_and_counted() {
     let sign = wire::sign(&text, KEY);
     let object = serde_json::json!({"resp": text, "sign": sign}).to_string();
     let odd: Vec<(&str, Vec<u8>)> = vec![
-        ("a raw plus", enveloped(format!("resp={}&sign={sign}", text.replace('=', "%3D")))),
+        (
+            "a raw plus",
+            enveloped(format!("resp={}&sign={sign}", text.replace('=', "%3D"))),
+        ),
         ("lines with LF", signed(&broken_into_lines(&text, "\n"))),
-        ("lines with CR LF", signed(&broken_into_lines(&text, "\r\n"))),
+        (
+            "lines with CR LF",
+            signed(&broken_into_lines(&text, "\r\n")),
+        ),
         ("no padding", signed(text.trim_end_matches('='))),
-        ("upper case", enveloped(wire::answer_around(&text, &sign.to_uppercase()))),
-        ("a JSON envelope", http(200, &["Content-Type: application/json"], object)),
+        (
+            "upper case",
+            enveloped(wire::answer_around(&text, &sign.to_uppercase())),
+        ),
+        (
+            "a JSON envelope",
+            http(200, &["Content-Type: application/json"], object),
+        ),
     ];
     let reply = Arc::new(Mutex::new(signed(&text)));
     let said = Arc::clone(&reply);
@@ -60,15 +72,27 @@ fn each_forgiven_oddity_is_verified_and_counted() {
 
     let before = counted();
     assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
-    assert_eq!(sum(&counted()), sum(&before), "nothing odd, nothing counted");
+    assert_eq!(
+        sum(&counted()),
+        sum(&before),
+        "nothing odd, nothing counted"
+    );
 
     for (name, bytes) in odd {
         *reply.lock().unwrap() = bytes;
         let before = counted();
         let answer = sidecar.query(query_json(MERID, ORDERID));
         assert_eq!((answer.status, answer.text()), (200, json()), "{name}");
-        assert_eq!(answer.header("countersign-verified"), Some("true"), "{name}");
-        assert!(sum(&counted()) > sum(&before), "{name} is counted nowhere: {:?}", counted());
+        assert_eq!(
+            answer.header("countersign-verified"),
+            Some("true"),
+            "{name}"
+        );
+        assert!(
+            sum(&counted()) > sum(&before),
+            "{name} is counted nowhere: {:?}",
+            counted()
+        );
     }
     let kinds = counted().values().filter(|count| **count > 0.0).count();
     assert!(kinds >= 5, "{:?}", counted());

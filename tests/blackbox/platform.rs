@@ -98,9 +98,7 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    pub(crate) fn start(
-        behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn start(behaviour: impl Fn(&Seen) -> Action + Send + Sync + 'static) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), behaviour)
     }
 
@@ -119,7 +117,8 @@ impl Platform {
     ) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         Self::listen(("https", address), behaviour, move |stream| {
-            let tls = rustls::ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
+            let tls =
+                rustls::ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
             Ok(Box::new(rustls::StreamOwned::new(tls, stream)))
         })
     }
@@ -185,7 +184,9 @@ impl Platform {
     /// The newest request about this order.
     pub(crate) fn last_of(&self, orderid: &str) -> Option<Seen> {
         let seen = self.seen();
-        seen.into_iter().rev().find(|seen| seen.member("orderid") == orderid)
+        seen.into_iter()
+            .rev()
+            .find(|seen| seen.member("orderid") == orderid)
     }
 
     /// Waits until it has seen this many requests in all.
@@ -195,7 +196,11 @@ impl Platform {
         let mut seen = self.record.seen.lock().unwrap();
         while seen.len() < count {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{} of {count} requests arrived", seen.len());
+            assert!(
+                !left.is_zero(),
+                "{} of {count} requests arrived",
+                seen.len()
+            );
             seen = self.record.more.wait_timeout(seen, left).unwrap().0;
         }
     }
@@ -270,7 +275,10 @@ fn write(stream: &mut BufReader<Box<dyn Stream>>, bytes: &[u8]) -> io::Result<()
 /// A whole HTTP answer with its Content-Length.
 pub(crate) fn http(status: u16, headers: &[&str], body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
-    let mut bytes = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n", body.len());
+    let mut bytes = format!(
+        "HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n",
+        body.len()
+    );
     for line in headers {
         bytes.push_str(line);
         bytes.push_str("\r\n");
@@ -283,7 +291,11 @@ pub(crate) fn http(status: u16, headers: &[&str], body: impl AsRef<[u8]>) -> Vec
 
 /// A 200 around an envelope in form encoding.
 pub(crate) fn enveloped(form: impl AsRef<[u8]>) -> Vec<u8> {
-    http(200, &["Content-Type: application/x-www-form-urlencoded"], form)
+    http(
+        200,
+        &["Content-Type: application/x-www-form-urlencoded"],
+        form,
+    )
 }
 
 /// A full answer to this query, after §3.4.4 of the document.
@@ -352,7 +364,10 @@ fn the_stand_in_answers_a_vector_as_the_document_says() {
         wire::sign(&text, &case.key)
     );
     let seen = platform.last();
-    assert_eq!((seen.plain(), seen.form()), (case.json.clone(), case.form.clone()));
+    assert_eq!(
+        (seen.plain(), seen.form()),
+        (case.json.clone(), case.form.clone())
+    );
     assert_eq!((seen.connection, seen.number), (1, 1));
 
     let forged = wire::request(&case.json, "another key");

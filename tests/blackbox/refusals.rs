@@ -2,7 +2,7 @@
 
 use crate::client::{self, Connection, post_bytes, post_with};
 use crate::harness::{
-    KEY, MERID, ORDERID, OTHER_KEY, OTHER_MERID, Sidecar, fresh_orderid, free_port, is_installed,
+    KEY, MERID, ORDERID, OTHER_KEY, OTHER_MERID, Sidecar, free_port, fresh_orderid, is_installed,
     merchant, query_json, skip, submit_json, submit_of,
 };
 use crate::platform::{Action, Platform, http, unsigned};
@@ -14,10 +14,21 @@ use std::time::{Duration, Instant};
 #[test]
 fn an_unknown_path_is_not_found() {
     let sidecar = Sidecar::start(|_| {});
-    for path in ["/", "/api/other", "/api/query/", "/API/QUERY", "/metrics", "/apis/query"] {
-        sidecar.post(path, query_json(MERID, ORDERID)).problem(404, "not-found", "no");
+    for path in [
+        "/",
+        "/api/other",
+        "/api/query/",
+        "/API/QUERY",
+        "/metrics",
+        "/apis/query",
+    ] {
+        sidecar
+            .post(path, query_json(MERID, ORDERID))
+            .problem(404, "not-found", "no");
     }
-    client::fetch(sidecar.app(), "/").unwrap().problem(404, "not-found", "no");
+    client::fetch(sidecar.app(), "/")
+        .unwrap()
+        .problem(404, "not-found", "no");
 }
 
 #[test]
@@ -27,7 +38,9 @@ fn other_methods_are_told_which_one_is_meant() {
         for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
             let mut connection = Connection::open(sidecar.app()).unwrap();
             let answer = connection
-                .exchange(format!("{method} {path} HTTP/1.1\r\nHost: app\r\nContent-Length: 0\r\n\r\n"))
+                .exchange(format!(
+                    "{method} {path} HTTP/1.1\r\nHost: app\r\nContent-Length: 0\r\n\r\n"
+                ))
                 .unwrap();
             answer.problem(405, "method-not-allowed", "no");
             assert_eq!(answer.header("allow"), Some("POST"), "{method} {path}");
@@ -36,141 +49,14 @@ fn other_methods_are_told_which_one_is_meant() {
 }
 
 #[test]
-fn whatever_is_not_one_json_object_is_refused() {
-    let platform = Platform::honest(&[(MERID, KEY)]);
-    let sidecar = Sidecar::before(&platform);
-    let good = query_json(MERID, ORDERID);
-    let deep = format!("{{\"orderid\":\"{ORDERID}\",\"x\":{}{}}}", "[".repeat(40), "]".repeat(40));
-    let very_deep = "{\"x\":".repeat(10_000);
-    let mut not_utf8 = good.clone().into_bytes();
-    not_utf8[2] = 0xff;
-    let bad: Vec<(&str, Vec<u8>)> = vec![
-        ("empty", Vec::new()),
-        ("spaces", b"  \r\n".to_vec()),
-        ("text", b"hello".to_vec()),
-        ("cut off", good.as_bytes()[..good.len() - 1].to_vec()),
-        ("array", format!("[{good}]").into()),
-        ("string", b"\"x\"".to_vec()),
-        ("number", b"1".to_vec()),
-        ("null", b"null".to_vec()),
-        ("trailing text", format!("{good} x").into()),
-        ("two objects", format!("{good}{good}").into()),
-        ("trailing zero byte", format!("{good}\0").into()),
-        ("trailing comma", format!("{},}}", &good[..good.len() - 1]).into()),
-        ("single quotes", good.replace('"', "'").into()),
-        ("comment", format!("/* x */{good}").into()),
-        ("raw line break in a string", good.replace(ORDERID, "ORD\n1234567").into()),
-        ("invalid utf-8", not_utf8),
-        ("utf-16", good.encode_utf16().flat_map(u16::to_be_bytes).collect()),
-        ("gbk", [good.replace('}', ",\"n\":\"").as_bytes(), b"\xd5\xc5\"}"].concat()),
-        ("lone surrogate", good.replace('}', ",\"n\":\"\\ud800\"}").into()),
-        ("surrogates the wrong way round", good.replace('}', ",\"n\":\"\\udc00\\ud800\"}").into()),
-        ("lone surrogate in a name", good.replace('}', ",\"\\ud800\":1}").into()),
-        ("bad escape", good.replace('}', ",\"n\":\"\\x41\"}").into()),
-        ("leading zero", good.replace('}', ",\"n\":01}").into()),
-        ("NaN", good.replace('}', ",\"n\":NaN}").into()),
-        ("deep", deep.into()),
-        ("very deep", very_deep.into()),
-    ];
-    for (name, body) in &bad {
-        let answer = sidecar.query(body);
-        assert_eq!(answer.status, 400, "{name}: {}", answer.text());
-        answer.problem(400, "invalid-json", "no");
-    }
-    assert_eq!(platform.count(), 0);
-    assert_eq!(sidecar.query(good).status, 200, "still there");
-}
-
-#[test]
-fn nesting_within_bounds_is_let_through() {
-    let platform = Platform::honest(&[(MERID, KEY)]);
-    let sidecar = Sidecar::before(&platform);
-    let body = format!(
-        "{{\"merid\":\"{MERID}\",\"orderid\":\"{ORDERID}\",\"x\":{}{}}}",
-        "[".repeat(20),
-        "]".repeat(20)
-    );
-    assert_eq!(sidecar.query(body).status, 200);
-}
-
-#[test]
-fn no_member_may_stand_twice_however_it_is_written() {
-    let platform = Platform::honest(&[(MERID, KEY)]);
-    let sidecar = Sidecar::before(&platform);
-    let good = query_json(MERID, ORDERID);
-    for further in [
-        "\"merid\":\"100000000000001\"",
-        "\"m\\u0065rid\":\"100000000000001\"",
-        "\"\\u006d\\u0065\\u0072\\u0069\\u0064\":\"1\"",
-        "\"x\":1,\"x\":1",
-        "\"deep\":{\"a\":1,\"a\":2}",
-        "\"deep\":[{\"b\":{\"\\u0061\":1,\"a\":2}}]",
-        "\"\":1,\"\":2",
-        "\"\\ud83d\\udcb0\":1,\"\u{1f4b0}\":2",
-    ] {
-        let body = good.replace('}', &format!(",{further}}}"));
-        let answer = sidecar.query(&body);
-        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
-        answer.problem(400, "duplicate-member", "no");
-    }
-    assert_eq!(platform.count(), 0);
-    let apart = good.replace('}', ",\"Merid\":1,\"a\":{\"merid\":1},\"b\":{\"merid\":1}}");
-    assert_eq!(sidecar.query(apart).status, 200, "the same name in other objects is none");
-}
-
-#[test]
-fn a_body_past_the_bound_is_refused_before_it_arrives() {
-    let sidecar = Sidecar::start(|_| {});
-    for further in ["", "Expect: 100-continue\r\n"] {
-        let mut connection = Connection::open(sidecar.app()).unwrap();
-        let began = Instant::now();
-        let answer = connection
-            .exchange(format!(
-                "POST /api/query HTTP/1.1\r\nHost: app\r\n{further}Content-Length: 65537\r\n\r\n"
-            ))
-            .unwrap();
-        answer.problem(413, "body-too-large", "no");
-        assert!(answer.interim.is_empty(), "no 100 for a body that is not wanted");
-        assert!(began.elapsed() < Duration::from_secs(2));
-    }
-}
-
-#[test]
-fn a_chunked_body_past_the_bound_is_refused() {
-    let sidecar = Sidecar::start(|_| {});
-    let mut connection = Connection::open(sidecar.app()).unwrap();
-    connection
-        .send("POST /api/query HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n")
-        .unwrap();
-    let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
-    for _ in 0..4 {
-        connection.send(&chunk).unwrap();
-    }
-    // One byte past 64 KiB, and no end: the answer must not wait for more.
-    connection.send("1\r\nx\r\n").unwrap();
-    connection.receive().unwrap().problem(413, "body-too-large", "no");
-}
-
-#[test]
-fn a_body_of_exactly_the_bound_is_let_through() {
-    let platform = Platform::honest(&[(MERID, KEY)]);
-    let url = platform.url();
-    let sidecar = Sidecar::start(|conf| {
-        conf.platform = url;
-        conf.app = "max_body = \"1KiB\"".to_owned();
-    });
-    let body = format!("{:<1024}", query_json(MERID, ORDERID));
-    assert_eq!(sidecar.query(&body).status, 200);
-    sidecar.query(format!("{body} ")).problem(413, "body-too-large", "no");
-}
-
-#[test]
 fn an_unknown_merchant_is_refused_by_name() {
     let platform = Platform::honest(&[]);
     let sidecar = Sidecar::before(&platform);
     for path in ["/api/query", "/api/icashier", "/apis/icashier"] {
         let body = submit_of("999999999999999", ORDERID, 1);
-        let problem = sidecar.post(path, body).problem(422, "unknown-merchant", "no");
+        let problem = sidecar
+            .post(path, body)
+            .problem(422, "unknown-merchant", "no");
         assert_eq!(problem["merid"], "999999999999999");
         assert_eq!(problem["orderid"], ORDERID);
     }
@@ -202,10 +88,22 @@ fn an_order_keeps_its_amount_and_action_even_over_a_restart() {
             }
         }
         assert_eq!(platform.count(), sent, "{run}: nothing was sent");
-        assert_eq!(sidecar.submit(&first).status, 200, "{run}: the same again is allowed");
+        assert_eq!(
+            sidecar.submit(&first).status,
+            200,
+            "{run}: the same again is allowed"
+        );
         let other_merchant = submit_of(OTHER_MERID, &orderid, 1);
-        assert_eq!(sidecar.submit(other_merchant).status, 200, "{run}: order numbers are a merchant's own");
-        assert_eq!(sidecar.query(query_json(MERID, &orderid)).status, 200, "{run}: a query is no order");
+        assert_eq!(
+            sidecar.submit(other_merchant).status,
+            200,
+            "{run}: order numbers are a merchant's own"
+        );
+        assert_eq!(
+            sidecar.query(query_json(MERID, &orderid)).status,
+            200,
+            "{run}: a query is no order"
+        );
         sidecar.restart();
     }
 }
@@ -214,9 +112,14 @@ fn an_order_keeps_its_amount_and_action_even_over_a_restart() {
 fn a_link_counts_as_signed_too() {
     let sidecar = Sidecar::start(|_| {});
     let orderid = fresh_orderid();
-    assert_eq!(sidecar.post("/apis/icashier", submit_json(&orderid)).status, 200);
+    assert_eq!(
+        sidecar.post("/apis/icashier", submit_json(&orderid)).status,
+        200
+    );
     let other = submit_of(MERID, &orderid, 7);
-    sidecar.post("/apis/icashier", other).problem(409, "order-conflict", "no");
+    sidecar
+        .post("/apis/icashier", other)
+        .problem(409, "order-conflict", "no");
 }
 
 #[test]
@@ -231,8 +134,16 @@ fn of_two_amounts_at_once_only_one_is_signed() {
         })
         .collect();
     let statuses: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
-    assert_eq!(statuses.iter().filter(|it| **it == 200).count(), 1, "{statuses:?}");
-    assert_eq!(statuses.iter().filter(|it| **it == 409).count(), 15, "{statuses:?}");
+    assert_eq!(
+        statuses.iter().filter(|it| **it == 200).count(),
+        1,
+        "{statuses:?}"
+    );
+    assert_eq!(
+        statuses.iter().filter(|it| **it == 409).count(),
+        15,
+        "{statuses:?}"
+    );
     assert_eq!(platform.count(), 1);
 }
 
@@ -246,15 +157,21 @@ fn past_the_bound_in_flight_is_refused_at_once() {
         conf.app = "max_in_flight = 1".to_owned();
     });
     let address = sidecar.app();
-    let first = thread::spawn(move || client::post(address, "/api/query", query_json(MERID, ORDERID)));
+    let first =
+        thread::spawn(move || client::post(address, "/api/query", query_json(MERID, ORDERID)));
     platform.wait_for(1);
     let began = Instant::now();
     let answer = sidecar.query(query_json(MERID, ORDERID));
     answer.problem(503, "overloaded", "no");
     assert!(began.elapsed() < Duration::from_secs(1));
-    let retry_after = answer.header("retry-after").and_then(|it| it.parse::<u32>().ok());
+    let retry_after = answer
+        .header("retry-after")
+        .and_then(|it| it.parse::<u32>().ok());
     assert!(retry_after.is_some(), "{answer:?}");
-    first.join().unwrap().problem(504, "platform-timeout", "unknown");
+    first
+        .join()
+        .unwrap()
+        .problem(504, "platform-timeout", "unknown");
     assert_eq!(platform.count(), 1);
 }
 
@@ -270,7 +187,9 @@ fn a_refused_connection_and_an_unknown_name_were_certainly_not_sent() {
             let problem = problem.problem(502, "platform-unreachable", "no");
             let detail = problem["detail"].as_str().unwrap().to_lowercase();
             let says_which = match word {
-                "" => ["dns", "name", "resolve", "look"].iter().any(|it| detail.contains(it)),
+                "" => ["dns", "name", "resolve", "look"]
+                    .iter()
+                    .any(|it| detail.contains(it)),
                 word => detail.contains(word),
             };
             assert!(says_which, "{platform}: {detail}");
@@ -306,9 +225,14 @@ sys.stdin.read()
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(full.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(full.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
     match line.trim().parse::<u16>() {
-        Err(_) => skip(NAME, &format!("no backlog could be filled here: {}", line.trim())),
+        Err(_) => skip(
+            NAME,
+            &format!("no backlog could be filled here: {}", line.trim()),
+        ),
         Ok(port) => {
             let sidecar = Sidecar::start(|conf| {
                 conf.platform = format!("http://127.0.0.1:{port}");
@@ -316,8 +240,15 @@ sys.stdin.read()
             });
             let began = Instant::now();
             let answer = sidecar.submit(submit_json(&fresh_orderid()));
-            assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
-            let code = answer.json()["code"].as_str().unwrap_or_default().to_owned();
+            assert!(
+                began.elapsed() < Duration::from_millis(2500),
+                "{:?}",
+                began.elapsed()
+            );
+            let code = answer.json()["code"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             match code.as_str() {
                 "platform-timeout" => answer.problem(504, "platform-timeout", "no"),
                 _ => answer.problem(502, "platform-unreachable", "no"),
@@ -332,10 +263,15 @@ sys.stdin.read()
 fn an_unsigned_answer_says_what_the_platform_said() {
     let platform = Platform::start(|_| Action::Reply(unsigned("96", "商户号不存在")));
     let sidecar = Sidecar::before(&platform);
-    let problem = sidecar.query(query_json(MERID, ORDERID)).problem(502, "unsigned-answer", "yes");
+    let problem = sidecar
+        .query(query_json(MERID, ORDERID))
+        .problem(502, "unsigned-answer", "yes");
     assert_eq!(problem["platform"]["respcode"], "96");
     assert_eq!(problem["platform"]["respmsg"], "商户号不存在");
-    assert_eq!((&problem["merid"], &problem["orderid"]), (&MERID.into(), &ORDERID.into()));
+    assert_eq!(
+        (&problem["merid"], &problem["orderid"]),
+        (&MERID.into(), &ORDERID.into())
+    );
 }
 
 #[test]
@@ -365,8 +301,15 @@ fn a_broken_request_is_answered_with_400() {
         let mut connection = Connection::open(sidecar.app()).unwrap();
         let answer = connection.exchange(broken);
         let answer = answer.unwrap_or_else(|error| panic!("{broken:?}: {error}"));
-        assert!([400, 501, 505].contains(&answer.status), "{broken:?}: {}", answer.text());
-        assert!(connection.is_ended(), "{broken:?}: the connection stays open");
+        assert!(
+            [400, 501, 505].contains(&answer.status),
+            "{broken:?}: {}",
+            answer.text()
+        );
+        assert!(
+            connection.is_ended(),
+            "{broken:?}: the connection stays open"
+        );
     }
 }
 
@@ -374,7 +317,8 @@ fn a_broken_request_is_answered_with_400() {
 fn a_length_beside_chunks_never_opens_a_second_request() {
     let platform = Platform::honest(&[(MERID, KEY)]);
     let sidecar = Sidecar::before(&platform);
-    let smuggled = String::from_utf8(post_bytes("/api/query", &[], query_json(MERID, ORDERID))).unwrap();
+    let smuggled =
+        String::from_utf8(post_bytes("/api/query", &[], query_json(MERID, ORDERID))).unwrap();
     let mut connection = Connection::open(sidecar.app()).unwrap();
     let answer = connection.exchange(format!(
         "POST /api/query HTTP/1.1\r\nHost: app\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
@@ -390,6 +334,9 @@ fn a_refusal_never_repeats_the_body() {
     let body = r#"{"merid":"100000000000001","accname":"张三丰","accno":"11010119900307863X","orderid":"x"}"#;
     for path in ["/api/query", "/api/icashier", "/nowhere"] {
         let text = post_with(sidecar.app(), path, &[], body).text();
-        assert!(!text.contains("张三丰") && !text.contains("11010119900307863X"), "{text}");
+        assert!(
+            !text.contains("张三丰") && !text.contains("11010119900307863X"),
+            "{text}"
+        );
     }
 }

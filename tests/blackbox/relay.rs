@@ -15,7 +15,8 @@ fn submitted(reply: Vec<u8>) -> (crate::client::Response, Platform, String) {
 fn a_redirect_is_passed_on_and_not_followed() {
     for status in [301, 302, 303, 307, 308] {
         let location = "https://cashier.example.com/pay?t=%E4%B8%AD&x=1#top";
-        let (answer, platform, _) = submitted(http(status, &[&format!("Location: {location}")], ""));
+        let (answer, platform, _) =
+            submitted(http(status, &[&format!("Location: {location}")], ""));
         assert_eq!(answer.status, status);
         assert_eq!(answer.header("location"), Some(location));
         assert_eq!(answer.header("countersign-verified"), Some("false"));
@@ -42,10 +43,16 @@ fn a_page_is_passed_on_byte_for_byte_with_its_cookies() {
     let (answer, _, _) = submitted(http(200, &headers, &page));
     assert_eq!(answer.status, 200);
     assert!(answer.body == page, "{} bytes", answer.body.len());
-    assert_eq!(answer.header("content-type"), Some("text/html; charset=gbk"));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/html; charset=gbk")
+    );
     assert_eq!(
         answer.headers_named("set-cookie"),
-        ["a=1; Path=/; HttpOnly", "b=2; Expires=Wed, 01 Mar 2017 12:00:00 GMT"]
+        [
+            "a=1; Path=/; HttpOnly",
+            "b=2; Expires=Wed, 01 Mar 2017 12:00:00 GMT"
+        ]
     );
     assert_eq!(answer.header("countersign-verified"), Some("false"));
     assert!(answer.header("x-request-id").is_some());
@@ -55,7 +62,10 @@ fn a_page_is_passed_on_byte_for_byte_with_its_cookies() {
 fn the_platform_s_own_errors_are_passed_on() {
     for status in [400, 404, 500, 503] {
         let (answer, _, _) = submitted(http(status, &["Content-Type: text/plain"], "no such page"));
-        assert_eq!((answer.status, answer.text().as_str()), (status, "no such page"));
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (status, "no such page")
+        );
         assert_eq!(answer.header("countersign-verified"), Some("false"));
     }
 }
@@ -105,11 +115,17 @@ fn an_envelope_is_verified_and_unwrapped() {
 
 #[test]
 fn a_wrong_envelope_is_no_page() {
-    submitted_and_enveloped(|json| enveloped(wire::answer(json, OTHER_KEY)))
-        .problem(502, "bad-signature", "yes");
+    submitted_and_enveloped(|json| enveloped(wire::answer(json, OTHER_KEY))).problem(
+        502,
+        "bad-signature",
+        "yes",
+    );
     submitted_and_enveloped(|json| object(&json, OTHER_KEY)).problem(502, "bad-signature", "yes");
-    submitted_and_enveloped(|_| enveloped(wire::answer(about("SOMEOTHER1"), KEY)))
-        .problem(502, "foreign-answer", "yes");
+    submitted_and_enveloped(|_| enveloped(wire::answer(about("SOMEOTHER1"), KEY))).problem(
+        502,
+        "foreign-answer",
+        "yes",
+    );
     submitted_and_enveloped(|json| {
         let form = wire::answer(json, KEY);
         enveloped(format!("{form}&{form}"))

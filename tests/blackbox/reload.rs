@@ -158,7 +158,10 @@ fn a_slow_writer_s_half_file_is_never_in_force() {
     for piece in text.as_bytes().chunks(text.len().div_ceil(4)) {
         let until = Instant::now() + Duration::from_millis(450);
         while Instant::now() < until {
-            assert!(is_in_force(&platform, &sidecar, KEY), "a half file was taken");
+            assert!(
+                is_in_force(&platform, &sidecar, KEY),
+                "a half file was taken"
+            );
         }
         file.write_all(piece).unwrap();
     }
@@ -195,11 +198,20 @@ fn a_bad_edit_keeps_the_old_keys_and_says_why() {
         ("an unknown key", format!("{good}colour = \"red\"\n")),
         ("an empty key", entry("")),
         ("no key", format!("[[merchant]]\nmerid = \"{MERID}\"\n")),
-        ("two keys", format!("[[merchant]]\nmerid = \"{MERID}\"\nkey = \"{secret}\"\nkey_file = \"x\"\n")),
+        (
+            "two keys",
+            format!("[[merchant]]\nmerid = \"{MERID}\"\nkey = \"{secret}\"\nkey_file = \"x\"\n"),
+        ),
         ("a merchant twice", format!("{good}{good}")),
         ("a wrong end", format!("{good}[end]\nmerchants = 2\n")),
-        ("an unset key_env", format!("[[merchant]]\nmerid = \"{MERID}\"\nkey_env = \"NOT_SET_ANYWHERE\"\n")),
-        ("a missing key_file", format!("[[merchant]]\nmerid = \"{MERID}\"\nkey_file = \"none.key\"\n")),
+        (
+            "an unset key_env",
+            format!("[[merchant]]\nmerid = \"{MERID}\"\nkey_env = \"NOT_SET_ANYWHERE\"\n"),
+        ),
+        (
+            "a missing key_file",
+            format!("[[merchant]]\nmerid = \"{MERID}\"\nkey_file = \"none.key\"\n"),
+        ),
         ("nothing", String::new()),
     ];
     for (name, text) in bad {
@@ -214,12 +226,19 @@ fn a_bad_edit_keeps_the_old_keys_and_says_why() {
     fs::remove_file(path).unwrap();
     assert_eq!(sidecar.reload().status, 422, "deleted");
     assert!(is_in_force(&platform, &sidecar, KEY), "deleted");
-    assert_eq!(sidecar.admin("/readyz").status, 200, "a bad file is no reason to be unready");
+    assert_eq!(
+        sidecar.admin("/readyz").status,
+        200,
+        "a bad file is no reason to be unready"
+    );
 
     fs::write(path, good).unwrap();
     let answer = sidecar.reload();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(is_in_force(&platform, &sidecar, &secret), "in force once the reload has answered");
+    assert!(
+        is_in_force(&platform, &sidecar, &secret),
+        "in force once the reload has answered"
+    );
     let output = sidecar.output();
     assert!(!output.contains(&secret) && !output.contains(KEY));
 }
@@ -231,11 +250,16 @@ fn the_watcher_refuses_a_bad_edit_by_itself() {
     let failures = |sidecar: &Sidecar| {
         let metrics = sidecar.metrics();
         let names = ["fail", "refuse", "reject", "error"];
-        names.iter().map(|word| metrics.sum(&["reload", word])).sum::<f64>()
+        names
+            .iter()
+            .map(|word| metrics.sum(&["reload", word]))
+            .sum::<f64>()
     };
     let before = failures(&sidecar);
     fs::write(sidecar.merchants_file(), "this is no TOML").unwrap();
-    eventually("counted as a failed reload", SOON, || failures(&sidecar) > before);
+    eventually("counted as a failed reload", SOON, || {
+        failures(&sidecar) > before
+    });
     assert!(is_in_force(&platform, &sidecar, KEY));
 }
 
@@ -249,7 +273,9 @@ fn sighup_reloads() {
     fs::write(sidecar.merchants_file(), "broken = ").unwrap();
     signal(&sidecar.child, "HUP");
     signal(&sidecar.child, "HUP");
-    eventually("the log says so", SOON, || sidecar.output().contains("merchants.toml"));
+    eventually("the log says so", SOON, || {
+        sidecar.output().contains("merchants.toml")
+    });
     assert!(is_in_force(&platform, &sidecar, &new_key(1)));
 }
 
@@ -272,11 +298,15 @@ fn an_edit_that_drops_most_merchants_must_say_so() {
     assert_eq!(sidecar.reload().status, 422);
     let dropped = query_json("300000000000011", ORDERID);
     // The platform does not know it, we still do.
-    sidecar.query(&dropped).problem(502, "unsigned-answer", "yes");
+    sidecar
+        .query(&dropped)
+        .problem(502, "unsigned-answer", "yes");
     fs::write(sidecar.merchants_file(), many(5, "[end]\nmerchants = 5\n")).unwrap();
     let answer = sidecar.reload();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    sidecar.query(&dropped).problem(422, "unknown-merchant", "no");
+    sidecar
+        .query(&dropped)
+        .problem(422, "unknown-merchant", "no");
     assert!(is_in_force(&platform, &sidecar, KEY));
 }
 
@@ -297,6 +327,8 @@ fn a_call_under_way_keeps_the_key_it_began_with() {
     platform.wait_for(1);
     fs::write(sidecar.merchants_file(), entry(&new_key(1))).unwrap();
     assert_eq!(sidecar.reload().status, 200);
-    sidecar.query(query_json(MERID, ORDERID)).problem(502, "bad-signature", "yes");
+    sidecar
+        .query(query_json(MERID, ORDERID))
+        .problem(502, "bad-signature", "yes");
     assert_eq!(slow.join().unwrap().status, 200);
 }

@@ -17,7 +17,11 @@ fn post_form(sidecar: &Sidecar, path: &str, form: &str) -> Response {
 /// Whatever is asked, the platform says this; nothing of it may change on its way.
 fn said() -> Vec<u8> {
     let body = "resp=not+even&base64&sign=\u{e9}\r\n";
-    http(200, &["Content-Type: text/x-odd; q=1", "Set-Cookie: a=1"], body)
+    http(
+        200,
+        &["Content-Type: text/x-odd; q=1", "Set-Cookie: a=1"],
+        body,
+    )
 }
 
 fn before_an_odd_platform() -> (Platform, Sidecar) {
@@ -72,7 +76,11 @@ fn a_form_that_we_would_not_have_signed_goes_through_all_the_same() {
         for path in ["/api/query", "/api/icashier"] {
             let answer = post_form(&sidecar, path, form);
             passed_on(&platform, &answer, path, form);
-            assert_eq!(answer.header("countersign-shadow"), Some("mismatch"), "{form}");
+            assert_eq!(
+                answer.header("countersign-shadow"),
+                Some("mismatch"),
+                "{form}"
+            );
         }
         assert_eq!(platform.count(), 2 * (sent + 1));
     }
@@ -99,7 +107,10 @@ fn the_ledger_learns_what_the_app_signed_by_itself() {
     let orderid = fresh_orderid();
     let form = wire::request(submit_json(&orderid), KEY);
     let answer = post_form(&sidecar, "/api/icashier", &form);
-    assert_eq!((answer.status, answer.header("countersign-shadow")), (200, Some("match")));
+    assert_eq!(
+        (answer.status, answer.header("countersign-shadow")),
+        (200, Some("match"))
+    );
     sidecar
         .submit(submit_of(MERID, &orderid, 7))
         .problem(409, "order-conflict", "no");

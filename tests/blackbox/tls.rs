@@ -1,8 +1,6 @@
 //! TLS towards the platform: the good certificate works, everything else is refused before anything is sent.
 
-use crate::harness::{
-    KEY, MERID, ORDERID, Sidecar, fresh_orderid, query_json, submit_json,
-};
+use crate::harness::{KEY, MERID, ORDERID, Sidecar, fresh_orderid, query_json, submit_json};
 use crate::platform::{Action, Platform, honestly};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -87,8 +85,14 @@ fn a_certificate_under_our_ca_file_works_by_address_and_by_name() {
             let answer = sidecar.query(query_json(MERID, ORDERID));
             assert_eq!(answer.status, 200, "{url}: {}", answer.text());
         }
-        assert_eq!(sidecar.submit(submit_json(&fresh_orderid())).status, 200, "{url}");
-        let link = sidecar.post("/apis/icashier", submit_json(&fresh_orderid())).json();
+        assert_eq!(
+            sidecar.submit(submit_json(&fresh_orderid())).status,
+            200,
+            "{url}"
+        );
+        let link = sidecar
+            .post("/apis/icashier", submit_json(&fresh_orderid()))
+            .json();
         assert!(link["url"].as_str().unwrap().starts_with(&url), "{link}");
     }
     assert_eq!(platform.connections(), 2, "one connection each, used again");
@@ -124,19 +128,31 @@ fn bad_certificates_are_refused_each_for_its_reason() {
     let bad = [
         ("self-signed", self_signed),
         ("an unknown authority", stranger.server(&good, |_| {})),
-        ("expired", authority.server(&good, |params| {
-            params.not_before = date_time_ymd(2015, 1, 1);
-            params.not_after = date_time_ymd(2016, 1, 1);
-        })),
-        ("not yet valid", authority.server(&good, |params| {
-            params.not_before = date_time_ymd(2090, 1, 1);
-            params.not_after = date_time_ymd(2091, 1, 1);
-        })),
-        ("another name", authority.server(&["pay.example.com"], |_| {})),
+        (
+            "expired",
+            authority.server(&good, |params| {
+                params.not_before = date_time_ymd(2015, 1, 1);
+                params.not_after = date_time_ymd(2016, 1, 1);
+            }),
+        ),
+        (
+            "not yet valid",
+            authority.server(&good, |params| {
+                params.not_before = date_time_ymd(2090, 1, 1);
+                params.not_after = date_time_ymd(2091, 1, 1);
+            }),
+        ),
+        (
+            "another name",
+            authority.server(&["pay.example.com"], |_| {}),
+        ),
         ("another address", authority.server(&["127.0.0.2"], |_| {})),
-        ("for clients only", authority.server(&good, |params| {
-            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        })),
+        (
+            "for clients only",
+            authority.server(&good, |params| {
+                params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+            }),
+        ),
     ];
     for (name, config) in bad {
         let platform = honest(config);

@@ -82,20 +82,34 @@ fn every_request_vector_reaches_the_platform_as_its_form() {
             conf.merchants = merchant(&merid, key);
         });
         for case in cases {
-            let path = if case.is_submit() { "/api/icashier" } else { "/api/query" };
+            let path = if case.is_submit() {
+                "/api/icashier"
+            } else {
+                "/api/query"
+            };
             let answer = sidecar.post(path, &case.json);
             assert_eq!(answer.status, 200, "{}: {}", case.name, answer.text());
             let seen = platform.last();
             assert_eq!(seen.form(), case.form, "{}", case.name);
             assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", path));
             assert_eq!(
-                seen.header("content-type").unwrap_or_default().split(';').next(),
+                seen.header("content-type")
+                    .unwrap_or_default()
+                    .split(';')
+                    .next(),
                 Some("application/x-www-form-urlencoded")
             );
-            assert_eq!(seen.header("host"), Some(platform.address.to_string().as_str()));
+            assert_eq!(
+                seen.header("host"),
+                Some(platform.address.to_string().as_str())
+            );
             tried += 1;
         }
-        assert_eq!(platform.connections(), 1, "calls one after the other share a connection");
+        assert_eq!(
+            platform.connections(),
+            1,
+            "calls one after the other share a connection"
+        );
     }
     assert_eq!(tried, vectors.requests.len());
 }
@@ -111,8 +125,18 @@ fn every_submit_vector_becomes_its_link_and_its_form() {
         assert_eq!(answer.status, 200, "{}: {}", case.name, answer.text());
         let link = answer.json();
         let url = platform.url();
-        assert_eq!(link["url"], format!("{url}/apis/icashier?{}", case.query), "{}", case.name);
-        assert_eq!(link["form"]["action"], format!("{url}/api/icashier"), "{}", case.name);
+        assert_eq!(
+            link["url"],
+            format!("{url}/apis/icashier?{}", case.query),
+            "{}",
+            case.name
+        );
+        assert_eq!(
+            link["form"]["action"],
+            format!("{url}/api/icashier"),
+            "{}",
+            case.name
+        );
         assert_eq!(link["form"]["fields"]["req"], case.text, "{}", case.name);
         assert_eq!(link["form"]["fields"]["sign"], case.sign, "{}", case.name);
         tried += 1;
@@ -135,7 +159,11 @@ fn every_answer_vector_gets_its_verdict() {
             "verified" => {
                 assert_eq!(answer.status, 200, "{name}: {}", answer.text());
                 assert_eq!(answer.text(), case.json, "{name}");
-                assert_eq!(answer.header("countersign-verified"), Some("true"), "{name}");
+                assert_eq!(
+                    answer.header("countersign-verified"),
+                    Some("true"),
+                    "{name}"
+                );
             }
             "bad-signature" => drop(answer.problem(502, "bad-signature", "yes")),
             "malformed" => drop(answer.problem(502, "malformed-answer", "yes")),
@@ -147,7 +175,11 @@ fn every_answer_vector_gets_its_verdict() {
             other => panic!("{name}: a verdict that this test does not know: {other}"),
         }
         if case.verdict != "verified" {
-            assert_ne!(answer.header("countersign-verified"), Some("true"), "{name}");
+            assert_ne!(
+                answer.header("countersign-verified"),
+                Some("true"),
+                "{name}"
+            );
         }
     }
 }
@@ -160,9 +192,14 @@ fn the_platform_s_path_prefix_is_kept() {
     let sidecar = Sidecar::start(|conf| conf.platform = prefixed);
     assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
     assert_eq!(platform.last().target, "/gateway/v1/api/query");
-    let link = sidecar.post("/apis/icashier", crate::harness::submit_json(ORDERID)).json();
+    let link = sidecar
+        .post("/apis/icashier", crate::harness::submit_json(ORDERID))
+        .json();
     assert!(
-        link["url"].as_str().unwrap().starts_with(&format!("{url}/apis/icashier?req=")),
+        link["url"]
+            .as_str()
+            .unwrap()
+            .starts_with(&format!("{url}/apis/icashier?req=")),
         "{link}"
     );
 }

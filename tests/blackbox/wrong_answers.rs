@@ -65,19 +65,51 @@ fn wrong_signs() -> Vec<Kind> {
         ("33 hex digits", under(&format!("{sign}0")), BAD_SIGNATURE),
         ("no hex", under(&"g".repeat(32)), BAD_SIGNATURE),
         ("not ASCII", under(&"é".repeat(16)), BAD_SIGNATURE),
-        ("a space before", under(&format!(" {}", &sign[..31])), BAD_SIGNATURE),
-        ("one digit off", under(&String::from_utf8(flipped).unwrap()), BAD_SIGNATURE),
+        (
+            "a space before",
+            under(&format!(" {}", &sign[..31])),
+            BAD_SIGNATURE,
+        ),
+        (
+            "one digit off",
+            under(&String::from_utf8(flipped).unwrap()),
+            BAD_SIGNATURE,
+        ),
         ("all zeros", under(&"0".repeat(32)), BAD_SIGNATURE),
-        ("wrong key", under(&wire::sign(&text, "another key")), BAD_SIGNATURE),
-        ("another merchant's key", under(&wire::sign(&text, OTHER_KEY)), BAD_SIGNATURE),
+        (
+            "wrong key",
+            under(&wire::sign(&text, "another key")),
+            BAD_SIGNATURE,
+        ),
+        (
+            "another merchant's key",
+            under(&wire::sign(&text, OTHER_KEY)),
+            BAD_SIGNATURE,
+        ),
         ("no key", under(&wire::sign(&text, "")), BAD_SIGNATURE),
-        ("key first", under(&wire::md5_hex(&[key, text.as_bytes()])), BAD_SIGNATURE),
-        ("over the JSON", under(&wire::sign(&json, KEY)), BAD_SIGNATURE),
-        ("over the urlencoded text", under(&wire::sign(&resp, KEY)), BAD_SIGNATURE),
-        ("tampered text", {
-            let tampered = wire::base64(json.replace("1280", "1281"));
-            enveloped(wire::answer_around(&tampered, &sign))
-        }, BAD_SIGNATURE),
+        (
+            "key first",
+            under(&wire::md5_hex(&[key, text.as_bytes()])),
+            BAD_SIGNATURE,
+        ),
+        (
+            "over the JSON",
+            under(&wire::sign(&json, KEY)),
+            BAD_SIGNATURE,
+        ),
+        (
+            "over the urlencoded text",
+            under(&wire::sign(&resp, KEY)),
+            BAD_SIGNATURE,
+        ),
+        (
+            "tampered text",
+            {
+                let tampered = wire::base64(json.replace("1280", "1281"));
+                enveloped(wire::answer_around(&tampered, &sign))
+            },
+            BAD_SIGNATURE,
+        ),
     ]
 }
 
@@ -88,35 +120,90 @@ fn wrong_envelopes() -> Vec<Kind> {
     vec![
         ("no resp", enveloped(format!("sign={sign}")), MALFORMED),
         ("empty resp", enveloped(wire::answer("", KEY)), MALFORMED),
-        ("sign doubled", enveloped(format!("resp={resp}&sign={sign}&sign={sign}")), MALFORMED),
-        ("resp doubled", enveloped(format!("resp={resp}&resp={resp}&sign={sign}")), MALFORMED),
-        ("resp doubled, one name encoded", enveloped(format!("resp={resp}&%72esp=eA&sign={sign}")), MALFORMED),
-        ("sign doubled, one empty", enveloped(format!("sign=&resp={resp}&sign={sign}")), MALFORMED),
-        ("req in place of resp", enveloped(format!("req={resp}&sign={sign}")), MALFORMED),
-        ("upper-case names", enveloped(format!("RESP={resp}&SIGN={sign}")), MALFORMED),
-        ("an HTML page", http(200, &["Content-Type: text/html"], "<html>busy</html>"), MALFORMED),
+        (
+            "sign doubled",
+            enveloped(format!("resp={resp}&sign={sign}&sign={sign}")),
+            MALFORMED,
+        ),
+        (
+            "resp doubled",
+            enveloped(format!("resp={resp}&resp={resp}&sign={sign}")),
+            MALFORMED,
+        ),
+        (
+            "resp doubled, one name encoded",
+            enveloped(format!("resp={resp}&%72esp=eA&sign={sign}")),
+            MALFORMED,
+        ),
+        (
+            "sign doubled, one empty",
+            enveloped(format!("sign=&resp={resp}&sign={sign}")),
+            MALFORMED,
+        ),
+        (
+            "req in place of resp",
+            enveloped(format!("req={resp}&sign={sign}")),
+            MALFORMED,
+        ),
+        (
+            "upper-case names",
+            enveloped(format!("RESP={resp}&SIGN={sign}")),
+            MALFORMED,
+        ),
+        (
+            "an HTML page",
+            http(200, &["Content-Type: text/html"], "<html>busy</html>"),
+            MALFORMED,
+        ),
         ("nothing", http(200, &[], ""), MALFORMED),
         ("bare JSON", object(right().to_string()), MALFORMED),
-        ("a JSON envelope with resp doubled", object(format!(
-            "{{\"resp\":\"{text}\",\"resp\":\"{text}\",\"sign\":\"{sign}\"}}"
-        )), MALFORMED),
-        ("a JSON envelope with an escaped double", object(format!(
-            "{{\"resp\":\"{text}\",\"r\\u0065sp\":\"eA==\",\"sign\":\"{sign}\"}}"
-        )), MALFORMED),
-        ("a JSON envelope with garbage after it", object(format!(
-            "{{\"resp\":\"{text}\",\"sign\":\"{sign}\"}} x"
-        )), MALFORMED),
-        ("a JSON envelope with an object for resp", object(format!(
-            "{{\"resp\":{},\"sign\":\"{sign}\"}}", right()
-        )), MALFORMED),
-        ("a JSON envelope without a sign", object(format!("{{\"resp\":\"{text}\"}}")), MALFORMED),
-        ("a JSON envelope with an empty sign", object(format!(
-            "{{\"resp\":\"{text}\",\"sign\":\"\"}}"
-        )), UNSIGNED),
-        ("a JSON envelope under the wrong key", object(format!(
-            "{{\"resp\":\"{text}\",\"sign\":\"{}\"}}", wire::sign(&text, OTHER_KEY)
-        )), BAD_SIGNATURE),
-        ("a JSON array of it", object(format!("[{{\"resp\":\"{text}\",\"sign\":\"{sign}\"}}]")), MALFORMED),
+        (
+            "a JSON envelope with resp doubled",
+            object(format!(
+                "{{\"resp\":\"{text}\",\"resp\":\"{text}\",\"sign\":\"{sign}\"}}"
+            )),
+            MALFORMED,
+        ),
+        (
+            "a JSON envelope with an escaped double",
+            object(format!(
+                "{{\"resp\":\"{text}\",\"r\\u0065sp\":\"eA==\",\"sign\":\"{sign}\"}}"
+            )),
+            MALFORMED,
+        ),
+        (
+            "a JSON envelope with garbage after it",
+            object(format!("{{\"resp\":\"{text}\",\"sign\":\"{sign}\"}} x")),
+            MALFORMED,
+        ),
+        (
+            "a JSON envelope with an object for resp",
+            object(format!("{{\"resp\":{},\"sign\":\"{sign}\"}}", right())),
+            MALFORMED,
+        ),
+        (
+            "a JSON envelope without a sign",
+            object(format!("{{\"resp\":\"{text}\"}}")),
+            MALFORMED,
+        ),
+        (
+            "a JSON envelope with an empty sign",
+            object(format!("{{\"resp\":\"{text}\",\"sign\":\"\"}}")),
+            UNSIGNED,
+        ),
+        (
+            "a JSON envelope under the wrong key",
+            object(format!(
+                "{{\"resp\":\"{text}\",\"sign\":\"{}\"}}",
+                wire::sign(&text, OTHER_KEY)
+            )),
+            BAD_SIGNATURE,
+        ),
+        (
+            "a JSON array of it",
+            object(format!("[{{\"resp\":\"{text}\",\"sign\":\"{sign}\"}}]")),
+            MALFORMED,
+        ),
     ]
 }
 
@@ -130,50 +217,148 @@ fn wrong_texts() -> Vec<Kind> {
     let deep = format!("\"x\":{}{}", "[".repeat(2_000), "]".repeat(2_000));
     vec![
         ("base64url", over(&url_alphabet), MALFORMED),
-        ("garbage for base64", over("@@@@ not base64 @@@@"), MALFORMED),
-        ("base64 cut off", over(&text[..text.len() / 4 * 4 - 3]), MALFORMED),
-        ("padding inside", over(&format!("{}=={}", &text[..2], &text[4..])), MALFORMED),
-        ("a byte after the base64", over(&format!("{text}!")), MALFORMED),
-        ("not UTF-8", signed([json.as_bytes(), b"\xff"].concat()), MALFORMED),
-        ("GBK", signed(b"{\"respcode\":\"01\",\"respmsg\":\"\xbd\xbb\xd2\xd7\"}"), MALFORMED),
+        (
+            "garbage for base64",
+            over("@@@@ not base64 @@@@"),
+            MALFORMED,
+        ),
+        (
+            "base64 cut off",
+            over(&text[..text.len() / 4 * 4 - 3]),
+            MALFORMED,
+        ),
+        (
+            "padding inside",
+            over(&format!("{}=={}", &text[..2], &text[4..])),
+            MALFORMED,
+        ),
+        (
+            "a byte after the base64",
+            over(&format!("{text}!")),
+            MALFORMED,
+        ),
+        (
+            "not UTF-8",
+            signed([json.as_bytes(), b"\xff"].concat()),
+            MALFORMED,
+        ),
+        (
+            "GBK",
+            signed(b"{\"respcode\":\"01\",\"respmsg\":\"\xbd\xbb\xd2\xd7\"}"),
+            MALFORMED,
+        ),
         ("not JSON", signed("not json at all"), MALFORMED),
         ("a JSON array", signed(format!("[{json}]")), MALFORMED),
         ("a JSON text", signed("\"00\""), MALFORMED),
         ("null", signed("null"), MALFORMED),
         ("an empty object", signed("{}"), MALFORMED),
-        ("a doubled member", with_further(&format!("\"orderid\":\"{ORDERID}\"")), MALFORMED),
-        ("a doubled member, escaped", with_further("\"txn\\u0061mt\":1"), MALFORMED),
-        ("a doubled member further down", with_further("\"x\":{\"a\":1,\"a\":2}"), MALFORMED),
+        (
+            "a doubled member",
+            with_further(&format!("\"orderid\":\"{ORDERID}\"")),
+            MALFORMED,
+        ),
+        (
+            "a doubled member, escaped",
+            with_further("\"txn\\u0061mt\":1"),
+            MALFORMED,
+        ),
+        (
+            "a doubled member further down",
+            with_further("\"x\":{\"a\":1,\"a\":2}"),
+            MALFORMED,
+        ),
         ("deep nesting", with_further(&deep), MALFORMED),
-        ("garbage after the JSON", signed(format!("{json}x")), MALFORMED),
+        (
+            "garbage after the JSON",
+            signed(format!("{json}x")),
+            MALFORMED,
+        ),
         ("two objects", signed(format!("{json}{json}")), MALFORMED),
-        ("a zero byte after the JSON", signed(format!("{json}\0")), MALFORMED),
-        ("a lone surrogate", with_further("\"x\":\"\\ud83d\""), MALFORMED),
+        (
+            "a zero byte after the JSON",
+            signed(format!("{json}\0")),
+            MALFORMED,
+        ),
+        (
+            "a lone surrogate",
+            with_further("\"x\":\"\\ud83d\""),
+            MALFORMED,
+        ),
         ("cut-off JSON", signed(&json[..json.len() - 1]), MALFORMED),
     ]
 }
 
 fn wrong_stories() -> Vec<Kind> {
     vec![
-        ("another orderid", with("orderid", Some(json!("ORD2017030100000002"))), FOREIGN),
-        ("another orderid by case", with("orderid", Some(json!(ORDERID.to_lowercase()))), FOREIGN),
-        ("another merid", with("merid", Some(json!(OTHER_MERID))), FOREIGN),
-        ("another orderid in a refusal", signed(
-            r#"{"respcode":"01","respmsg":"no","orderid":"ORD2017030100000002"}"#,
-        ), FOREIGN),
-        ("txnamt as text", with("txnamt", Some(json!("1280"))), MALFORMED),
-        ("txnamt as a fraction", with("txnamt", Some(json!(12.8))), MALFORMED),
-        ("txnamt as a float", with("txnamt", Some(json!(1280.0))), MALFORMED),
-        ("txnamt as null", with("txnamt", Some(Value::Null)), MALFORMED),
+        (
+            "another orderid",
+            with("orderid", Some(json!("ORD2017030100000002"))),
+            FOREIGN,
+        ),
+        (
+            "another orderid by case",
+            with("orderid", Some(json!(ORDERID.to_lowercase()))),
+            FOREIGN,
+        ),
+        (
+            "another merid",
+            with("merid", Some(json!(OTHER_MERID))),
+            FOREIGN,
+        ),
+        (
+            "another orderid in a refusal",
+            signed(r#"{"respcode":"01","respmsg":"no","orderid":"ORD2017030100000002"}"#),
+            FOREIGN,
+        ),
+        (
+            "txnamt as text",
+            with("txnamt", Some(json!("1280"))),
+            MALFORMED,
+        ),
+        (
+            "txnamt as a fraction",
+            with("txnamt", Some(json!(12.8))),
+            MALFORMED,
+        ),
+        (
+            "txnamt as a float",
+            with("txnamt", Some(json!(1280.0))),
+            MALFORMED,
+        ),
+        (
+            "txnamt as null",
+            with("txnamt", Some(Value::Null)),
+            MALFORMED,
+        ),
         ("no txnamt", with("txnamt", None), MALFORMED),
         ("no queryid", with("queryid", None), MALFORMED),
-        ("queryid as a number", with("queryid", Some(json!(7))), MALFORMED),
+        (
+            "queryid as a number",
+            with("queryid", Some(json!(7))),
+            MALFORMED,
+        ),
         ("no merid", with("merid", None), MALFORMED),
-        ("merid as a number", with("merid", Some(json!(100_000_000_000_001_u64))), MALFORMED),
+        (
+            "merid as a number",
+            with("merid", Some(json!(100_000_000_000_001_u64))),
+            MALFORMED,
+        ),
         ("no orderid", with("orderid", None), MALFORMED),
-        ("orderid as a list", with("orderid", Some(json!([ORDERID]))), MALFORMED),
-        ("only a respcode that says all is well", signed(r#"{"respcode":"00","respmsg":"ok"}"#), MALFORMED),
-        ("a respcode that is no text", signed(r#"{"respcode":1,"respmsg":"no"}"#), MALFORMED),
+        (
+            "orderid as a list",
+            with("orderid", Some(json!([ORDERID]))),
+            MALFORMED,
+        ),
+        (
+            "only a respcode that says all is well",
+            signed(r#"{"respcode":"00","respmsg":"ok"}"#),
+            MALFORMED,
+        ),
+        (
+            "a respcode that is no text",
+            signed(r#"{"respcode":1,"respmsg":"no"}"#),
+            MALFORMED,
+        ),
     ]
 }
 
@@ -182,12 +367,24 @@ fn wrong_http() -> Vec<Kind> {
     let huge = format!("{good}&padding={}", "x".repeat(4 << 20));
     vec![
         ("more than 4 MiB", http(200, &[], huge), MALFORMED),
-        ("gzip", http(200, &["Content-Encoding: gzip"], gzip(good.as_bytes())), MALFORMED),
+        (
+            "gzip",
+            http(200, &["Content-Encoding: gzip"], gzip(good.as_bytes())),
+            MALFORMED,
+        ),
         ("status 500", http(500, &[], &good), PLATFORM_ERROR),
-        ("status 302", http(302, &["Location: /elsewhere"], &good), PLATFORM_ERROR),
+        (
+            "status 302",
+            http(302, &["Location: /elsewhere"], &good),
+            PLATFORM_ERROR,
+        ),
         ("status 404", http(404, &[], &good), PLATFORM_ERROR),
         ("status 203", http(203, &[], &good), PLATFORM_ERROR),
-        ("status 204", b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(), PLATFORM_ERROR),
+        (
+            "status 204",
+            b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            PLATFORM_ERROR,
+        ),
     ]
 }
 
@@ -235,19 +432,30 @@ fn no_kind_of_wrong_answer_ever_reaches_the_app() {
     for (tried, (name, bytes, code)) in kinds.into_iter().enumerate() {
         *reply.lock().unwrap() = bytes;
         let answer = sidecar.query(query_json(MERID, ORDERID));
-        let got = answer.json()["code"].as_str().unwrap_or("an answer").to_owned();
+        let got = answer.json()["code"]
+            .as_str()
+            .unwrap_or("an answer")
+            .to_owned();
         if (answer.status, got.as_str()) != (502, code) {
             wrong.push(format!("{name}: {} {got}, not {code}", answer.status));
             continue;
         }
         answer.problem(502, code, "yes");
-        assert_ne!(answer.header("countersign-verified"), Some("true"), "{name}");
+        assert_ne!(
+            answer.header("countersign-verified"),
+            Some("true"),
+            "{name}"
+        );
         assert!(!answer.text().contains(KEY), "{name}");
         assert_eq!(platform.count(), tried + 1, "{name} was asked for again");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     *reply.lock().unwrap() = signed(right().to_string());
-    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200, "the right one");
+    assert_eq!(
+        sidecar.query(query_json(MERID, ORDERID)).status,
+        200,
+        "the right one"
+    );
 }
 
 #[test]
@@ -255,7 +463,9 @@ fn another_queryid_than_the_one_asked_for_is_foreign() {
     let platform = Platform::start(|_| Action::Reply(signed(right().to_string())));
     let sidecar = Sidecar::before(&platform);
     let asked = json!({"merid": MERID, "queryid": "Q20170301123456780"});
-    sidecar.query(asked.to_string()).problem(502, FOREIGN, "yes");
+    sidecar
+        .query(asked.to_string())
+        .problem(502, FOREIGN, "yes");
     let asked = json!({"merid": MERID, "queryid": "Q20170301123456789"});
     assert_eq!(sidecar.query(asked.to_string()).status, 200);
 }
