@@ -232,8 +232,14 @@ fn check_names_every_problem_of_both_files_at_once() {
         assert!(said.contains(part), "{part} is not in {said}");
     }
     // Each with its line: the empty key stands in line 3, the unknown one in line 8.
-    for place in ["merchants.toml:3", "merchants.toml:8"] {
-        assert!(said.contains(place), "{place} is not in {said}");
+    for number in ["3", "8"] {
+        let is_named = said.lines().any(|line| {
+            line.contains("merchants.toml")
+                && line
+                    .split(|c: char| !c.is_ascii_alphanumeric())
+                    .any(|word| word == number)
+        });
+        assert!(is_named, "line {number} of merchants.toml is not in {said}");
     }
     assert!(!said.contains(OTHER_KEY), "{said}");
 }
@@ -247,7 +253,7 @@ fn check_warns_of_weak_keys_by_merchant() {
     let said = text(&output.stdout) + &text(&output.stderr);
     let warning = said
         .lines()
-        .any(|line| line.contains("warning") && line.contains("100000000000003"));
+        .any(|line| line.to_lowercase().contains("warning") && line.contains("100000000000003"));
     assert!(warning, "{said}");
 }
 

@@ -178,14 +178,16 @@ impl Platform {
     }
 
     pub(crate) fn last(&self) -> Seen {
-        self.seen().pop().expect("the platform saw nothing")
+        let seen = self.record.seen.lock().unwrap();
+        seen.last().expect("the platform saw nothing").clone()
     }
 
     /// The newest request about this order.
     pub(crate) fn last_of(&self, orderid: &str) -> Option<Seen> {
-        let seen = self.seen();
-        seen.into_iter()
-            .rev()
+        let seen = self.record.seen.lock().unwrap();
+        let newest = seen.iter().rev();
+        newest
+            .cloned()
             .find(|seen| seen.member("orderid") == orderid)
     }
 
