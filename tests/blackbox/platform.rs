@@ -185,10 +185,9 @@ impl Platform {
     /// The newest request about this order.
     pub(crate) fn last_of(&self, orderid: &str) -> Option<Seen> {
         let seen = self.record.seen.lock().unwrap();
-        let newest = seen.iter().rev();
-        newest
-            .cloned()
-            .find(|seen| seen.member("orderid") == orderid)
+        let mut newest_first = seen.iter().rev();
+        let found = newest_first.find(|seen| seen.member("orderid") == orderid);
+        found.cloned()
     }
 
     /// Waits until it has seen this many requests in all.
