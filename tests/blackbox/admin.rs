@@ -210,3 +210,22 @@ fn labels_are_bounded_whatever_strangers_send() {
     let after = sidecar.metrics().samples.len();
     assert!(after < before + 30, "{before} samples became {after}");
 }
+
+#[test]
+fn a_json_log_is_json_line_by_line() {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let url = platform.url();
+    let sidecar = Sidecar::start(|conf| {
+        conf.platform = url;
+        conf.log_level = "debug";
+        conf.further = "format = \"json\"\n".to_owned();
+    });
+    sidecar.query(query_json(MERID, ORDERID));
+    sidecar.query("{");
+    let output = sidecar.output();
+    for line in output.lines() {
+        let json = serde_json::from_str::<serde_json::Value>(line);
+        assert!(json.is_ok_and(|json| json.is_object()), "{line}");
+    }
+    assert!(!output.is_empty());
+}
