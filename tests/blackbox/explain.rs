@@ -151,9 +151,17 @@ fn what_nothing_explains_ends_with_1() {
         wire::sign(&text, "nobody's key"),
         "0".repeat(32),
         "0123".to_owned(),
-        String::new(),
     ] {
         let (code, said) = explained(&["-c", path_text(&conf)], &text, &sign);
         assert_eq!(code, Some(1), "{sign}: {said}");
     }
+}
+
+#[test]
+fn an_empty_sign_is_said_to_be_empty() {
+    let setup = setup();
+    let conf = setup.conf_file();
+    let (code, said) = explained(&["-c", path_text(&conf)], &wire::base64(JSON), "");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("empty"), "{said}");
 }

@@ -106,7 +106,7 @@ impl Conf {
             merchants: merchant(MERID, KEY),
             platform: "http://127.0.0.1:9".to_owned(),
             timeout: "5s",
-            connect_timeout: "2s",
+            connect_timeout: "1s",
             ca_file: None,
             extra_paths: Vec::new(),
             app: String::new(),

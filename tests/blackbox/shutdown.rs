@@ -130,7 +130,8 @@ fn the_start_says_what_is_in_force() {
     for part in [
         sidecar.app().to_string(),
         sidecar.setup.admin.to_string(),
-        "merchants.toml".to_owned(),
+        "merchants=1".to_owned(),
+        sidecar.setup.store().display().to_string(),
     ] {
         assert!(output.contains(&part), "{part} is not in {output}");
     }

@@ -467,15 +467,6 @@ fn another_queryid_than_the_one_asked_for_is_foreign() {
 }
 
 #[test]
-fn with_a_queryid_the_orderid_asked_for_is_ignored() {
-    // §3.4.3: where both are sent, the platform ignores the order number.
-    let platform = Platform::start(|_| Action::Reply(signed(right().to_string())));
-    let asked = json!({"merid": MERID, "queryid": "Q20170301123456789", "orderid": "OTHER0001"});
-    let answer = Sidecar::before(&platform).query(asked.to_string());
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
-
-#[test]
 fn our_own_request_played_back_is_no_answer() {
     let platform = Platform::start(|seen| {
         Action::Reply(enveloped(wire::answer_around(&seen.text(), &seen.sign())))
