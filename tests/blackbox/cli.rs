@@ -366,7 +366,6 @@ fn probe_tells_whether_the_platform_knows_our_key() {
     let knows_nobody = Platform::start(|_| Action::Reply(unsigned("96", "商户号不存在")));
     let (code, said) = probe(knows_nobody.url());
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("96"), "{said}");
     let hangs = Platform::start(|_| Action::Hang);
     let (code, said) = probe(hangs.url());
     assert_eq!(code, Some(1), "{said}");

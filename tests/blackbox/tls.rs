@@ -95,7 +95,8 @@ fn a_certificate_under_our_ca_file_works_by_address_and_by_name() {
             .json();
         assert!(link["url"].as_str().unwrap().starts_with(&url), "{link}");
     }
-    assert_eq!(platform.connections(), 2, "one connection each, used again");
+    let connections = platform.connections();
+    assert!(connections <= 4, "8 calls share too little: {connections}");
 }
 
 /// Each call is refused as unreachable over TLS, certainly unsent.
@@ -242,10 +243,15 @@ fn a_submit_over_tls_on_a_connection_that_dies_is_sent_once() {
         _ => Action::Cut(Vec::new()),
     });
     let sidecar = before(platform.url(), Some(&authority));
-    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
-    sidecar
-        .submit(submit_json(&fresh_orderid()))
-        .problem(502, "platform-cut-off", "unknown");
-    assert_eq!(platform.count(), 2);
-    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+    let mut cut_off = 0;
+    for n in 1..=20 {
+        let body = submit_json(&fresh_orderid());
+        let answer = sidecar.submit(&body);
+        assert_eq!((platform.count(), platform.last().plain()), (n, body));
+        if platform.last().number > 1 {
+            answer.problem(502, "platform-cut-off", "unknown");
+            cut_off += 1;
+        }
+    }
+    assert!(cut_off > 0, "no connection was ever used twice");
 }
