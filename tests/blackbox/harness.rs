@@ -334,7 +334,7 @@ impl Sidecar {
                 "not ready ({ended:?}): {}",
                 self.setup.output()
             );
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(2));
         }
     }
 

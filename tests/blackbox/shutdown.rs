@@ -137,3 +137,12 @@ fn the_start_says_what_is_in_force() {
     }
     assert!(!output.contains(KEY));
 }
+
+#[test]
+fn ready_means_that_the_app_s_listener_is_open() {
+    for _ in 0..15 {
+        let sidecar = Sidecar::start(|_| {});
+        let connection = Connection::open(sidecar.app());
+        assert!(connection.is_ok(), "{:?}", connection.err());
+    }
+}
