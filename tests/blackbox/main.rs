@@ -6,7 +6,7 @@
 
 #![allow(
     clippy::unwrap_used,
-    reason = "here a panic is a failed test, in the helpers as well as in the tests"
+    reason = "here a panic is a failed test, in what the tests stand on too"
 )]
 
 // What the tests stand on.
