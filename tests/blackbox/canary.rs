@@ -1,0 +1,191 @@
+//! Secrets stay in: with everything logged, keys, names and id numbers are looked for wherever the sidecar writes or answers.
+
+use crate::client::{fetch, post_with};
+use crate::harness::{ORDERID, Sidecar, fresh_orderid, merchant, query_json};
+use crate::platform::{Action, Platform, honestly, unsigned};
+use crate::wire;
+use serde_json::json;
+use std::fs;
+
+const MERID: &str = "100000000000007";
+const KEY: &str = "CANARYKEY7f3a91c4be20d86aa1";
+const OLD_KEY: &str = "CANARYOLD5d0c2e8b7a64f9113b";
+const NEXT_KEY: &str = "CANARYNEXT0b9d7c5e3f1a8264";
+const ACCNAME: &str = "金丝雀张三丰";
+const ACCNO: &str = "CANARYNO11010119900307863X";
+
+fn submit(orderid: &str, txnamt: i64) -> String {
+    json!({
+        "action": "Bank", "txnamt": txnamt, "merid": MERID, "orderid": orderid,
+        "backurl": "https://shop.example.com/back", "accname": ACCNAME, "accno": ACCNO,
+    })
+    .to_string()
+}
+
+/// The bytes themselves and what they look like inside of base64, at each of the three alignments.
+fn traces(secret: &str) -> Vec<Vec<u8>> {
+    let mut traces = vec![secret.as_bytes().to_vec()];
+    for shift in 0..3 {
+        let bytes = [&b"xx"[..shift], secret.as_bytes()].concat();
+        let text = wire::base64(&bytes[..bytes.len() / 3 * 3]);
+        // The first group mixes with what stands before.
+        traces.push(text.as_bytes()[if shift == 0 { 0 } else { 4 }..].to_vec());
+    }
+    // As JSON and as a form may write it.
+    let escaped: String = secret
+        .encode_utf16()
+        .map(|unit| format!("\\u{unit:04x}"))
+        .collect();
+    traces.push(escaped.into_bytes());
+    if !secret.is_ascii() {
+        traces.push(wire::percent(secret).into_bytes());
+    }
+    traces
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[track_caller]
+fn is_clean(place: &str, bytes: &[u8]) {
+    for secret in [KEY, OLD_KEY, NEXT_KEY, ACCNAME, ACCNO] {
+        for trace in traces(secret) {
+            let shown = String::from_utf8_lossy(&trace).into_owned();
+            assert!(!holds(bytes, &trace), "{place} holds {secret}, as {shown}");
+        }
+    }
+}
+
+fn entry(key: &str) -> String {
+    merchant(MERID, key) + &format!("old_keys = [\"{OLD_KEY}\"]\n")
+}
+
+#[test]
+fn no_secret_is_written_or_answered_anywhere() {
+    let honest = honestly(&[(MERID, KEY)]);
+    let platform = Platform::start(move |seen| match seen.member("orderid").as_str() {
+        "UNSIGNED01" => Action::Reply(unsigned("96", "no")),
+        "CUT0000001" => Action::Cut(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nresp".to_vec()),
+        "HANG000001" => Action::Hang,
+        // The platform itself repeats what it was told, well and badly signed.
+        "REPEAT0001" => Action::Reply(crate::platform::enveloped(wire::answer(
+            submit("REPEAT0001", 1),
+            OLD_KEY,
+        ))),
+        "REPEAT0002" => Action::Reply(crate::platform::enveloped(wire::answer(
+            submit("REPEAT0002", 1),
+            "wrong",
+        ))),
+        "REPEAT0003" => Action::Reply(crate::platform::http(500, &[], submit("REPEAT0003", 1))),
+        _ => honest(seen),
+    });
+    let url = platform.url();
+    let mut sidecar = Sidecar::start(|conf| {
+        conf.platform = url;
+        conf.timeout = "1s";
+        conf.log_level = "trace";
+        conf.merchants = entry(KEY);
+        conf.extra_paths = vec!["/api/refund"];
+    });
+
+    let orderid = fresh_orderid();
+    // Answers that repeat nothing of what they were sent: every byte of them is looked through.
+    let mut answers = vec![
+        sidecar.query(query_json(MERID, ORDERID)),
+        sidecar.submit(submit(&orderid, 1)),
+        sidecar.submit(submit(&orderid, 2)),
+        sidecar.submit(submit("x", 1)),
+        sidecar.submit(submit(&fresh_orderid(), -1)),
+        sidecar.submit(submit(&fresh_orderid(), 1).replace("Bank", ACCNAME)),
+        sidecar.submit(submit(&fresh_orderid(), 1).replace("https:", ACCNO)),
+        sidecar.submit(submit(&fresh_orderid(), 1).replace('}', ",}")),
+        sidecar
+            .submit(submit(&fresh_orderid(), 1).replace('}', &format!(",\"accno\":\"{ACCNO}\"}}"))),
+        sidecar.submit(submit("CUT0000001", 1)),
+        sidecar.submit(submit("HANG000001", 1)),
+        sidecar.post("/nowhere", submit(&fresh_orderid(), 1)),
+        sidecar.post(
+            "/api/refund",
+            submit(&fresh_orderid(), 1).replace(MERID, "1"),
+        ),
+    ];
+    for name in [
+        "UNSIGNED01",
+        "CUT0000001",
+        "HANG000001",
+        "REPEAT0001",
+        "REPEAT0002",
+        "REPEAT0003",
+    ] {
+        answers.push(sidecar.query(submit(name, 1)));
+        answers.push(sidecar.post("/api/refund", submit(name, 1).replace("txnamt", "amount")));
+    }
+    assert!(answers.iter().filter(|answer| answer.status != 200).count() > 12);
+    // A verified answer is the platform's own; the refusals are ours.
+    for answer in answers.iter().filter(|answer| answer.status != 200) {
+        is_clean("a refusal", &answer.body);
+        for (name, value) in &answer.headers {
+            is_clean(name, value.as_bytes());
+        }
+    }
+    // These do repeat it, so only what is left behind counts.
+    sidecar.post("/apis/icashier", submit(&fresh_orderid(), 1));
+    post_with(
+        sidecar.app(),
+        "/apis/icashier",
+        &["Accept: text/html"],
+        submit(&fresh_orderid(), 1),
+    );
+    for key in [KEY, "wrong"] {
+        let form = wire::request(submit(&fresh_orderid(), 1), key);
+        sidecar.post("/api/icashier", form);
+    }
+
+    // Reloads, good and bad, and a start that finds what a killed run left.
+    for text in [
+        entry(KEY).replace("key =", "key = "),
+        format!("{}\nkey = \"{NEXT_KEY}\"", entry(NEXT_KEY)),
+        entry(NEXT_KEY).replace(&format!("{NEXT_KEY}\""), NEXT_KEY),
+        format!("[[merchant]]\nmerid = \"{MERID}\"\nkey = [\"{NEXT_KEY}\"]\n"),
+        format!("[[merchant]]\nmerid = \"{MERID}\"\nkey_file = \"x\"\nkey = \"{NEXT_KEY}\"\n"),
+        entry(NEXT_KEY),
+    ] {
+        fs::write(sidecar.merchants_file(), text).unwrap();
+        is_clean("the reload's answer", &sidecar.reload().body);
+    }
+    for path in ["/", "/metrics", "/version", "/livez", "/readyz", "/nowhere"] {
+        let page = fetch(sidecar.setup.admin, path).unwrap();
+        is_clean(path, &page.body);
+    }
+    sidecar.restart();
+    sidecar.submit(submit(&fresh_orderid(), 1));
+
+    let output = sidecar.output();
+    assert!(
+        output.len() > 500,
+        "nothing was logged, so nothing was tried: {output}"
+    );
+    is_clean("the log", output.as_bytes());
+    let (mut texts, mut files) = (0, 0);
+    for seen in platform.seen() {
+        let (text, sign) = (seen.text(), seen.sign());
+        let together = output
+            .lines()
+            .find(|line| line.contains(&text) && line.contains(&sign));
+        assert!(together.is_none(), "a sign beside its text: {together:?}");
+        texts += 1;
+    }
+    for file in fs::read_dir(sidecar.setup.folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name != "merchants.toml" {
+            is_clean(&name, &fs::read(&path).unwrap());
+            files += usize::from(name.contains("countersign.db"));
+        }
+    }
+    assert!(
+        texts > 10 && files > 0,
+        "{texts} texts, {files} store files"
+    );
+}

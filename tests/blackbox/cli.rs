@@ -1,0 +1,395 @@
+//! The command line: what each command prints and with which code it ends (0 done, 1 no, 2 wrong usage, 78 bad configuration).
+
+use crate::harness::{
+    KEY, MERID, OTHER_KEY, OTHER_MERID, Setup, command, exit_within, merchant, run_with_input,
+};
+use crate::platform::{Action, Platform, enveloped, unsigned};
+use crate::vectors;
+use crate::wire;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+use tempfile::TempDir;
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs it with this standard input.
+fn run(arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
+    run_with_input(command().args(arguments), input)
+}
+
+#[track_caller]
+fn ends_with(code: i32, arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
+    let output = run(arguments, input);
+    let said = format!(
+        "{arguments:?}: {}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    output
+}
+
+/// One line of output, which may have a line end of its own.
+fn printed(output: &Output) -> String {
+    let stdout = text(&output.stdout);
+    stdout
+        .strip_suffix('\n')
+        .map(str::to_owned)
+        .unwrap_or(stdout)
+}
+
+pub(crate) fn key_file(key: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    fs::write(&path, format!("{key}\n")).unwrap();
+    (folder, path)
+}
+
+pub(crate) fn path_text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [
+        &["--no-such-flag"][..],
+        &["no-such-command"],
+        &["run", "--colour"],
+        &["probe", "--merid"],
+        &["check", "one", "two", "three"],
+    ] {
+        let output = ends_with(2, arguments, "");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_end_with_0() {
+    let help = text(&ends_with(0, &["--help"], "").stdout);
+    for name in [
+        "run", "check", "sign", "verify", "decode", "explain", "probe", "demo",
+    ] {
+        assert!(help.contains(name), "{name} is not in {help}");
+        ends_with(0, &[name, "--help"], "");
+    }
+    let version = text(&ends_with(0, &["--version"], "").stdout);
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+}
+
+#[test]
+fn sign_prints_every_vector_s_form() {
+    let mut tried = 0;
+    for case in vectors::load().requests {
+        let (_folder, key) = key_file(&case.key);
+        let by_key = ends_with(0, &["sign", "--key-file", path_text(&key)], &case.json);
+        assert_eq!(printed(&by_key), case.form, "{}", case.name);
+        let merid = case.member("merid", "");
+        let setup = Setup::new(|conf| conf.merchants = merchant(&merid, &case.key));
+        let conf = setup.conf_file();
+        let by_merid = ends_with(
+            0,
+            &["sign", "-c", path_text(&conf), "--merid", &merid],
+            &case.json,
+        );
+        assert_eq!(printed(&by_merid), case.form, "{}", case.name);
+        tried += 1;
+    }
+    assert!(tried >= 9);
+}
+
+#[test]
+fn sign_refuses_what_the_sidecar_would_refuse() {
+    let (_folder, key) = key_file(KEY);
+    for bad in ["", "hello", "[1]", "{\"a\":1,\"a\":2}"] {
+        let code = run(&["sign", "--key-file", path_text(&key)], bad)
+            .status
+            .code();
+        assert!(matches!(code, Some(1 | 2)), "{bad:?}: {code:?}");
+    }
+    let setup = Setup::new(|_| {});
+    let conf = setup.conf_file();
+    let stranger = ["sign", "-c", path_text(&conf), "--merid", "999"];
+    let code = run(&stranger, "{}").status.code();
+    assert!(matches!(code, Some(1 | 2)), "{code:?}");
+}
+
+#[test]
+fn verify_agrees_with_every_vector_s_verdict() {
+    let setup = Setup::new(|conf| conf.merchants = merchant(MERID, KEY));
+    let conf = setup.conf_file();
+    let mut tried = 0;
+    for case in vectors::load().answers {
+        let (_folder, key) = key_file(&case.key);
+        for arguments in [
+            &["verify", "--key-file", path_text(&key)][..],
+            &["verify", "-c", path_text(&conf), "--merid", MERID],
+        ] {
+            for end in ["", "\n"] {
+                let input = format!("{}{end}", case.form);
+                match case.verdict.as_str() {
+                    "verified" => {
+                        let output = ends_with(0, arguments, input);
+                        assert_eq!(printed(&output), case.json, "{}", case.name);
+                    }
+                    _ => {
+                        let output = ends_with(1, arguments, input);
+                        assert!(
+                            output.stdout.is_empty(),
+                            "{}: unverified, yet printed",
+                            case.name
+                        );
+                        assert!(!output.stderr.is_empty(), "{}", case.name);
+                    }
+                }
+            }
+        }
+        tried += 1;
+    }
+    assert!(tried >= 14);
+}
+
+#[test]
+fn verify_finds_the_merchant_by_itself() {
+    let setup = Setup::new(|conf| {
+        conf.merchants = merchant(MERID, KEY) + &merchant(OTHER_MERID, OTHER_KEY);
+    });
+    let conf = setup.conf_file();
+    let arguments = ["verify", "-c", path_text(&conf)];
+    for (merid, key) in [(MERID, KEY), (OTHER_MERID, OTHER_KEY)] {
+        let json = format!("{{\"merid\":\"{merid}\"}}");
+        let output = ends_with(0, &arguments, wire::answer(&json, key));
+        assert_eq!(printed(&output), json);
+    }
+    let json = format!("{{\"merid\":\"{MERID}\"}}");
+    ends_with(1, &arguments, wire::answer(json, OTHER_KEY));
+}
+
+#[test]
+fn decode_prints_the_json_without_asking_for_a_key() {
+    for case in vectors::load().requests {
+        assert_eq!(
+            printed(&ends_with(0, &["decode"], &case.form)),
+            case.json,
+            "{}",
+            case.name
+        );
+        assert_eq!(
+            printed(&ends_with(0, &["decode"], &case.text)),
+            case.json,
+            "{}",
+            case.name
+        );
+    }
+    for case in vectors::load()
+        .answers
+        .iter()
+        .filter(|case| case.verdict == "verified")
+    {
+        assert_eq!(
+            printed(&ends_with(0, &["decode"], &case.form)),
+            case.json,
+            "{}",
+            case.name
+        );
+    }
+    ends_with(1, &["decode"], "@@@");
+}
+
+#[test]
+fn check_shows_what_is_in_force_and_never_a_key() {
+    let setup = Setup::new(|conf| {
+        conf.merchants = merchant(MERID, KEY) + &merchant(OTHER_MERID, OTHER_KEY);
+    });
+    let output = ends_with(0, &["check", "-c", path_text(&setup.conf_file())], "");
+    let said = text(&output.stdout) + &text(&output.stderr);
+    for part in [MERID, OTHER_MERID, &setup.app.to_string()] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    assert!(!said.contains(KEY) && !said.contains(OTHER_KEY), "{said}");
+}
+
+/// What `check` says about these files, which are bad.
+#[track_caller]
+fn refused_by_check(setup: &Setup) -> String {
+    let output = ends_with(78, &["check", "-c", path_text(&setup.conf_file())], "");
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(!said.contains(OTHER_KEY), "{said}");
+    said
+}
+
+/// A line of output that names the file and has all of these as words of their own.
+#[track_caller]
+fn one_line_has(said: &str, file: &str, words: &[&str]) {
+    let is_there = said.lines().any(|line| {
+        line.contains(file)
+            && words.iter().all(|word| {
+                line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                    .any(|found| found == *word)
+            })
+    });
+    assert!(is_there, "{words:?} of {file} is not in {said}");
+}
+
+#[test]
+fn check_names_every_problem_of_a_file_at_once_each_with_its_line() {
+    let setup = Setup::new(|_| {});
+    let merchants = format!(
+        "[[merchant]]\nmerid = \"{MERID}\"\nkey = \"\"\n\n\
+         [[merchant]]\nmerid = \"{OTHER_MERID}\"\nkey = \"{OTHER_KEY}\"\ncolour = 1\n\n\
+         [end]\nmerchants = 3\n"
+    );
+    fs::write(&setup.merchants_file, merchants).unwrap();
+    let said = refused_by_check(&setup);
+    one_line_has(&said, "merchants.toml", &["3", "key"]);
+    one_line_has(&said, "merchants.toml", &["8", "unknown"]);
+    one_line_has(&said, "merchants.toml", &["11", "merchants"]);
+
+    let conf = fs::read_to_string(setup.conf_file()).unwrap();
+    let line_of = |conf: &str, start: &str| -> String {
+        let before = conf.lines().take_while(|line| !line.starts_with(start));
+        (before.count() + 1).to_string()
+    };
+    let conf = conf.replace("\ntimeout = \"5s\"", "\ntimeout = \"soon\"");
+    let conf = conf.replace("[admin]", "[admin]\ncolour = 1");
+    fs::write(setup.conf_file(), &conf).unwrap();
+    let said = refused_by_check(&setup);
+    one_line_has(
+        &said,
+        "countersign.toml",
+        &["timeout", &line_of(&conf, "timeout")],
+    );
+    one_line_has(
+        &said,
+        "countersign.toml",
+        &["colour", &line_of(&conf, "colour")],
+    );
+}
+
+#[test]
+fn check_warns_of_weak_keys_by_merchant() {
+    let setup = Setup::new(|conf| {
+        conf.merchants = merchant("100000000000003", "k") + &merchant(OTHER_MERID, OTHER_KEY);
+    });
+    let output = ends_with(0, &["check", "-c", path_text(&setup.conf_file())], "");
+    let said = text(&output.stdout) + &text(&output.stderr);
+    let warning = said
+        .lines()
+        .any(|line| line.to_lowercase().contains("warning") && line.contains("100000000000003"));
+    assert!(warning, "{said}");
+}
+
+#[test]
+fn run_and_check_refuse_the_same_files_with_78() {
+    let bad: [(&str, &str); 7] = [
+        ("url = \"http", "url = \"gopher"),
+        ("[app]", "[app]\nmax_body = \"much\""),
+        ("[app]", "[app]\nlisten_to = 1"),
+        (
+            "merchants = \"merchants.toml\"",
+            "merchants = \"none.toml\"",
+        ),
+        ("connect_timeout = \"1s\"", "connect_timeout = 1"),
+        ("level = \"info\"", "level = \"chatty\""),
+        ("[admin]", "[admin"),
+    ];
+    for (from, to) in bad {
+        let setup = Setup::new(|_| {});
+        let conf = fs::read_to_string(setup.conf_file()).unwrap();
+        assert!(conf.contains(from), "{from}");
+        fs::write(setup.conf_file(), conf.replacen(from, to, 1)).unwrap();
+        ends_with(78, &["check", "-c", path_text(&setup.conf_file())], "");
+        let (code, said) = setup.refused(Duration::from_secs(5));
+        assert_eq!(code, Some(78), "{to}: {said}");
+        assert!(said.contains("toml"), "{to}: {said}");
+    }
+    ends_with(78, &["check", "-c", "/nowhere/countersign.toml"], "");
+    ends_with(78, &["run", "-c", "/nowhere/countersign.toml"], "");
+}
+
+#[test]
+fn the_environment_comes_before_the_file() {
+    let setup = Setup::new(|_| {});
+    let output = run_with_input(
+        command()
+            .args(["check", "-c", path_text(&setup.conf_file())])
+            .env(
+                "COUNTERSIGN_PLATFORM_URL",
+                "https://from-the-environment.example.com",
+            ),
+        "",
+    );
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(said.contains("from-the-environment.example.com"), "{said}");
+}
+
+#[test]
+fn probe_tells_whether_the_platform_knows_our_key() {
+    let probe = |url: String| {
+        let setup = Setup::new(|conf| {
+            conf.platform = url;
+            conf.timeout = "1s";
+        });
+        let conf = setup.conf_file();
+        let output = run(&["probe", "-c", path_text(&conf), "--merid", MERID], "");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(!said.contains(KEY), "{said}");
+        (output.status.code(), said)
+    };
+    let honest = Platform::honest(&[(MERID, KEY)]);
+    let (code, said) = probe(honest.url());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.is_empty());
+    assert!(
+        honest.seen().iter().all(|seen| seen.target == "/api/query"),
+        "harmless"
+    );
+    assert_eq!(honest.count(), 1);
+
+    let not_found: fn(&crate::platform::Seen) -> Action = |_| {
+        Action::Reply(enveloped(wire::answer(
+            r#"{"respcode":"01","respmsg":"订单不存在"}"#,
+            KEY,
+        )))
+    };
+    let knows_no_order = Platform::start(not_found);
+    let (code, said) = probe(knows_no_order.url());
+    assert_eq!(code, Some(0), "no such order, but signed: {said}");
+
+    let knows_another_key = Platform::honest(&[(MERID, OTHER_KEY)]);
+    let (code, said) = probe(knows_another_key.url());
+    assert_eq!(code, Some(1), "{said}");
+    let knows_nobody = Platform::start(|_| Action::Reply(unsigned("96", "商户号不存在")));
+    let (code, said) = probe(knows_nobody.url());
+    assert_eq!(code, Some(1), "{said}");
+    let hangs = Platform::start(|_| Action::Hang);
+    let (code, said) = probe(hangs.url());
+    assert_eq!(code, Some(1), "{said}");
+    let (code, said) = probe("http://127.0.0.1:1".to_owned());
+    assert_eq!(code, Some(1), "{said}");
+}
+
+#[test]
+fn demo_buys_once_and_says_what_it_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = fs::File::create(folder.path().join("output")).unwrap();
+    let mut child = command()
+        .args(["demo", "--once"])
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .spawn()
+        .unwrap();
+    let status = exit_within(&mut child, Duration::from_secs(30));
+    if status.is_none() {
+        child.kill().unwrap();
+    }
+    let said = fs::read_to_string(folder.path().join("output")).unwrap();
+    assert_eq!(status.and_then(|it| it.code()), Some(0), "{said}");
+    assert!(said.lines().count() >= 3, "each step is printed: {said}");
+}

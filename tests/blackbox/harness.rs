@@ -1,0 +1,450 @@
+//! The sidecar under test: the real binary with its own folder, files and ports, polled ready, killed on drop.
+
+use crate::client::{self, Response};
+use crate::wire;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The merchant of the vectors.
+pub(crate) const MERID: &str = "100000000000001";
+pub(crate) const KEY: &str = "7d0f1c0a9be84e6e8e1f6f6a2c5b9d31";
+pub(crate) const ORDERID: &str = "ORD2017030100000001";
+/// A second one, where a test needs two.
+pub(crate) const OTHER_MERID: &str = "100000000000002";
+pub(crate) const OTHER_KEY: &str = "c1e0a54b7f3d4f0f9a6b0d2e8c7a5b13";
+
+/// The binary under test; `COUNTERSIGN_TEST_BIN` names one that was built elsewhere.
+pub(crate) fn binary() -> PathBuf {
+    match std::env::var_os("COUNTERSIGN_TEST_BIN") {
+        Some(path) => path.into(),
+        None => env!("CARGO_BIN_EXE_countersign").into(),
+    }
+}
+
+/// A port nobody listens on. Below the range from which the kernel serves outgoing connections, and each given once, so that
+/// tests in parallel do not take each other's.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    let offset = (std::process::id() % 97) as u16 * 200;
+    loop {
+        let port = FIRST + (offset + NEXT.fetch_add(1, Ordering::SeqCst)) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Asks again and again until the answer is yes; fails with what was waited for.
+#[track_caller]
+pub(crate) fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Says that a test could not be made here, and why.
+pub(crate) fn skip(test: &str, reason: &str) {
+    println!("SKIPPED: {test}: {reason}");
+    if let Some(path) = std::env::var_os("COUNTERSIGN_TEST_SKIPS") {
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        writeln!(file, "SKIPPED: {test}: {reason}").unwrap();
+    }
+}
+
+/// Whether a program can be started.
+pub(crate) fn is_installed(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    })
+}
+
+/// A merchant's entry in the file.
+pub(crate) fn merchant(merid: &str, key: &str) -> String {
+    format!("[[merchant]]\nmerid = \"{merid}\"\nkey = \"{key}\"\n\n")
+}
+
+/// What goes into the two files. The defaults: the vectors' merchant, deadlines short enough for a test.
+pub(crate) struct Conf {
+    pub(crate) merchants: String,
+    pub(crate) platform: String,
+    pub(crate) timeout: &'static str,
+    pub(crate) connect_timeout: &'static str,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) extra_paths: Vec<&'static str>,
+    /// Further lines of `[app]`.
+    pub(crate) app: String,
+    /// Further listeners of the app, such as `unix:…`.
+    pub(crate) listen: Vec<String>,
+    pub(crate) log_level: &'static str,
+    /// Where the merchants' file lies, relative to the folder.
+    pub(crate) merchants_file: &'static str,
+    /// Further sections.
+    pub(crate) further: String,
+}
+
+impl Conf {
+    fn new() -> Self {
+        Self {
+            merchants: merchant(MERID, KEY),
+            platform: "http://127.0.0.1:9".to_owned(),
+            timeout: "5s",
+            connect_timeout: "1s",
+            ca_file: None,
+            extra_paths: Vec::new(),
+            app: String::new(),
+            listen: Vec::new(),
+            log_level: "info",
+            merchants_file: "merchants.toml",
+            further: String::new(),
+        }
+    }
+}
+
+/// The two files and the ports in them, before or between runs.
+pub(crate) struct Setup {
+    pub(crate) folder: TempDir,
+    pub(crate) app: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) merchants_file: PathBuf,
+}
+
+impl Setup {
+    pub(crate) fn new(change: impl FnOnce(&mut Conf)) -> Self {
+        let mut conf = Conf::new();
+        change(&mut conf);
+        let folder = tempfile::Builder::new()
+            .prefix("countersign-test-")
+            .tempdir()
+            .unwrap();
+        let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (app, admin) = (address(), address());
+        let merchants_file = folder.path().join(conf.merchants_file);
+        fs::write(&merchants_file, &conf.merchants).unwrap();
+        let setup = Self {
+            folder,
+            app,
+            admin,
+            merchants_file,
+        };
+        fs::write(setup.conf_file(), setup.main_file(&conf)).unwrap();
+        setup
+    }
+
+    fn main_file(&self, conf: &Conf) -> String {
+        let mut listen = vec![self.app.to_string()];
+        listen.extend(conf.listen.iter().cloned());
+        let mut text = format!(
+            "merchants = {:?}\n\n[app]\nlisten = {listen:?}\n{}\n\n",
+            conf.merchants_file, conf.app
+        );
+        write!(
+            text,
+            "[platform]\nurl = {:?}\nconnect_timeout = {:?}\ntimeout = {:?}\n",
+            conf.platform, conf.connect_timeout, conf.timeout
+        )
+        .unwrap();
+        if let Some(ca_file) = &conf.ca_file {
+            writeln!(text, "ca_file = {ca_file:?}").unwrap();
+        }
+        if !conf.extra_paths.is_empty() {
+            writeln!(text, "extra_paths = {:?}", conf.extra_paths).unwrap();
+        }
+        write!(
+            text,
+            "\n[inbox]\nstore = \"sqlite:{}\"\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
+            self.store().display(),
+            self.admin,
+            conf.log_level,
+            conf.further
+        )
+        .unwrap();
+        text
+    }
+
+    pub(crate) fn conf_file(&self) -> PathBuf {
+        self.folder.path().join("countersign.toml")
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("countersign.db")
+    }
+
+    fn output_file(&self) -> PathBuf {
+        self.folder.path().join("output.txt")
+    }
+
+    /// All that the process has written to stdout and stderr.
+    pub(crate) fn output(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.output_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// Starts the process, ready or not.
+    pub(crate) fn spawn(&self) -> Child {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(self.output_file())
+            .unwrap();
+        command()
+            .args(["run", "-c"])
+            .arg(self.conf_file())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", binary().display()))
+    }
+
+    /// Starts the process where it is expected to refuse; its exit code and what it said.
+    #[track_caller]
+    pub(crate) fn refused(&self, patience: Duration) -> (Option<i32>, String) {
+        let mut child = self.spawn();
+        let status = exit_within(&mut child, patience);
+        let status = status.unwrap_or_else(|| {
+            stop(&mut child);
+            panic!("still running after {patience:?}: {}", self.output())
+        });
+        (status.code(), self.output())
+    }
+
+    #[track_caller]
+    pub(crate) fn start(self) -> Sidecar {
+        let child = self.spawn();
+        let mut sidecar = Sidecar { setup: self, child };
+        sidecar.wait_ready();
+        sidecar
+    }
+}
+
+/// The binary in an environment without settings of its own.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(binary());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("COUNTERSIGN_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Waits for the end of a process; `None` if it is still running then.
+pub(crate) fn exit_within(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn stop(child: &mut Child) {
+    // It may have ended by itself, which is what some tests are about.
+    drop(child.kill());
+    drop(child.wait());
+}
+
+/// Sends a signal by name, as `kill` does.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args([format!("-{name}"), child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success(), "kill -{name}");
+}
+
+/// Runs a command to its end with this standard input.
+pub(crate) fn run_with_input(command: &mut Command, input: impl AsRef<[u8]>) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that refuses before it has read all of it is no failure of the test.
+    drop(child.stdin.take().unwrap().write_all(input.as_ref()));
+    child.wait_with_output().unwrap()
+}
+
+/// The running sidecar.
+pub(crate) struct Sidecar {
+    pub(crate) setup: Setup,
+    pub(crate) child: Child,
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+        if thread::panicking() {
+            let output = self.setup.output();
+            let from = output.len().saturating_sub(4000);
+            let tail = output.get(from..).unwrap_or(&output);
+            eprintln!("--- the sidecar's output ---\n{tail}\n---");
+        }
+    }
+}
+
+impl Sidecar {
+    #[track_caller]
+    pub(crate) fn start(change: impl FnOnce(&mut Conf)) -> Self {
+        Setup::new(change).start()
+    }
+
+    /// In front of this platform, everything else as by default.
+    #[track_caller]
+    pub(crate) fn before(platform: &crate::platform::Platform) -> Self {
+        let url = platform.url();
+        Self::start(|conf| conf.platform = url)
+    }
+
+    #[track_caller]
+    fn wait_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Ok(answer) = client::fetch(self.setup.admin, "/readyz")
+                && answer.status == 200
+            {
+                return;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "not ready ({ended:?}): {}",
+                self.setup.output()
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Ends it hard and starts it again on the same files.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        stop(&mut self.child);
+        self.child = self.setup.spawn();
+        self.wait_ready();
+    }
+
+    pub(crate) fn app(&self) -> SocketAddr {
+        self.setup.app
+    }
+
+    pub(crate) fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Response {
+        client::post(self.app(), path, body)
+    }
+
+    pub(crate) fn query(&self, body: impl AsRef<[u8]>) -> Response {
+        self.post("/api/query", body)
+    }
+
+    pub(crate) fn submit(&self, body: impl AsRef<[u8]>) -> Response {
+        self.post("/api/icashier", body)
+    }
+
+    pub(crate) fn output(&self) -> String {
+        self.setup.output()
+    }
+
+    pub(crate) fn admin(&self, path: &str) -> Response {
+        client::fetch(self.setup.admin, path).unwrap()
+    }
+
+    pub(crate) fn reload(&self) -> Response {
+        client::post(self.setup.admin, "/-/reload", "")
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.admin("/metrics").text())
+    }
+
+    pub(crate) fn merchants_file(&self) -> &Path {
+        &self.setup.merchants_file
+    }
+}
+
+/// A page of metrics: each sample under its name and labels as they stand.
+pub(crate) struct Metrics {
+    pub(crate) samples: BTreeMap<String, f64>,
+}
+
+impl Metrics {
+    pub(crate) fn parse(page: &str) -> Self {
+        let samples = page
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+            .map(|line| {
+                let (name, value) = line.rsplit_once(' ').unwrap_or((line, ""));
+                let value = value.parse();
+                let value = value.unwrap_or_else(|_| panic!("no value: {line:?}"));
+                (name.to_owned(), value)
+            })
+            .collect();
+        Self { samples }
+    }
+
+    /// The sum of the samples whose name and labels hold all of these words.
+    pub(crate) fn sum(&self, words: &[&str]) -> f64 {
+        self.samples
+            .iter()
+            .filter(|(name, _)| words.iter().all(|word| name.contains(word)))
+            .map(|(_, value)| value)
+            .sum()
+    }
+}
+
+/// An orderid that no other test uses.
+pub(crate) fn fresh_orderid() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    format!(
+        "T{:07}A{:05}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::SeqCst)
+    )
+}
+
+/// A submit with nothing wrong in it.
+pub(crate) fn submit_json(orderid: &str) -> String {
+    submit_of(MERID, orderid, 1280)
+}
+
+pub(crate) fn submit_of(merid: &str, orderid: &str, txnamt: i64) -> String {
+    json!({
+        "action": "AliPay",
+        "txnamt": txnamt,
+        "merid": merid,
+        "orderid": orderid,
+        "backurl": "https://shop.example.com/pay/back",
+    })
+    .to_string()
+}
+
+/// A query with nothing wrong in it.
+pub(crate) fn query_json(merid: &str, orderid: &str) -> String {
+    json!({"merid": merid, "orderid": orderid}).to_string()
+}
+
+/// The form that a query of [`query_json`] becomes, with the key given.
+pub(crate) fn query_form(merid: &str, orderid: &str, key: &str) -> String {
+    wire::request(query_json(merid, orderid), key)
+}

@@ -1,0 +1,200 @@
+//! The app's listener as HTTP clients find it: any `Content-Type`, `Expect`, reuse, HTTP/1.0, a unix socket.
+
+use crate::client::{Connection, post_bytes, post_with};
+use crate::harness::{KEY, MERID, ORDERID, Setup, Sidecar, query_json};
+use crate::platform::Platform;
+use std::time::{Duration, Instant};
+
+fn honest() -> (Platform, Sidecar) {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let sidecar = Sidecar::before(&platform);
+    (platform, sidecar)
+}
+
+#[test]
+fn the_body_is_json_whatever_its_content_type_says() {
+    let (_platform, sidecar) = honest();
+    for line in [
+        "Content-Type: application/json; charset=utf-8",
+        "Content-Type: text/plain",
+        "Content-Type: application/x-www-form-urlencoded",
+        "Content-Type: multipart/form-data; boundary=x",
+        "Content-Type: ;;;",
+        "X-No-Content-Type: 1",
+    ] {
+        let answer = post_with(
+            sidecar.app(),
+            "/api/query",
+            &[line],
+            query_json(MERID, ORDERID),
+        );
+        assert_eq!(answer.status, 200, "{line}: {}", answer.text());
+    }
+}
+
+#[test]
+fn expect_is_answered_at_once() {
+    let (_platform, sidecar) = honest();
+    let body = query_json(MERID, ORDERID);
+    for _ in 0..2 {
+        let mut connection = Connection::open(sidecar.app()).unwrap();
+        let began = Instant::now();
+        connection
+            .send(format!(
+                "POST /api/query HTTP/1.1\r\nHost: app\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            ))
+            .unwrap();
+        assert_eq!(connection.receive_status().unwrap(), 100);
+        assert!(began.elapsed() < Duration::from_millis(500));
+        assert_eq!(connection.exchange(&body).unwrap().status, 200);
+    }
+}
+
+#[test]
+fn a_connection_carries_many_calls_good_and_bad() {
+    let (platform, sidecar) = honest();
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    for round in 0..20 {
+        let orderid = format!("ROUND{round:05}");
+        let good = post_bytes("/api/query", &[], query_json(MERID, &orderid));
+        let answer = connection.exchange(good).unwrap();
+        assert_eq!(answer.json()["orderid"], orderid);
+        let bad = post_bytes("/api/query", &[], "{");
+        connection
+            .exchange(bad)
+            .unwrap()
+            .problem(400, "invalid-json", "no");
+        let lost = post_bytes("/nowhere", &[], "{}");
+        connection
+            .exchange(lost)
+            .unwrap()
+            .problem(404, "not-found", "no");
+    }
+    assert_eq!(platform.count(), 20);
+}
+
+#[test]
+fn calls_sent_before_the_last_answer_are_answered_in_their_order_or_not_taken() {
+    let (platform, sidecar) = honest();
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    let together: Vec<u8> = (0..5)
+        .flat_map(|n| post_bytes("/api/query", &[], query_json(MERID, &format!("PIPE{n:06}"))))
+        .collect();
+    connection.send(together).unwrap();
+    let mut answered = 0;
+    let mut is_last = false;
+    while answered < 5 && !is_last {
+        let answer = connection.receive().unwrap();
+        assert_eq!(answer.json()["orderid"], format!("PIPE{answered:06}"));
+        // A server may go after any answer, but it has to say so: then the rest was not taken.
+        is_last = answer.header("connection") == Some("close");
+        answered += 1;
+    }
+    assert_eq!(platform.count(), answered);
+}
+
+#[test]
+fn a_request_in_small_pieces_is_still_one_request() {
+    let (platform, sidecar) = honest();
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    for piece in post_bytes("/api/query", &[], query_json(MERID, ORDERID)).chunks(7) {
+        connection.send(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(connection.receive().unwrap().status, 200);
+    assert_eq!(platform.count(), 1);
+}
+
+#[test]
+fn a_chunked_body_is_put_together() {
+    let (platform, sidecar) = honest();
+    let body = query_json(MERID, ORDERID);
+    let (head, tail) = body.split_at(9);
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    for _ in 0..2 {
+        let answer = connection
+            .exchange(format!(
+                "POST /api/query HTTP/1.1\r\nHost: app\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 {:x};ext=1\r\n{head}\r\n{:X}\r\n{tail}\r\n0\r\nTrailer: x\r\n\r\n",
+                head.len(),
+                tail.len()
+            ))
+            .unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(platform.last().plain(), body);
+    }
+}
+
+#[test]
+fn an_http_1_0_client_is_served() {
+    let (_platform, sidecar) = honest();
+    let body = query_json(MERID, ORDERID);
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    let answer = connection
+        .exchange(format!(
+            "POST /api/query HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .unwrap();
+    assert_eq!(
+        (answer.status, answer.json()["orderid"].as_str()),
+        (200, Some(ORDERID))
+    );
+    assert!(connection.is_ended());
+}
+
+#[test]
+fn close_is_honoured() {
+    let (_platform, sidecar) = honest();
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    let bytes = post_bytes(
+        "/api/query",
+        &["Connection: close"],
+        query_json(MERID, ORDERID),
+    );
+    assert_eq!(connection.exchange(bytes).unwrap().status, 200);
+    assert!(connection.is_ended());
+}
+
+#[test]
+fn an_absolute_target_and_a_query_string_name_the_same_path() {
+    let (platform, sidecar) = honest();
+    for target in ["/api/query?trace=1", "http://app/api/query"] {
+        let answer = sidecar.post(target, query_json(MERID, ORDERID));
+        assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+        assert!(platform.last().target.starts_with("/api/query"));
+    }
+}
+
+#[test]
+fn a_unix_socket_serves_like_a_port() {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let url = platform.url();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let sidecar = Setup::new(|conf| {
+        conf.platform = url;
+        conf.listen = vec![format!("unix:{}", path.display())];
+    })
+    .start();
+    let mut connection = Connection::open_unix(&path).unwrap();
+    for _ in 0..2 {
+        let bytes = post_bytes("/api/query", &[], query_json(MERID, ORDERID));
+        assert_eq!(connection.exchange(bytes).unwrap().status, 200);
+    }
+    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+}
+
+#[test]
+fn a_unix_socket_left_behind_by_a_killed_run_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let mut sidecar = Sidecar::start(|conf| conf.listen = vec![format!("unix:{}", path.display())]);
+    sidecar.restart();
+    let mut connection = Connection::open_unix(&path).unwrap();
+    let answer = connection
+        .exchange(post_bytes("/api/query", &[], "{"))
+        .unwrap();
+    answer.problem(400, "invalid-json", "no");
+}

@@ -1,0 +1,42 @@
+//! The product from outside: the real binary, driven through sockets, files, signals and exit codes.
+//!
+//! Written from the platform's document and from what users are promised, never from the library: nothing here names a
+//! module of the crate, and signing, HTTP and the platform are done again, small. Expected values come from
+//! `tests/spec/vectors.json`, which other tools made.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "here a panic is a failed test, in what the tests stand on too"
+)]
+
+// What the tests stand on.
+mod client;
+mod harness;
+mod platform;
+mod wire;
+
+// What they claim, in the order of the contract.
+mod bodies;
+mod calls;
+mod fields;
+mod listener;
+mod oddities;
+mod refusals;
+mod relay;
+mod shadow;
+mod vectors;
+
+mod faults;
+mod tls;
+mod wrong_answers;
+
+mod crowd;
+mod ledger;
+mod reload;
+
+mod admin;
+mod canary;
+mod cli;
+mod clients;
+mod explain;
+mod shutdown;
