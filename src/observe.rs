@@ -26,7 +26,8 @@ static LOG: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 /// Starts logging to standard error. `level` is error, warn, info, debug or trace.
 ///
 /// Other crates are held to warnings: at trace level Pingora writes whole messages, and a message beside its
-/// sign is a secret.
+/// sign is a secret. Its connectors are silent: each failure comes back to us, and what they call an error
+/// besides is a pooled connection that another call was quicker to take.
 pub fn start_log(format: LogFormat, level: &str) {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -35,7 +36,9 @@ pub fn start_log(format: LogFormat, level: &str) {
     if let Ok(mut kept) = LOG.lock() {
         *kept = Some(guard);
     }
-    let filter = EnvFilter::new(format!("warn,countersign={level}"));
+    let filter = EnvFilter::new(format!(
+        "warn,pingora_core::connectors=off,countersign={level}"
+    ));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
@@ -70,7 +73,7 @@ pub struct Metrics {
     pub oddities: IntCounterVec,
     /// Answers that fitted an old key only.
     pub old_key_answers: IntCounter,
-    /// Looks at changed merchants files: `applied`, `refused`.
+    /// Looks at the merchants file: `applied`, `refused`, or `unchanged` where somebody asked for one.
     pub reloads: IntCounterVec,
     /// Seconds to read, check and swap in a changed file.
     pub reload_seconds: Histogram,
@@ -160,7 +163,7 @@ impl Metrics {
             )?,
             reloads: counters(
                 "reloads_total",
-                "Changed merchants files, by result",
+                "Reloads of the merchants file, by result",
                 &["result"],
             )?,
             reload_seconds,

@@ -208,7 +208,7 @@ fn log_reload(outcome: &ReloadOutcome, metrics: &Metrics) {
                 tracing::warn!("{warning}");
             }
         }
-        ReloadOutcome::Unchanged { .. } => {}
+        ReloadOutcome::Unchanged { .. } => metrics.reloads.with_label_values(&["unchanged"]).inc(),
         ReloadOutcome::Refused(problems) => {
             metrics.reloads.with_label_values(&["refused"]).inc();
             tracing::error!("the merchants file is refused; the last good merchants stay in force");
@@ -246,6 +246,7 @@ fn log_start(settings: &Settings, snapshot: &Snapshot) {
         version = env!("CARGO_PKG_VERSION"),
         settings = %settings.path.display(),
         settings_digest = settings.digest,
+        merchants_file = %settings.merchants.display(),
         merchants = snapshot.len(),
         merchants_digest = snapshot.digest(),
         app = app.join(","),

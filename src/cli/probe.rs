@@ -59,32 +59,39 @@ pub(super) fn probe(args: &Probe) -> Result<(), Failure> {
     let no = |why: String| Failure::No(format!("merchant {}: {why}", merchant.merid));
     let received = envelope::read(response.body(), "resp")
         .map_err(|error| no(format!("status {}, {error}", response.status().as_u16())))?;
+    let said = said(&received.unverified().unwrap_or_default());
     match received.verify(merchant.verifying_keys()) {
         Ok(verified) => {
-            let object = Object::parse(&verified)
-                .map_err(|error| no(format!("the answer is malformed: {error}")))?;
-            let respcode = object
-                .string("respcode")
-                .and_then(Result::ok)
-                .unwrap_or_default();
             let which = if verified.key_index() == 0 {
                 "our key"
             } else {
                 "one of our old keys"
             };
             println!(
-                "merchant {}: the platform signs with {which} (respcode {respcode:?})",
+                "merchant {}: the platform signs with {which}{said}",
                 merchant.merid
             );
             Ok(())
         }
-        Err(VerifyError::Unsigned) => Err(no(
-            "the platform does not know this merchant or has no key for it (empty sign)".to_owned(),
-        )),
+        Err(VerifyError::Unsigned) => Err(no(format!(
+            "the platform does not know this merchant or has no key for it (empty sign){said}"
+        ))),
         Err(VerifyError::BadSignature) => Err(no(
             "the platform signs with another key than ours; try `countersign explain`".to_owned(),
         )),
         Err(VerifyError::NotBase64) => Err(no("the answer's text is not base64".to_owned())),
+    }
+}
+
+/// The platform's own words in an answer, where it has any.
+fn said(answer: &[u8]) -> String {
+    let Ok(object) = Object::parse(answer) else {
+        return String::new();
+    };
+    let member = |name| object.string(name).and_then(Result::ok);
+    match (member("respcode"), member("respmsg")) {
+        (Some(code), message) => format!("; it says {code:?} {:?}", message.unwrap_or_default()),
+        (None, _) => String::new(),
     }
 }
 

@@ -18,6 +18,7 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream;
 use pingora::server::ShutdownWatch;
+use pingora::{Error, ErrorType};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
@@ -40,7 +41,7 @@ pub enum Refusal {
     Malformed,
     /// More bytes than [`Limits::max_body`].
     BodyTooLarge,
-    /// The body did not come whole in time, or its framing is broken.
+    /// The body did not come whole in time.
     BodyIncomplete,
     /// [`Limits::max_in_flight`] requests are being handled.
     Overloaded,
@@ -132,8 +133,11 @@ impl<H: Handler> App<H> {
             return Err(Refusal::BodyTooLarge);
         }
         if expects_continue(head) {
-            // A client that waits for this would otherwise send its body a second later.
+            // A client that waits for this would otherwise send its body a second later. To Pingora any response
+            // before the body is one that ends the connection.
+            session.set_close_on_response_before_downstream_finish(false);
             let written = session.write_continue_response().await;
+            session.set_close_on_response_before_downstream_finish(true);
             written.map_err(|_| Refusal::BodyIncomplete)?;
         }
         let whole = async {
@@ -141,7 +145,7 @@ impl<H: Handler> App<H> {
             while let Some(part) = session
                 .read_request_body()
                 .await
-                .map_err(|_| Refusal::BodyIncomplete)?
+                .map_err(|error| broken_body(&error))?
             {
                 if body.len() + part.len() > self.limits.max_body {
                     return Err(Refusal::BodyTooLarge);
@@ -172,6 +176,8 @@ impl<H: Handler> HttpServerApp for App<H> {
         } else {
             HEADER_TIME
         };
+        // Calls that were sent before the last answer wait their turn instead of being dropped.
+        session.set_pipelining_enabled(true);
         session.set_read_timeout(Some(time));
         session.set_write_timeout(Some(WRITE_TIME));
         session.set_total_drain_timeout(Some(LINGER_TIME));
@@ -245,6 +251,13 @@ async fn write(session: &mut ServerSession, response: Response<Bytes>) -> pingor
         let _ = timeout(LINGER_TIME, session.drain_request_body()).await;
     }
     Ok(())
+}
+
+fn broken_body(error: &Error) -> Refusal {
+    match error.etype() {
+        ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => Refusal::Malformed,
+        _ => Refusal::BodyIncomplete,
+    }
 }
 
 fn bodiless(status: StatusCode) -> bool {

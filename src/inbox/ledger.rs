@@ -3,6 +3,7 @@
 //! A row is on stable storage (WAL, `synchronous=FULL`) before [`Ledger::record`] returns. A ledger that
 //! fails is the caller's to log and count: calls go on without it.
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +57,12 @@ pub enum LedgerError {
         /// The store's version.
         found: i32,
     },
+    /// Another process has it.
+    #[error("the store is in use by another instance (it holds {0})")]
+    InUse(String),
+    /// The lock's file cannot be made.
+    #[error("{0}: {1}")]
+    Lock(String, std::io::Error),
     /// SQLite's own check found damage.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -90,11 +97,13 @@ impl Ledger {
     /// Opens or creates the store and starts its writer. Refuses a store that is damaged, newer or another
     /// program's, and one that cannot be written.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let lock = lock(path)?;
         let connection = open(path)?;
         let (work, waiting) = sync_channel(WAITING);
         let sound = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             connection,
+            _lock: lock,
             sound: sound.clone(),
         };
         thread::Builder::new()
@@ -139,6 +148,25 @@ impl Ledger {
             .ok()
             .and_then(Result::ok)
             .unwrap_or(Err(LedgerError::Slow))
+    }
+}
+
+/// Held as long as the file is open. A file of its own: closing another descriptor of the store itself would
+/// give SQLite's own locks away.
+fn lock(path: &Path) -> Result<File, LedgerError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let shown = name.to_string_lossy().into_owned();
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&name);
+    let file = file.map_err(|error| LedgerError::Lock(shown.clone(), error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LedgerError::InUse(shown)),
+        Err(TryLockError::Error(error)) => Err(LedgerError::Lock(shown, error)),
     }
 }
 
@@ -191,6 +219,7 @@ fn create(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 /// The one thread that writes: takes what waits, commits it at once, confirms each row.
 struct Writer {
     connection: Connection,
+    _lock: File,
     sound: Arc<AtomicBool>,
 }
 
@@ -316,11 +345,22 @@ mod tests {
         assert_eq!(record("1", order(101, "Bank")).await, Recorded::Conflicts);
         assert_eq!(record("1", order(100, "WeiXin")).await, Recorded::Conflicts);
         assert_eq!(record("2", order(101, "Bank")).await, Recorded::Agrees);
-        let again = Ledger::open(&path).unwrap();
+        drop(ledger);
+        let again = reopened(&path).unwrap();
         assert_eq!(
             again.record("1", &order(1, "Bank")).await.unwrap(),
             Recorded::Conflicts
         );
+    }
+
+    /// The writer of a dropped handle gives its lock back on its own thread.
+    fn reopened(path: &Path) -> Result<Ledger, LedgerError> {
+        loop {
+            match Ledger::open(path) {
+                Err(LedgerError::InUse(_)) => thread::yield_now(),
+                result => return result,
+            }
+        }
     }
 
     #[test]
@@ -338,14 +378,12 @@ mod tests {
         other.execute_batch("CREATE TABLE theirs (x)").unwrap();
         assert!(matches!(Ledger::open(&path), Err(LedgerError::NotOurs)));
         std::fs::remove_file(&path).unwrap();
-        drop(Ledger::open(&path).unwrap());
+        drop(reopened(&path).unwrap());
         Connection::open(&path)
             .unwrap()
             .pragma_update(None, "user_version", 2)
             .unwrap();
-        assert!(matches!(
-            Ledger::open(&path),
-            Err(LedgerError::Newer { found: 2 })
-        ));
+        let newer = reopened(&path);
+        assert!(matches!(newer, Err(LedgerError::Newer { found: 2 })));
     }
 }

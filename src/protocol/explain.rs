@@ -15,7 +15,7 @@ use super::key::Key;
 
 /// A key that may have made the sign.
 pub struct Candidate<'a> {
-    /// Whose key.
+    /// Whose key; empty for a key that stands for itself.
     pub merid: &'a str,
     /// The key.
     pub key: &'a Key,
@@ -157,7 +157,7 @@ fn search<'c, 'k>(
     let texts = text_variants(text);
     let (own, others): (Vec<_>, Vec<_>) = candidates
         .iter()
-        .partition(|c| named.as_deref().is_none_or(|merid| merid == c.merid));
+        .partition(|c| c.merid.is_empty() || named.as_deref().is_none_or(|merid| merid == c.merid));
     let best = |group: Vec<&'c Candidate<'k>>| {
         group
             .into_iter()
