@@ -102,7 +102,11 @@ impl<H: Handler> App<H> {
         };
         let body = match self.read_body(session, &head).await {
             Ok(body) => body,
-            Err(why) => return self.handler.refuse(&head, why),
+            Err(why) => {
+                // Nobody knows where the next request would begin.
+                session.set_keepalive(None);
+                return self.handler.refuse(&head, why);
+            }
         };
         let request = Request::from_parts(head, body);
         let head = request_head(&request);
