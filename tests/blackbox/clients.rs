@@ -153,6 +153,46 @@ sys.stdout.buffer.write(answer.read())
     gets_the_answer(&platform, QUICK, python.args(["-c", CODE, &url, &body]));
 }
 
+/// The README's example in this language, with the sidecar's own address in it.
+fn readme_example(language: &str, sidecar: &Sidecar) -> String {
+    let readme = include_str!("../../README.md");
+    let (_, from) = readme.split_once(&format!("```{language}\n")).unwrap();
+    let (example, _) = from.split_once("```").unwrap();
+    assert!(example.contains("http://127.0.0.1:8080/"));
+    example.replace(
+        "http://127.0.0.1:8080",
+        &format!("http://{}", sidecar.app()),
+    )
+}
+
+#[test]
+fn the_readme_s_examples_work_as_they_stand() {
+    let name = "the_readme_s_examples_work_as_they_stand";
+    let (platform, sidecar, _) = started();
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = |program: &str, file: &str, code: String| {
+        if !is_installed(program) {
+            return skip(name, &format!("{program} is not installed"));
+        }
+        fs::write(folder.path().join(file), code).unwrap();
+        let mut command = Command::new(program);
+        command.current_dir(&folder).arg(file);
+        gets_the_answer(&platform, Duration::from_secs(60), &mut command);
+    };
+    let php = readme_example("php", &sidecar);
+    run("php", "a.php", format!("<?php {php} echo $answer;"));
+    let java = readme_example("java", &sidecar);
+    let java = format!(
+        "public class A {{ public static void main(String[] a) throws Exception {{ {java}
+            System.out.write(answer.getBytes(\"UTF-8\")); System.out.flush(); }} }}"
+    );
+    run("java", "A.java", java);
+    // Python's example reads the JSON; printed compactly it is the answer again.
+    let python = readme_example("python", &sidecar);
+    let print = "print(json.dumps(answer, ensure_ascii=False, separators=(',', ':')), end='')";
+    run("python3", "a.py", format!("{python}\n{print}\n"));
+}
+
 #[test]
 fn a_client_that_asks_for_no_page_still_sees_the_submit_s_page() {
     if !is_installed("curl") {
