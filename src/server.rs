@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::{Admin, AppListener};
 use crate::config::settings::Settings;
 use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
-use crate::http::client::Client;
+use crate::http::client::{Client, Transport};
 use crate::http::serve::{App, Handler, Limits};
 use crate::inbox::ledger::Ledger;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
@@ -52,12 +52,13 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
     let ledger = Ledger::open(store)
         .map_err(|error| CannotStart(format!("{}: inbox.store: {error}", store.display())))?;
     let platform = &settings.platform;
+    let transport =
+        Transport::new(platform.ca_file.as_deref(), metrics.clone()).map_err(CannotStart)?;
     let client = Client::new(
         &platform.url,
         platform.connect_timeout,
         platform.timeout,
-        platform.ca_file.as_deref(),
-        metrics.clone(),
+        transport,
     );
     let client = Arc::new(client.map_err(CannotStart)?);
     log_start(settings, &snapshot);

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::Failure;
-use crate::http::client::{Client, Repeat};
+use crate::http::client::{Client, Repeat, Transport};
 use crate::http::serve::{App, Limits, serve};
 use crate::lifetime::Lifetime;
 use crate::observe::Metrics;
@@ -332,7 +332,8 @@ fn client(address: SocketAddr) -> Result<Client, Failure> {
     let url =
         Url::parse(&format!("http://{address}")).map_err(|error| Failure::No(error.to_string()))?;
     let time = Duration::from_secs(10);
-    Client::new(&url, time, time, None, Arc::new(Metrics::default())).map_err(Failure::No)
+    let transport = Transport::new(None, Arc::new(Metrics::default())).map_err(Failure::No)?;
+    Client::new(&url, time, time, transport).map_err(Failure::No)
 }
 
 fn free_address() -> Result<SocketAddr, Failure> {

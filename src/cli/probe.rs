@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Config, Failure, environment};
 use crate::config::Snapshot;
-use crate::http::client::{Client, Repeat};
+use crate::http::client::{Client, Repeat, Transport};
 use crate::observe::Metrics;
 use crate::outbound::relay;
 use crate::protocol::envelope::{self, Envelope, VerifyError};
@@ -33,12 +33,13 @@ pub(super) fn probe(args: &Probe) -> Result<(), Failure> {
         Failure::Usage("--merid: expected one of the merchants in the merchants file".to_owned())
     })?;
     let platform = &settings.platform;
+    let transport = Transport::new(platform.ca_file.as_deref(), Arc::new(Metrics::default()))
+        .map_err(Failure::Config)?;
     let client = Client::new(
         &platform.url,
         platform.connect_timeout,
         platform.timeout,
-        platform.ca_file.as_deref(),
-        Arc::new(Metrics::default()),
+        transport,
     );
     let client = client.map_err(Failure::Config)?;
     let query = format!(

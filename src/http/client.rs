@@ -130,16 +130,34 @@ pub trait Count: Send + Sync {
     fn connection(&self, reused: bool);
 }
 
+/// Connections and whom they believe; clones share one pool.
+#[derive(Clone)]
+pub struct Transport {
+    connector: Arc<TransportConnector>,
+    ca: Option<Arc<CaType>>,
+    count: Arc<dyn Count>,
+}
+
+impl Transport {
+    /// `ca_file` holds PEM certificates that are believed beside the system's.
+    pub fn new(ca_file: Option<&Path>, count: Arc<dyn Count>) -> Result<Self, String> {
+        let connector = TransportConnector::new(Some(ConnectorOptions::new(POOL_SIZE)));
+        Ok(Self {
+            connector: Arc::new(connector),
+            ca: ca_file.map(believed_certificates).transpose()?,
+            count,
+        })
+    }
+}
+
 /// The client for one origin.
 pub struct Client {
     origin: Origin,
-    connector: TransportConnector,
-    ca: Option<Arc<CaType>>,
+    transport: Transport,
     addresses: ArcSwap<Vec<SocketAddr>>,
     look_up_now: Notify,
     connect_time: Duration,
     time: Duration,
-    count: Arc<dyn Count>,
 }
 
 struct Origin {
@@ -155,14 +173,13 @@ struct Origin {
 }
 
 impl Client {
-    /// A client for `url` (scheme, host, port, path prefix). `time` bounds a whole exchange,
-    /// `connect_time` its connecting. `ca_file` holds PEM certificates that are believed beside the system's.
+    /// A client for `url` (scheme, host, port, path prefix). `time` bounds a whole exchange, `connect_time` its
+    /// connecting.
     pub fn new(
         url: &Url,
         connect_time: Duration,
         time: Duration,
-        ca_file: Option<&Path>,
-        count: Arc<dyn Count>,
+        transport: Transport,
     ) -> Result<Self, String> {
         let origin = Origin::of(url)?;
         let addresses = match url.host() {
@@ -172,19 +189,12 @@ impl Client {
         };
         Ok(Self {
             origin,
-            connector: TransportConnector::new(Some(ConnectorOptions::new(POOL_SIZE))),
-            ca: ca_file.map(believed_certificates).transpose()?,
+            transport,
             addresses: ArcSwap::from_pointee(addresses),
             look_up_now: Notify::new(),
             connect_time,
             time,
-            count,
         })
-    }
-
-    /// The platform's host and port, as the `Host` header names them.
-    pub fn authority(&self) -> &str {
-        &self.origin.authority
     }
 
     /// Keeps the addresses fresh, off every request's path. Returns at once where the host is an address.
@@ -258,8 +268,9 @@ impl Client {
     ) -> Result<Response<Bytes>, Fault> {
         let deadline = Instant::now() + self.time;
         let header = header.map_err(|e| unreachable(Step::Connect, &e))?;
+        let mut repeated = false;
         if let Some((peer, stream)) = self.pooled().await {
-            self.count.connection(true);
+            self.transport.count.connection(true);
             let exchange = self.exchange(&peer, stream, &header, &body);
             match timeout_at(deadline.into(), exchange).await {
                 Ok(Err(Failed {
@@ -267,12 +278,17 @@ impl Client {
                     silent: true,
                 })) if repeat == Repeat::Once => {
                     tracing::debug!(%fault, "a pooled connection was dead; the query goes out once more");
+                    repeated = true;
                 }
                 result => return self.finish(result),
             }
         }
-        let (peer, stream) = self.connect(deadline).await?;
-        self.count.connection(false);
+        let (peer, stream) = match self.connect(deadline).await {
+            // The first connection may have carried the request.
+            Err(fault) if repeated => return Err(Fault::CutOff(fault.to_string())),
+            connected => connected?,
+        };
+        self.transport.count.connection(false);
         let exchange = self.exchange(&peer, stream, &header, &body);
         self.finish(timeout_at(deadline.into(), exchange).await)
     }
@@ -312,7 +328,7 @@ impl Client {
     async fn pooled(&self) -> Option<(HttpPeer, Stream)> {
         for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
             let peer = self.peer(*address);
-            if let Some(stream) = self.connector.reused_stream(&peer).await {
+            if let Some(stream) = self.transport.connector.reused_stream(&peer).await {
                 return Some((peer, stream));
             }
         }
@@ -333,7 +349,7 @@ impl Client {
         let mut last = None;
         for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
             let peer = self.peer(*address);
-            match timeout_at(deadline.into(), self.connector.new_stream(&peer)).await {
+            match timeout_at(deadline.into(), self.transport.connector.new_stream(&peer)).await {
                 Ok(Ok(stream)) => return Ok((peer, stream)),
                 Ok(Err(error)) => last = Some(connect_fault(&error)),
                 Err(_) => break,
@@ -348,7 +364,7 @@ impl Client {
 
     fn peer(&self, address: SocketAddr) -> HttpPeer {
         let mut peer = HttpPeer::new(address, self.origin.tls, self.origin.server_name.clone());
-        peer.options.ca.clone_from(&self.ca);
+        peer.options.ca.clone_from(&self.transport.ca);
         peer
     }
 
@@ -384,7 +400,8 @@ impl Client {
         };
         session.respect_keepalive();
         if let Some(stream) = session.reuse().await {
-            self.connector
+            self.transport
+                .connector
                 .release_stream(stream, peer.reuse_hash(), Some(POOL_IDLE));
         }
         Ok(response)
