@@ -88,16 +88,23 @@ impl Reason {
     }
 
     /// Our own fault or the app's: the platform is to try again. All else looks alike.
-    fn response(self) -> Response<Bytes> {
-        match self {
+    fn response(self, kind: Kind) -> Response<Bytes> {
+        let (status, words) = match self {
             Self::NotStored | Self::NotDelivered | Self::Overloaded | Self::AppUnreachable => {
-                let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "later\n");
-                let headers = response.headers_mut();
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-                response
+                (StatusCode::SERVICE_UNAVAILABLE, "later\n")
             }
-            _ => plain(StatusCode::BAD_REQUEST, "refused\n"),
+            _ => (StatusCode::BAD_REQUEST, "refused\n"),
+        };
+        let mut response = match kind {
+            Kind::Front => front::no_page(status),
+            Kind::Back | Kind::None => plain(status, words),
+        };
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
         }
+        response
     }
 }
 
@@ -209,7 +216,7 @@ impl Inbound {
     ) -> Response<Bytes> {
         let (mut response, outcome, subject) = match result {
             Ok(taken) => (taken.response, taken.outcome, taken.subject),
-            Err(Refused { reason, subject }) => (reason.response(), reason.name(), subject),
+            Err(Refused { reason, subject }) => (reason.response(kind), reason.name(), subject),
         };
         self.metrics
             .callbacks
