@@ -74,6 +74,7 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
     for listen in settings.app.listen.iter().chain(&public).chain(&admin) {
         check_free(listen)?;
     }
+    check(settings)?;
     let parts = Parts::assemble(settings, snapshot)?;
 
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings.threads));

@@ -576,9 +576,11 @@ fn reason(error: &Error) -> String {
             return cause.to_string();
         }
     }
-    match &error.context {
-        Some(context) => context.as_str().to_owned(),
-        None => error.etype().as_str().to_owned(),
+    match (error.etype(), &error.context) {
+        (ErrorType::ConnectRefused, _) => "connection refused".to_owned(),
+        (ErrorType::ConnectNoRoute, _) => "no route to host".to_owned(),
+        (_, Some(context)) => context.as_str().to_owned(),
+        (other, None) => other.as_str().to_owned(),
     }
 }
 
