@@ -3,8 +3,6 @@
 //! Knows no socket and no SQL. Keeps the promises that `0000` is said only for what is on stable storage (I1), that
 //! nothing unverified is kept or delivered (I2), and that a stranger learns nothing from a refusal.
 
-mod apps;
-
 mod ask;
 
 mod back;
@@ -24,13 +22,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use crate::config::Watch;
 use crate::config::settings::{Acknowledge, Settings};
+use crate::http::clients::Clients;
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::store::Store;
 use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{self, Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::message::{self, AnswerError, Outcome, Subject};
-pub use apps::Apps;
 pub use ask::Platform;
 use deliver::Wake;
 
@@ -39,7 +37,7 @@ pub struct Inbound {
     watch: Watch,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
-    apps: Arc<Apps>,
+    apps: Arc<Clients>,
     wake: Arc<Wake>,
     acknowledge: Acknowledge,
     /// What the public URL has before `/notify`; a proxy may take it off.
@@ -137,7 +135,7 @@ impl Inbound {
         watch: Watch,
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
-        apps: Arc<Apps>,
+        apps: Arc<Clients>,
         wake: Arc<Wake>,
     ) -> Self {
         let callbacks = settings.callbacks.as_ref();
