@@ -284,6 +284,13 @@ impl Count for Metrics {
     }
 }
 
+/// Connections that are nobody's figure.
+pub struct Uncounted;
+
+impl Count for Uncounted {
+    fn connection(&self, _reused: bool) {}
+}
+
 /// The header that carries a request's id.
 pub const REQUEST_ID: &str = "x-request-id";
 

@@ -34,7 +34,7 @@ use crate::inbound::{Inbound, Platform};
 use crate::inbox::sqlite::Sqlite;
 use crate::inbox::store::Store;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
-use crate::observe::{self, Metrics};
+use crate::observe::{self, Metrics, Uncounted};
 use crate::outbound::Outbound;
 
 /// Requests to the admin listener at once, and the bytes of their bodies.
@@ -255,13 +255,6 @@ impl Parts {
             keep: inbox.keep,
         }
     }
-}
-
-/// Connections to apps are nobody's figure.
-struct Uncounted;
-
-impl Count for Uncounted {
-    fn connection(&self, _reused: bool) {}
 }
 
 /// From here on SIGHUP ends nothing, also while we are still starting.

@@ -14,6 +14,8 @@ mod probe;
 
 mod inbox;
 
+mod sandbox;
+
 mod demo;
 
 use std::fmt;
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::settings::Settings;
 use crate::config::{Problems, Snapshot};
@@ -51,6 +54,8 @@ enum Command {
     Probe(probe::Probe),
     /// List events, show one, offer one to the app again, or discard one
     Inbox(inbox::Inbox),
+    /// Run a stand-in platform, for development
+    Sandbox(sandbox::Sandbox),
     /// Show the round trip on this machine, with a stand-in platform
     Demo(demo::Demo),
 }
@@ -122,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::explain(&args),
         Command::Probe(probe) => probe::probe(&probe),
         Command::Inbox(inbox) => inbox::inbox(&inbox),
+        Command::Sandbox(sandbox) => sandbox::sandbox(&sandbox),
         Command::Demo(demo) => demo::demo(&demo),
     };
     match result {
@@ -136,6 +142,19 @@ pub fn main() -> ExitCode {
         }
     }
 }
+
+/// Waits for Ctrl-C or a supervisor's SIGTERM.
+async fn interrupted() -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::No(format!("signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt.map_err(failed),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Set by the demo for its own sidecar alone.
+const DEMO_VARIABLE: &str = "COUNTERSIGN_INSIDE_DEMO";
 
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()

@@ -26,6 +26,10 @@ use tokio::time::timeout;
 use super::public::{Admitted, Public};
 use crate::lifetime::Lifetime;
 
+/// A response with this among its extensions ends in the middle: for a platform that goes wrong on purpose.
+#[derive(Debug, Clone, Copy)]
+pub struct CutOff;
+
 /// What turns requests into responses.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request whose body was read whole. `started` is when its header was there.
@@ -302,15 +306,18 @@ async fn write(session: &mut ServerSession, response: Response<Bytes>) -> pingor
     let waits = expects_continue(session.req_header());
     let head_only = session.req_header().method == http::Method::HEAD;
     let (mut parts, body) = response.into_parts();
+    let cut_off = parts.extensions.remove::<CutOff>().is_some();
     if !bodiless(parts.status) {
-        parts
-            .headers
-            .insert(header::CONTENT_LENGTH, body.len().into());
+        let length = body.len() + usize::from(cut_off);
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
     }
     let header = ResponseHeader::from(parts);
     session.write_response_header(Box::new(header)).await?;
     if !head_only && !body.is_empty() {
         session.write_response_body(body, true).await?;
+    }
+    if cut_off {
+        return Err(Error::new(ErrorType::InternalError));
     }
     if unread && !waits {
         let _ = timeout(LINGER_TIME, session.drain_request_body()).await;

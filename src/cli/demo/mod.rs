@@ -1,0 +1,462 @@
+//! `countersign demo`: a whole payment on this machine: the sandbox, the sidecar and a small shop.
+
+mod shop;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderMap, HeaderValue, Response, header};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use url::Url;
+
+use super::sandbox::{self, DEMO_KEYS, DEMO_MERID, demo_key};
+use super::{DEMO_VARIABLE, Failure};
+use crate::http::client::{Client, Repeat, Transport};
+use crate::http::serve::{App, Limits, serve};
+use crate::lifetime::Lifetime;
+use crate::observe::Uncounted;
+use crate::protocol::message::ResultCode;
+use crate::sandbox::Sandbox;
+use crate::sandbox::order::Message;
+use shop::Shop;
+
+/// Shop, app, callbacks, platform, admin.
+const PORTS: [u16; 5] = [8000, 8080, 8081, 8090, 9900];
+/// Nothing in the demo takes longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub(super) struct Demo {
+    /// Go through the steps on free ports and end, instead of staying up to be tried
+    #[arg(long)]
+    once: bool,
+    /// Listen on free ports instead of 8000, 8080, 8081, 8090 and 9900
+    #[arg(long)]
+    free_ports: bool,
+}
+
+pub(super) fn demo(args: &Demo) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new();
+    let runtime = runtime.map_err(|error| failed("no runtime", &error))?;
+    let played = runtime.block_on(async {
+        let ports = if args.once || args.free_ports {
+            [0; 5]
+        } else {
+            PORTS
+        };
+        let stage = Stage::set(ports).await?;
+        tokio::select! {
+            ended = super::interrupted() => ended,
+            played = async {
+                stage.play().await?;
+                if args.once {
+                    return Ok(());
+                }
+                stage.say_what_to_try();
+                std::future::pending().await
+            } => played,
+        }
+    });
+    // Connections of a browser that stays open are not waited for.
+    runtime.shutdown_background();
+    played
+}
+
+/// The platform, the sidecar and the shop, each at its own address.
+struct Stage {
+    folder: TempDir,
+    platform: Arc<Sandbox>,
+    shop: Arc<Shop>,
+    at: Addresses,
+    client: Client,
+    ops: Client,
+    customer: Client,
+    _sidecar: Sidecar,
+}
+
+#[derive(Clone, Copy)]
+struct Addresses {
+    shop: SocketAddr,
+    app: SocketAddr,
+    callbacks: SocketAddr,
+    platform: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// The sidecar's process; it ends with the demo.
+struct Sidecar(Child);
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Stage {
+    async fn set(ports: [u16; 5]) -> Result<Self, Failure> {
+        let mut listeners = Vec::new();
+        for port in ports {
+            listeners.push(sandbox::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?);
+        }
+        let address = |listener: &TcpListener| {
+            listener
+                .local_addr()
+                .map_err(|error| failed("an address", &error))
+        };
+        let [for_shop, for_app, for_callbacks, for_platform, for_admin] =
+            <[TcpListener; 5]>::try_from(listeners).expect("one a port");
+        let at = Addresses {
+            shop: address(&for_shop)?,
+            app: address(&for_app)?,
+            callbacks: address(&for_callbacks)?,
+            platform: address(&for_platform)?,
+            admin: address(&for_admin)?,
+        };
+        // The sidecar's own process listens on these three.
+        drop((for_app, for_callbacks, for_admin));
+        let platform = sandbox::start(for_platform, 1.0, false, Vec::new())?;
+        platform.set_key(DEMO_MERID, demo_key(0));
+        let shop = start_shop(for_shop, at)?;
+        let folder = TempDir::with_prefix("countersign-demo-")
+            .map_err(|error| failed("temporary folder", &error))?;
+        write_config(folder.path(), at)?;
+        let stage = Self {
+            _sidecar: start_sidecar(folder.path())?,
+            platform,
+            shop,
+            at,
+            client: client(at.app)?,
+            ops: client(at.admin)?,
+            customer: client(at.platform)?,
+            folder,
+        };
+        stage.wait_until_ready().await?;
+        println!("shop               http://{}/", at.shop);
+        println!(
+            "platform           http://{}/    (a sandbox: what happened, and faults on demand)",
+            at.platform
+        );
+        println!(
+            "countersign        http://{} for the app, http://{} for callbacks, http://{} for ops",
+            at.app, at.callbacks, at.admin
+        );
+        println!("its files          {}", stage.folder.path().display());
+        println!("demo merchant      {DEMO_MERID}, key {}", DEMO_KEYS[0]);
+        Ok(stage)
+    }
+
+    async fn play(&self) -> Result<(), Failure> {
+        let origin = format!("http://{}", self.at.shop);
+        let order = |orderid: &str| {
+            format!(
+                r#"{{"action":"AliPay","txnamt":1280,"merid":"{DEMO_MERID}","orderid":"{orderid}","backurl":"{origin}/pay/back","memo":"张三 ~~~"}}"#
+            )
+        };
+        let query = format!(r#"{{"merid":"{DEMO_MERID}","orderid":"DEMO20170301"}}"#);
+        self.step(
+            "1. The app submits an order",
+            "/api/icashier",
+            &order("DEMO20170301"),
+            "DEMO20170301",
+        )
+        .await?;
+        self.step(
+            "2. It asks how it went",
+            "/api/query",
+            &query,
+            "DEMO20170301",
+        )
+        .await?;
+        println!(
+            "\n3. The customer pays; the platform calls back; the app gets the result as plain JSON."
+        );
+        self.pay("DEMO20170301").await?;
+        self.wait_for_result("DEMO20170301").await?;
+        self.change_key().await?;
+        self.step(
+            "5. The app asks again, and knows nothing of the new key",
+            "/api/query",
+            &query,
+            "DEMO20170301",
+        )
+        .await?;
+        println!("\n6. The app is down while a result arrives.");
+        self.shop.set_down(true);
+        self.step(
+            "   It had submitted",
+            "/api/icashier",
+            &order("DEMO20170302"),
+            "DEMO20170302",
+        )
+        .await?;
+        self.shop.set_down(true);
+        self.pay("DEMO20170302").await?;
+        self.wait_for_notification("DEMO20170302").await?;
+        println!(
+            "   the platform heard 0000: the result is on disk, and the app gets it when it is back"
+        );
+        self.shop.set_down(false);
+        self.wait_for_result("DEMO20170302").await?;
+        println!("\nDone: the app never saw a key, a base64 text or a sign.");
+        Ok(())
+    }
+
+    /// One call of the app, and what it became on the wire.
+    async fn step(
+        &self,
+        title: &str,
+        path: &str,
+        json: &str,
+        orderid: &str,
+    ) -> Result<(), Failure> {
+        println!("\n{title}: POST http://{}{path}", self.at.app);
+        println!("   plain     {json}");
+        let response = self.post(path, json).await?;
+        let [request, answer] = self.last_messages(orderid)?;
+        println!("   signed    {} {}", request.kind, request.wire);
+        println!(
+            "   answered  {} {}",
+            answer.kind.trim_start_matches("answer "),
+            answer.wire
+        );
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+        };
+        let body = String::from_utf8_lossy(response.body());
+        match response.status().as_u16() {
+            302 => println!("   relayed   302 Location: {}", header("location")),
+            200 if header("countersign-verified") == "true" => println!("   verified  {body}"),
+            status => {
+                return Err(Failure::No(format!(
+                    "expected a verified answer, got {status}: {body}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The last thing that was asked of the platform about an order, and what it answered.
+    fn last_messages(&self, orderid: &str) -> Result<[Message; 2], Failure> {
+        let order = self.platform.order_numbered(orderid);
+        let last = order.and_then(|order| order.messages.last_chunk::<2>().cloned());
+        last.ok_or_else(|| Failure::No("the platform heard nothing of this call".to_owned()))
+    }
+
+    async fn post(&self, path: &str, json: &str) -> Result<Response<Bytes>, Failure> {
+        let headers = HeaderMap::from_iter([(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )]);
+        let body = Bytes::copy_from_slice(json.as_bytes());
+        let response = self.client.post(path, &headers, body, Repeat::Never).await;
+        response
+            .map_err(|fault| Failure::No(format!("POST {path}: {fault}\n{}", self.sidecar_log())))
+    }
+
+    /// What a browser does when the customer presses the button.
+    async fn pay(&self, orderid: &str) -> Result<(), Failure> {
+        let order = self.platform.order_numbered(orderid);
+        let order =
+            order.ok_or_else(|| Failure::No("the platform has no such order".to_owned()))?;
+        let path = format!("/pay?q={}", order.queryid);
+        let form = Bytes::from_static(b"result=0000");
+        let paid = self
+            .customer
+            .post(&path, &HeaderMap::new(), form, Repeat::Never)
+            .await;
+        paid.map(|_| ())
+            .map_err(|fault| Failure::No(format!("the payment page: {fault}")))
+    }
+
+    async fn wait_for_notification(&self, orderid: &str) -> Result<(), Failure> {
+        self.wait("the platform's notification was not taken", async || {
+            let order = self.platform.order_numbered(orderid);
+            let told =
+                |message: &Message| message.kind == "notification" && message.answer == "0000";
+            Ok(order.is_some_and(|order| order.messages.iter().any(told)))
+        })
+        .await
+    }
+
+    async fn wait_for_result(&self, orderid: &str) -> Result<(), Failure> {
+        self.wait_for_notification(orderid).await?;
+        let [.., message] = self.last_messages(orderid)?;
+        println!("   called    {}", message.wire);
+        println!("   heard     {}", message.answer);
+        self.wait("the app did not get the result", async || {
+            Ok(self.shop.result(orderid) == Some(ResultCode::Paid))
+        })
+        .await?;
+        println!("   delivered {}", message.plain);
+        Ok(())
+    }
+
+    /// Edits the key file as ops would, and waits until the sidecar has it in force.
+    async fn change_key(&self) -> Result<(), Failure> {
+        let file = self.folder.path().join("merchants.toml");
+        println!(
+            "\n4. The platform gives out a new key, and ops edit {} while all is running.",
+            file.display()
+        );
+        self.platform.set_key(DEMO_MERID, demo_key(1));
+        let before = self.loaded_at().await?;
+        let started = Instant::now();
+        write(&file, &merchants(DEMO_KEYS[1], self.at))?;
+        self.wait("the new key is not in force", async || {
+            Ok(self.loaded_at().await? != before)
+        })
+        .await?;
+        println!(
+            "   in force after {} ms, without a restart",
+            started.elapsed().as_millis()
+        );
+        Ok(())
+    }
+
+    /// When the merchants in force were loaded, as the metrics say.
+    async fn loaded_at(&self) -> Result<String, Failure> {
+        let metrics = self.get("/metrics").await?;
+        let name = "countersign_merchants_loaded_timestamp_seconds ";
+        Ok(metrics
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_default()
+            .to_owned())
+    }
+
+    async fn get(&self, path: &str) -> Result<String, Failure> {
+        let response = self.ops.get(path, &HeaderMap::new()).await;
+        let response = response.map_err(|fault| Failure::No(format!("GET {path}: {fault}")))?;
+        Ok(String::from_utf8_lossy(response.body()).into_owned())
+    }
+
+    async fn wait_until_ready(&self) -> Result<(), Failure> {
+        self.wait("the sidecar does not start", async || {
+            Ok(self.get("/readyz").await.ok().as_deref() == Some("ready\n"))
+        })
+        .await
+    }
+
+    async fn wait(
+        &self,
+        or_else: &str,
+        done: impl AsyncFn() -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        while !done().await? {
+            if Instant::now() > deadline {
+                return Err(Failure::No(format!("{or_else}\n{}", self.sidecar_log())));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    fn sidecar_log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("sidecar.log")).unwrap_or_default()
+    }
+
+    fn say_what_to_try(&self) {
+        let Addresses {
+            shop,
+            app,
+            platform,
+            admin,
+            ..
+        } = self.at;
+        let edit = self.folder.path().join("merchants.toml");
+        println!(
+            "
+Click: open http://{shop}/ , buy, pay; what happened stands at http://{platform}/
+Or type; Ctrl-C ends everything:
+  curl -s http://{app}/api/query -d '{{\"orderid\":\"DEMO20170301\"}}'
+  curl -si http://{app}/api/icashier -d '{{\"action\":\"AliPay\",\"txnamt\":1,\"orderid\":\"MYORDER01\",\"backurl\":\"http://{shop}/pay/back\"}}'
+  curl -s http://{app}/apis/icashier -d '{{\"action\":\"Bank\",\"txnamt\":500,\"orderid\":\"MYORDER02\",\"backurl\":\"http://{shop}/pay/back\"}}'
+  curl -s http://{app}/api/query -d '{{\"orderid\":\"DEMO20170301\",\"orderid\":\"MYORDER01\"}}'    # refused, nothing sent
+  curl -s http://{admin}/metrics
+  echo oops >> {}; sleep 1; curl -s -X POST http://{admin}/-/reload    # a bad edit changes nothing",
+            edit.display()
+        );
+    }
+}
+
+fn start_shop(listener: TcpListener, at: Addresses) -> Result<Arc<Shop>, Failure> {
+    let shop = Arc::new(Shop::new(format!("http://{}", at.shop), client(at.app)?));
+    let limits = Limits {
+        max_body: 64 * 1024,
+        max_in_flight: 256,
+        max_connections: 1024,
+    };
+    let app = App::new(shop.clone(), limits, Arc::new(Lifetime::default()));
+    tokio::spawn(serve(listener, Arc::new(app)));
+    Ok(shop)
+}
+
+fn start_sidecar(folder: &Path) -> Result<Sidecar, Failure> {
+    let program =
+        std::env::current_exe().map_err(|error| failed("this program's own path", &error))?;
+    let log = fs::File::create(folder.join("sidecar.log"))
+        .map_err(|error| failed("sidecar.log", &error))?;
+    let child = Command::new(program)
+        .args(["run", "--config"])
+        .arg(folder.join("countersign.toml"))
+        .env(DEMO_VARIABLE, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn();
+    child
+        .map(Sidecar)
+        .map_err(|error| failed("the sidecar", &error))
+}
+
+fn write_config(folder: &Path, at: Addresses) -> Result<(), Failure> {
+    let Addresses {
+        app,
+        callbacks,
+        platform,
+        admin,
+        ..
+    } = at;
+    let settings = format!(
+        "[app]\nlisten = [\"{app}\"]\n\n[platform]\nurl = \"http://{platform}\"\n\n\
+         [callbacks]\nlisten = [\"{callbacks}\"]\npublic_url = \"http://{callbacks}\"\n\n[admin]\nlisten = \"{admin}\"\n"
+    );
+    write(&folder.join("countersign.toml"), &settings)?;
+    write(&folder.join("merchants.toml"), &merchants(DEMO_KEYS[0], at))
+}
+
+fn merchants(key: &str, at: Addresses) -> String {
+    let shop = at.shop;
+    format!(
+        "[[merchant]]\nmerid = \"{DEMO_MERID}\"\nkey = \"{key}\"\n\
+         back = \"http://{shop}/pay/back\"\nfront = \"http://{shop}/pay/front\"\n"
+    )
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text).map_err(|error| failed(&path.display().to_string(), &error))
+}
+
+fn client(address: SocketAddr) -> Result<Client, Failure> {
+    let url =
+        Url::parse(&format!("http://{address}")).map_err(|error| Failure::No(error.to_string()))?;
+    let transport = Transport::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
+    Client::new(&url, PATIENCE, PATIENCE, transport).map_err(Failure::No)
+}
+
+fn failed(what: &str, error: &std::io::Error) -> Failure {
+    Failure::No(format!("{what}: {error}"))
+}

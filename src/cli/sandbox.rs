@@ -1,0 +1,136 @@
+//! `countersign sandbox`: a stand-in platform, as a process of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::net::TcpListener;
+
+use super::{Failure, environment};
+use crate::config::{self, ReloadOutcome, Snapshot};
+use crate::http::client::Transport;
+use crate::http::clients::Clients;
+use crate::http::serve::{App, Limits, serve};
+use crate::lifetime::Lifetime;
+use crate::observe::Uncounted;
+use crate::protocol::key::Key;
+use crate::sandbox::fault::Fault;
+use crate::sandbox::{Options, Sandbox as Platform};
+
+/// The merchant that a sandbox without a merchants file knows, and its keys. A sidecar refuses them outside the demo.
+pub const DEMO_MERID: &str = "100000000000001";
+/// The first key, and the one that the demo changes to.
+pub const DEMO_KEYS: [&str; 2] = [
+    "demo-key-one-0123456789abcdef0123",
+    "demo-key-two-0123456789abcdef0123",
+];
+
+const LIMITS: Limits = Limits {
+    max_body: 64 * 1024,
+    max_in_flight: 256,
+    max_connections: 1024,
+};
+
+#[derive(Args)]
+pub(super) struct Sandbox {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:8090")]
+    listen: SocketAddr,
+    /// A merchants file, followed as the sidecar follows it; without it, the demo's merchant
+    #[arg(long, value_name = "FILE")]
+    merchants: Option<PathBuf>,
+    /// Notifications come this many times faster than documented
+    #[arg(long, default_value_t = 1.0, value_parser = speed)]
+    speed: f64,
+    /// Post notifications instead of getting them
+    #[arg(long)]
+    post: bool,
+    /// An action that is not opened: Bank, WeiXin, AliPay or Arbi
+    #[arg(long, value_name = "ACTION")]
+    closed: Vec<String>,
+    /// Go wrong on purpose, for all orders; the page and POST /sandbox/faults change it
+    #[arg(long, value_name = "FAULT", value_parser = Fault::parse)]
+    fault: Vec<Fault>,
+}
+
+pub(super) fn sandbox(args: &Sandbox) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new();
+    let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        let listener = bind(args.listen).await?;
+        let platform = start(listener, args.speed, args.post, args.closed.clone())?;
+        platform.set_faults(None, args.fault.clone());
+        let _watch = match &args.merchants {
+            Some(file) => Some(follow(file, &platform)?),
+            None => {
+                platform.set_key(DEMO_MERID, demo_key(0));
+                println!("merchant {DEMO_MERID}, key {}", DEMO_KEYS[0]);
+                None
+            }
+        };
+        println!(
+            "platform http://{}, what happened: http://{}/",
+            args.listen, args.listen
+        );
+        super::interrupted().await
+    })
+}
+
+/// A listener, or why there is none.
+pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| Failure::Config(format!("cannot listen on {address}: {error}")))
+}
+
+/// Serves a platform without merchants on `listener` from now on.
+pub(super) fn start(
+    listener: TcpListener,
+    speed: f64,
+    post: bool,
+    closed: Vec<String>,
+) -> Result<Arc<Platform>, Failure> {
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::No(error.to_string()))?;
+    let transport = Transport::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
+    let options = Options {
+        origin: format!("http://{address}"),
+        speed,
+        post,
+        closed,
+    };
+    let platform = Arc::new(Platform::new(options, Clients::new(transport)));
+    let app = App::new(platform.clone(), LIMITS, Arc::new(Lifetime::default()));
+    tokio::spawn(serve(listener, Arc::new(app)));
+    Ok(platform)
+}
+
+/// One of the demo's keys.
+pub(super) fn demo_key(index: usize) -> Key {
+    Key::new(DEMO_KEYS[index]).expect("is not empty")
+}
+
+fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::Watch, Failure> {
+    let snapshot = Snapshot::load(file, &environment)?;
+    platform.set_merchants(&snapshot);
+    let (followed, path) = (platform.clone(), file.to_owned());
+    let watch = config::watch(file.to_owned(), snapshot, move |outcome| match outcome {
+        ReloadOutcome::Applied { .. } => {
+            if let Ok(snapshot) = Snapshot::load(&path, &environment) {
+                followed.set_merchants(&snapshot);
+            }
+        }
+        ReloadOutcome::Unchanged { .. } => {}
+        ReloadOutcome::Refused(problems) => eprintln!("{problems}"),
+    });
+    watch.map_err(|error| Failure::No(format!("{}: {error}", file.display())))
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    let sound = (0.001..=100_000.0).contains(&speed);
+    sound
+        .then_some(speed)
+        .ok_or_else(|| "expected 0.001 to 100000".to_owned())
+}
