@@ -40,4 +40,5 @@ mod canary;
 mod cli;
 mod clients;
 mod explain;
+mod process;
 mod shutdown;
