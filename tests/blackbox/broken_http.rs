@@ -180,6 +180,20 @@ fn a_body_that_does_not_come_within_15_s_is_timed_out() {
 }
 
 #[test]
+fn a_new_connection_s_first_body_has_15_s_too() {
+    let sidecar = Sidecar::start(|_| {});
+    let address = sidecar.app();
+    let threads = unfinished(&query_json(MERID, ORDERID)).map(|(name, bytes)| {
+        let connection = Connection::open(address).unwrap();
+        (name, thread::spawn(move || after(connection, bytes)))
+    });
+    for (name, thread) in threads {
+        let (answer, took, is_ended) = thread.join().unwrap();
+        timed_out(name, answer, took, is_ended);
+    }
+}
+
+#[test]
 fn a_body_that_ends_early_leaves_nothing_behind() {
     let platform = Platform::honest(&[(MERID, KEY)]);
     let sidecar = Sidecar::before(&platform);

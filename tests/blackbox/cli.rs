@@ -439,7 +439,9 @@ fn a_host_that_no_certificate_can_be_for_is_refused_at_the_start() {
     let (code, said_by_run) = setup.refused(Duration::from_secs(5));
     assert_eq!(code, Some(78), "{said_by_run}");
     for said in [text(&check.stderr), said_by_run] {
-        assert!(said.contains("underscore"), "{said}");
+        for part in ["underscore", "platform.url"] {
+            assert!(said.contains(part), "{part:?} is not in {said}");
+        }
     }
     // Without TLS there is no certificate, and a path may have what it likes.
     for url in ["http://pay_host.example.com", "https://example.com/a_b"] {

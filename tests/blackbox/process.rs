@@ -1,7 +1,9 @@
 //! The process as its host sees it: nothing of its memory reaches a disk, and a crowd that says nothing blinds nobody.
 
 use crate::client;
-use crate::harness::{KEY, MERID, ORDERID, Setup, Sidecar, command, eventually, query_json, skip};
+use crate::harness::{
+    KEY, MERID, ORDERID, Setup, Sidecar, binary, command, eventually, query_json, skip,
+};
 use crate::platform::Platform;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
@@ -143,4 +145,24 @@ fn twelve_hundred_silent_connections_blind_neither_ops_nor_the_app() {
     let began = Instant::now();
     assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
     assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn where_descriptors_are_scarce_a_crowd_still_leaves_some_for_ops() {
+    if !may_open_a_crowd("1,200 silent connections and 1,024 descriptors") {
+        return;
+    }
+    let setup = Setup::new(|_| {});
+    let child = Command::new("sh")
+        .args(["-c", "ulimit -n 1024 && exec \"$0\" run -c \"$1\""])
+        .arg(binary())
+        .arg(setup.conf_file())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let sidecar = Sidecar { setup, child };
+    ready(&sidecar);
+    let crowd = crowd(&sidecar);
+    assert!(crowd.len() > 500, "{}", crowd.len());
+    ops_are_answered(&sidecar);
 }

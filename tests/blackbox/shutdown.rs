@@ -248,6 +248,17 @@ fn what_comes_at_the_very_end_is_refused_as_draining() {
 }
 
 #[test]
+fn half_a_body_at_the_end_is_refused_as_draining() {
+    let (_platform, mut sidecar) = waiting_long();
+    let mut half = half_a_submit(&sidecar);
+    signal(&sidecar.child, "TERM");
+    let answer = half.receive().expect("the end of the connection, unsaid");
+    answer.problem(503, "draining", "no");
+    let status = exit_within(&mut sidecar.child, Duration::from_secs(12));
+    assert_eq!(status.and_then(|it| it.code()), Some(0));
+}
+
+#[test]
 fn a_call_on_a_kept_connection_after_sigterm_is_answered_or_was_never_sent() {
     const CALLERS: u64 = 12;
     for round in 0..3_u64 {
