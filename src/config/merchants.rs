@@ -126,8 +126,15 @@ impl Snapshot {
             let place = *by_merid.entry(merchant.merid.clone()).or_insert(next);
             place == next
         });
+        let keys: Vec<_> = merchants
+            .iter()
+            .map(|merchant| {
+                let old_keys = merchant.old_keys.as_slice();
+                (merchant.merid.as_str(), &merchant.key, old_keys)
+            })
+            .collect();
         Self {
-            warnings: weakness::warnings(&merchants),
+            warnings: weakness::warnings(&keys),
             merchants,
             by_merid,
             digest,

@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 
-use super::merchants::Merchant;
 use crate::protocol::key::Key;
 
 /// Bytes; a shorter key can be guessed from one message and its sign.
@@ -10,19 +9,23 @@ const SHORT: usize = 16;
 /// Bytes; a key made of one unit up to this long has no more to guess than the unit.
 const LONGEST_UNIT: usize = 4;
 
+/// A merchant's merid, key and old keys.
+pub(super) type Keys<'a> = (&'a str, &'a Key, &'a [Key]);
+
 /// One line for each weakness, by merid, in the merchants' order; never a key.
-pub(super) fn warnings(merchants: &[Merchant]) -> Vec<String> {
+pub(super) fn warnings(merchants: &[Keys<'_>]) -> Vec<String> {
     let shared = shared(merchants);
     let mut warnings = Vec::new();
-    for (merchant, shared) in merchants.iter().zip(shared) {
-        let found = alone(merchant).into_iter().map(str::to_owned).chain(shared);
-        warnings.extend(found.map(|what| format!("merchant {}: {what}", merchant.merid)));
+    for (&(merid, key, old_keys), shared) in merchants.iter().zip(shared) {
+        let found = alone(key, old_keys).into_iter().map(str::to_owned);
+        let found = found.chain(shared);
+        warnings.extend(found.map(|what| format!("merchant {merid}: {what}")));
     }
     warnings
 }
 
-fn alone(merchant: &Merchant) -> Vec<&'static str> {
-    let key = merchant.key.bytes();
+fn alone(own: &Key, old_keys: &[Key]) -> Vec<&'static str> {
+    let key = own.bytes();
     let mut found = Vec::new();
     if key.len() < SHORT {
         found.push("key is shorter than 16 bytes");
@@ -33,7 +36,7 @@ fn alone(merchant: &Merchant) -> Vec<&'static str> {
     if key.trim_ascii().len() < key.len() {
         found.push("key begins or ends with white space");
     }
-    if merchant.old_keys.contains(&merchant.key) {
+    if old_keys.contains(own) {
         found.push("an old key equals the key");
     }
     found
@@ -46,31 +49,28 @@ fn is_repeated(key: &[u8]) -> bool {
 
 /// A key that ends another one signs for it too. Sorted from the last byte on, equal keys and the keys that end with a
 /// key follow right behind it, so that 10,000 merchants take one sort.
-fn shared(merchants: &[Merchant]) -> Vec<Option<String>> {
-    let mut order: Vec<(usize, &Merchant)> = merchants.iter().enumerate().collect();
-    order.sort_unstable_by(|(_, a), (_, b)| backwards(&a.key, &b.key));
+fn shared(merchants: &[Keys<'_>]) -> Vec<Option<String>> {
+    let numbered = merchants.iter().enumerate();
+    let mut order: Vec<(usize, &str, &Key)> = numbered
+        .map(|(i, &(merid, key, _))| (i, merid, key))
+        .collect();
+    order.sort_unstable_by(|(.., a), (.., b)| backwards(a, b));
     let mut found = vec![None; merchants.len()];
-    for group in order.chunk_by(|(_, a), (_, b)| a.key.bytes() == b.key.bytes()) {
-        for (pair, other) in group.iter().zip(group.iter().cycle().skip(1)) {
-            if pair.0 != other.0 {
-                note(
-                    &mut found,
-                    pair.0,
-                    format!("key equals that of merchant {}", other.1.merid),
-                );
+    for group in order.chunk_by(|(.., a), (.., b)| a.bytes() == b.bytes()) {
+        for ((i, ..), (other, merid, _)) in group.iter().zip(group.iter().cycle().skip(1)) {
+            if i != other {
+                let what = format!("key equals that of merchant {merid}");
+                note(&mut found, *i, what);
             }
         }
     }
     for pair in order.windows(2) {
-        if let [(i, short), (_, long)] = pair
-            && long.key.bytes().len() > short.key.bytes().len()
-            && long.key.bytes().ends_with(short.key.bytes())
+        if let [(i, _, short), (_, merid, long)] = pair
+            && long.bytes().len() > short.bytes().len()
+            && long.bytes().ends_with(short.bytes())
         {
-            note(
-                &mut found,
-                *i,
-                format!("key is the end of that of merchant {}", long.merid),
-            );
+            let what = format!("key is the end of that of merchant {merid}");
+            note(&mut found, *i, what);
         }
     }
     found
@@ -90,27 +90,23 @@ fn backwards(a: &Key, b: &Key) -> Ordering {
 mod tests {
     use super::*;
 
-    fn merchant(merid: &str, key: &str) -> Merchant {
-        Merchant {
-            merid: merid.into(),
-            key: Key::new(key).unwrap(),
-            old_keys: Vec::new(),
-            back: None,
-            front: None,
-        }
+    fn key(text: &str) -> Key {
+        Key::new(text).unwrap()
     }
 
     #[test]
     fn each_weakness_names_its_merchant() {
-        let merchants = [
-            merchant("fine", "7d0f1c0a9be84e6e8e1f6f6a2c5b9d31"),
-            merchant("short", "c5b9d3100"),
-            merchant("repeated", "abcdabcdabcdabcdab"),
-            merchant("spaced", " 1f6f6a2c5b9d317d0f1c0a9be84e6e8e"),
-            merchant("twin", "0123456789abcdefghijk"),
-            merchant("other-twin", "0123456789abcdefghijk"),
-            merchant("end", "1c0a9be84e6e8e1f6f6a2c5b9d31"),
-        ];
+        let keys = [
+            ("fine", "7d0f1c0a9be84e6e8e1f6f6a2c5b9d31"),
+            ("short", "c5b9d3100"),
+            ("repeated", "abcdabcdabcdabcdab"),
+            ("spaced", " 1f6f6a2c5b9d317d0f1c0a9be84e6e8e"),
+            ("twin", "0123456789abcdefghijk"),
+            ("other-twin", "0123456789abcdefghijk"),
+            ("end", "1c0a9be84e6e8e1f6f6a2c5b9d31"),
+        ]
+        .map(|(merid, text)| (merid, key(text)));
+        let merchants: Vec<Keys<'_>> = keys.iter().map(|(m, k)| (*m, k, &[][..])).collect();
         assert_eq!(
             warnings(&merchants),
             [
@@ -126,10 +122,10 @@ mod tests {
 
     #[test]
     fn old_key_that_equals_the_key_is_called_out() {
-        let mut merchant = merchant("m", "7d0f1c0a9be84e6e8e1f6f6a2c5b9d31");
-        merchant.old_keys.push(merchant.key.clone());
+        let key = key("7d0f1c0a9be84e6e8e1f6f6a2c5b9d31");
+        let old_keys = [key.clone()];
         assert_eq!(
-            warnings(&[merchant]),
+            warnings(&[("m", &key, &old_keys)]),
             ["merchant m: an old key equals the key"]
         );
     }

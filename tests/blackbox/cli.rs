@@ -1,7 +1,9 @@
 //! The command line: what each command prints and with which code it ends (0 done, 1 no, 2 wrong usage, 78 bad configuration).
 
+use crate::client;
 use crate::harness::{
-    KEY, MERID, OTHER_KEY, OTHER_MERID, Setup, command, exit_within, merchant, run_with_input,
+    KEY, MERID, ORDERID, OTHER_KEY, OTHER_MERID, Setup, command, eventually, exit_within, merchant,
+    query_json, run_with_input,
 };
 use crate::platform::{Action, Platform, enveloped, unsigned};
 use crate::vectors;
@@ -328,6 +330,126 @@ fn the_environment_comes_before_the_file() {
 }
 
 #[test]
+fn a_setting_on_the_command_line_comes_before_environment_and_file() {
+    let setup = Setup::new(|_| {});
+    let conf = setup.conf_file();
+    let output = run_with_input(
+        command()
+            .args(["check", "-c", path_text(&conf)])
+            .args([
+                "--set",
+                "platform.url=https://from-the-command-line.example.com/a=b",
+            ])
+            .args([
+                "--set",
+                "app.max_in_flight=7",
+                "--set",
+                "platform.timeout=11s",
+            ])
+            .env(
+                "COUNTERSIGN_PLATFORM_URL",
+                "https://from-the-environment.example.com",
+            ),
+        "",
+    );
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for part in [
+        "https://from-the-command-line.example.com/a=b",
+        "7 calls in flight",
+        "whole 11s",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    assert!(!said.contains("from-the-environment"), "{said}");
+}
+
+#[test]
+fn a_setting_on_the_command_line_is_in_force() {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let setup = Setup::new(|_| {});
+    let url = format!("platform.url={}", platform.url());
+    let mut child = command()
+        .args(["run", "-c", path_text(&setup.conf_file()), "--set", &url])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("ready", Duration::from_secs(10), || {
+        client::fetch(setup.admin, "/readyz").is_ok_and(|answer| answer.status == 200)
+    });
+    let answer = client::post(setup.app, "/api/query", query_json(MERID, ORDERID));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(platform.count(), 1);
+}
+
+#[test]
+fn a_wrong_setting_on_the_command_line_is_named() {
+    let setup = Setup::new(|_| {});
+    let conf = setup.conf_file();
+    for (set, code, words) in [
+        ("platform.url", 2, &["SECTION.KEY=VALUE"][..]),
+        ("platform.timeout=soon", 78, &["--set", "platform.timeout"]),
+        ("platform.colour=red", 78, &["--set", "platform.colour"]),
+        ("threads=many", 78, &["--set", "threads"]),
+    ] {
+        for name in ["check", "run"] {
+            let arguments = [name, "-c", path_text(&conf), "--set", set];
+            let said = text(&ends_with(code, &arguments, "").stderr);
+            for word in words {
+                assert!(said.contains(word), "{name} {set}: {word} is not in {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ca_file_that_holds_no_certificate_is_refused_alike_by_check_and_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (missing, junk) = (folder.path().join("none.pem"), folder.path().join("junk"));
+    fs::write(&junk, "no certificate").unwrap();
+    for ca_file in [missing, junk, folder.path().to_owned()] {
+        let setup = Setup::new(|conf| {
+            conf.platform = "https://pay.example.com".to_owned();
+            conf.ca_file = Some(ca_file.clone());
+        });
+        let check = ends_with(78, &["check", "-c", path_text(&setup.conf_file())], "");
+        let (code, said_by_run) = setup.refused(Duration::from_secs(5));
+        assert_eq!(code, Some(78), "{said_by_run}");
+        for said in [text(&check.stderr), said_by_run] {
+            for part in [path_text(&ca_file), "platform.ca_file"] {
+                assert!(said.contains(part), "{part} is not in {said}");
+            }
+        }
+        assert!(check.stdout.is_empty(), "refused, and yet shown");
+    }
+}
+
+#[test]
+fn a_host_that_no_certificate_can_be_for_is_refused_at_the_start() {
+    let start = |url: &str| {
+        let url = url.to_owned();
+        let setup = Setup::new(|conf| conf.platform = url);
+        let check = run(&["check", "-c", path_text(&setup.conf_file())], "");
+        (setup, check)
+    };
+    let (setup, check) = start("https://pay_host.example.com");
+    assert_eq!(check.status.code(), Some(78));
+    let (code, said_by_run) = setup.refused(Duration::from_secs(5));
+    assert_eq!(code, Some(78), "{said_by_run}");
+    for said in [text(&check.stderr), said_by_run] {
+        for part in ["underscore", "platform.url"] {
+            assert!(said.contains(part), "{part:?} is not in {said}");
+        }
+    }
+    // Without TLS there is no certificate, and a path may have what it likes.
+    for url in ["http://pay_host.example.com", "https://example.com/a_b"] {
+        assert_eq!(start(url).1.status.code(), Some(0), "{url}");
+    }
+}
+
+#[test]
 fn probe_tells_whether_the_platform_knows_our_key() {
     let probe = |url: String| {
         let setup = Setup::new(|conf| {
@@ -374,7 +496,7 @@ fn probe_tells_whether_the_platform_knows_our_key() {
 }
 
 #[test]
-fn demo_buys_once_and_says_what_it_did() {
+fn demo_buys_once_and_shows_what_each_step_was_on_the_wire() {
     let folder = tempfile::tempdir().unwrap();
     let output = fs::File::create(folder.path().join("output")).unwrap();
     let mut child = command()
@@ -391,5 +513,83 @@ fn demo_buys_once_and_says_what_it_did() {
     }
     let said = fs::read_to_string(folder.path().join("output")).unwrap();
     assert_eq!(status.and_then(|it| it.code()), Some(0), "{said}");
-    assert!(said.lines().count() >= 3, "each step is printed: {said}");
+    let steps = steps(&said);
+    let paths: Vec<_> = steps.iter().map(|step| step.path.as_str()).collect();
+    let query = "/api/query";
+    assert_eq!(paths, ["/api/icashier", query, query, query], "{said}");
+    for (n, step) in steps.iter().enumerate() {
+        let key = if n < 3 { DEMO_KEYS[0] } else { DEMO_KEYS[1] };
+        assert_eq!(wire::request(&step.plain, key), step.signed, "step {n}");
+        match step.path.as_str() {
+            "/api/icashier" => {
+                let to = step.answered.strip_prefix("302 Location: ").unwrap();
+                assert_eq!(step.handed_on, format!("302, {to}"), "step {n}");
+            }
+            _ => {
+                let form = step.answered.strip_prefix("200 ").unwrap();
+                assert_eq!(wire::answer(&step.handed_on, key), form, "step {n}");
+                let asked: serde_json::Value = serde_json::from_str(&step.plain).unwrap();
+                let told: serde_json::Value = serde_json::from_str(&step.handed_on).unwrap();
+                assert_eq!(asked["orderid"], told["orderid"], "step {n}");
+                let result = if n == 1 { "1001" } else { "0000" };
+                assert_eq!(told["resultcode"], result, "step {n}");
+            }
+        }
+    }
+    assert!(!DEMO_KEYS.iter().any(|key| said.contains(key)), "{said}");
+    let folders: Vec<_> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("its two files"))
+        .collect();
+    assert_eq!(folders.len(), 1, "{said}");
+    assert!(!Path::new(folders[0].trim()).exists(), "left behind");
+}
+
+/// The keys of the demo's merchant, before and after its change.
+const DEMO_KEYS: [&str; 2] = [
+    "demo-key-one-0123456789abcdef0123",
+    "demo-key-two-0123456789abcdef0123",
+];
+
+/// One call as the demo shows it.
+#[derive(Debug)]
+struct Step {
+    path: String,
+    plain: String,
+    signed: String,
+    answered: String,
+    /// Behind `verified`, or `relayed` for a redirect.
+    handed_on: String,
+}
+
+/// The calls that the demo shows, each with all its four lines.
+#[track_caller]
+fn steps(said: &str) -> Vec<Step> {
+    let mut lines = said.lines();
+    let mut steps = Vec::new();
+    while let Some(title) = lines.find(|line| line.contains(": POST http://")) {
+        let mut next = |label: &str| {
+            let line = lines.next().unwrap_or_default().trim_start();
+            let rest = line.strip_prefix(label).map(str::trim_start);
+            rest.unwrap_or_else(|| panic!("no {label:?} but {line:?} in {said}"))
+                .to_owned()
+        };
+        let plain = next("plain ");
+        let signed = next("signed    POST ");
+        let (path, signed) = signed.split_once(' ').unwrap();
+        assert!(title.ends_with(path), "{title}: {path}");
+        let answered = next("answered ");
+        let handed_on = match answered.starts_with("302 ") {
+            true => next("relayed "),
+            false => next("verified "),
+        };
+        steps.push(Step {
+            path: path.to_owned(),
+            signed: signed.to_owned(),
+            plain,
+            answered,
+            handed_on,
+        });
+    }
+    steps
 }

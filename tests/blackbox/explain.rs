@@ -33,8 +33,9 @@ fn spoilt(text: &str, how: impl Fn(&str) -> String) -> String {
 #[test]
 fn each_usual_cause_is_named() {
     let text = wire::base64(JSON);
+    let long = wire::base64(JSON.repeat(3));
     let in_lines = |end: &str| {
-        let lines: Vec<_> = text
+        let lines: Vec<_> = long
             .as_bytes()
             .chunks(76)
             .map(String::from_utf8_lossy)
@@ -43,103 +44,147 @@ fn each_usual_cause_is_named() {
     };
     let chinese = wire::base64(r#"{"merid":"100000000000001","name":"张三"}"#);
     let gbk = wire::base64(b"{\"merid\":\"100000000000001\",\"name\":\"\xd5\xc5\xc8\xfd\"}");
-    // The text as the sign's maker should have signed it, the sign, words of which one must be said.
-    let causes: Vec<(&str, &str, String, &[&str])> = vec![
+    // The text as the sign's maker should have signed it, the sign, the sentence.
+    let causes: Vec<(&str, String, &str)> = vec![
         (
-            "another merchant's key",
             &text,
             wire::sign(&text, OTHER_KEY),
-            &[OTHER_MERID],
+            "another merchant's key was used",
         ),
         (
-            "key first",
             &text,
             wire::md5_hex(&[KEY.as_bytes(), text.as_bytes()]),
-            &["first", "before"],
+            "the key was put before the text: it belongs after it",
         ),
-        ("the JSON signed", &text, wire::sign(JSON, KEY), &["json"]),
         (
-            "a plus made a space",
+            &text,
+            wire::sign(JSON, KEY),
+            "the JSON was signed instead of its base64 text",
+        ),
+        (
             &text,
             spoilt(&text, |t| t.replace('+', " ")),
-            &["space"],
+            "+ was turned into a space before hashing: the text was form-decoded without having been percent-encoded",
         ),
         (
-            "a line end in the key",
             &text,
             wire::sign(&text, &format!("{KEY}\n")),
-            &["newline", "line end", "line break"],
+            "the key has a trailing newline: it was probably read from a file and not trimmed",
         ),
         (
-            "a line end in the text",
             &text,
             spoilt(&text, |t| format!("{t}\n")),
-            &["newline", "line end", "line break"],
+            "the text has a trailing newline",
         ),
         (
-            "URL-encoded first",
             &text,
             spoilt(&text, wire::percent),
-            &["url-encoded", "urlencoded", "percent"],
+            "the URL-encoded text was signed: sign first, then encode",
         ),
         (
-            "base64url",
             &text,
             spoilt(&text, |t| t.replace('+', "-").replace('/', "_")),
-            &["base64url", "url-safe"],
+            "the text was signed in the base64url alphabet (- and _ for + and /)",
         ),
         (
-            "line breaks",
-            &text,
+            &long,
             wire::sign(&in_lines("\r\n"), KEY),
-            &["line"],
+            "the text was signed with line breaks (MIME base64): the bytes changed on the way",
         ),
         (
-            "upper case",
             &text,
             wire::sign(&text, KEY).to_uppercase(),
-            &["upper"],
+            "the sign is in upper-case hex: the same sign, but a comparison that minds case fails",
         ),
-        ("GBK", &chinese, wire::sign(&gbk, KEY), &["gbk"]),
+        (
+            &chinese,
+            wire::sign(&gbk, KEY),
+            "the signer's JSON was in GBK, not UTF-8: the sign covers the base64 of the GBK bytes",
+        ),
     ];
     let setup = setup();
     let conf = setup.conf_file();
-    for (name, text, sign, words) in &causes {
-        let (code, said) = explained(&["-c", path_text(&conf)], text, sign);
-        assert_eq!(code, Some(0), "{name}: {said}");
-        let lower = said.to_lowercase();
-        assert!(
-            words.iter().any(|word| lower.contains(word)),
-            "{name}: {said}"
+    for (text, sign, sentence) in &causes {
+        let whose = match *sentence {
+            "another merchant's key was used" => OTHER_MERID,
+            _ => MERID,
+        };
+        let expected = format!(
+            "the sign fits with the key of merchant {whose} once this is assumed:\n- {sentence}\n"
         );
+        let explained = explained(&["-c", path_text(&conf)], text, sign);
+        assert_eq!(explained, (Some(0), expected));
     }
     // The same by a key alone, where only one is in play.
     let (_folder, key) = key_file(KEY);
-    for (name, text, sign, words) in &causes[1..] {
-        let (code, said) = explained(&["--key-file", path_text(&key)], text, sign);
-        assert_eq!(code, Some(0), "{name}: {said}");
-        let lower = said.to_lowercase();
-        assert!(
-            words.iter().any(|word| lower.contains(word)),
-            "{name}: {said}"
-        );
+    for (text, sign, sentence) in &causes[1..] {
+        let expected = format!("the sign fits with the key once this is assumed:\n- {sentence}\n");
+        let explained = explained(&["--key-file", path_text(&key)], text, sign);
+        assert_eq!(explained, (Some(0), expected));
     }
 }
 
 #[test]
-fn a_sign_that_matches_is_said_to_match() {
+fn two_causes_at_once_are_both_named() {
+    let text = wire::base64(JSON);
+    let (_folder, key) = key_file(KEY);
+    let key_first = wire::md5_hex(&[KEY.as_bytes(), JSON.as_bytes()]).to_uppercase();
+    let (code, said) = explained(&["--key-file", path_text(&key)], &text, &key_first);
+    let causes: Vec<_> = said.lines().filter(|line| line.starts_with("- ")).collect();
+    assert_eq!(
+        (code, causes),
+        (
+            Some(0),
+            vec![
+                "- the key was put before the text: it belongs after it",
+                "- the JSON was signed instead of its base64 text",
+                "- the sign is in upper-case hex: the same sign, but a comparison that minds case fails",
+            ]
+        )
+    );
+}
+
+#[test]
+fn a_sign_that_matches_is_said_to_match_and_nothing_is_assumed() {
     let text = wire::base64(JSON);
     let setup = setup();
     let conf = setup.conf_file();
-    let (code, said) = explained(&["-c", path_text(&conf)], &text, &wire::sign(&text, KEY));
-    assert_eq!(code, Some(0), "{said}");
-    let lower = said.to_lowercase();
-    assert!(
-        ["match", "right", "fits", "correct"]
-            .iter()
-            .any(|word| lower.contains(word)),
-        "{said}"
-    );
+    let sign = wire::sign(&text, KEY);
+    for arguments in [
+        &["-c", path_text(&conf)][..],
+        &["-c", path_text(&conf), "--merid", MERID],
+    ] {
+        let expected = format!("the sign fits the text with the key of merchant {MERID}\n");
+        assert_eq!(explained(arguments, &text, &sign), (Some(0), expected));
+    }
+    let (_folder, key) = key_file(KEY);
+    let expected = "the sign fits the text with the key\n".to_owned();
+    let explained = explained(&["--key-file", path_text(&key)], &text, &sign);
+    assert_eq!(explained, (Some(0), expected));
+}
+
+#[test]
+fn a_merchant_that_is_not_configured_is_wrong_usage() {
+    let text = wire::base64(JSON);
+    let setup = setup();
+    let conf = setup.conf_file();
+    let by_number = ["-c", path_text(&conf), "--merid", "999999999999999"];
+    for sign in [
+        wire::sign(&text, KEY),
+        wire::sign(&text, "nobody's key"),
+        String::new(),
+    ] {
+        let mut command = command();
+        command.arg("explain").args(by_number);
+        command.args(["--text", &text, "--sign", &sign]);
+        let output = run_with_input(&mut command, "");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        assert!(
+            crate::cli::text(&output.stderr).contains("merid"),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]

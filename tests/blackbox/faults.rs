@@ -5,6 +5,8 @@ use crate::harness::{
 };
 use crate::platform::{Action, Platform, Seen, honest_answer};
 use crate::wire;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The deadline that these sidecars have, and what a test grants on top of it.
@@ -304,4 +306,58 @@ fn a_platform_that_comes_back_is_used_again() {
     eventually("calls succeed again", Duration::from_secs(3), || {
         sidecar.query(query_json(MERID, ORDERID)).status == 200
     });
+}
+
+#[test]
+fn a_query_that_may_have_arrived_before_nobody_listened_any_more_is_unknown() {
+    for _ in 0..20 {
+        let second = Arc::new(AtomicUsize::new(0));
+        let read = Arc::clone(&second);
+        let (platform, sidecar) = started(move |seen| match seen.number {
+            1 => Action::Reply(honest(seen)),
+            number => {
+                read.fetch_add(number, Ordering::SeqCst);
+                Action::Cut(Vec::new())
+            }
+        });
+        assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+        let address = platform.address;
+        // Its listener ends; the connection that it has stays.
+        drop(platform);
+        eventually("nobody listens", Duration::from_secs(5), || {
+            std::net::TcpStream::connect(address).is_err()
+        });
+        let answer = sidecar.query(query_json(MERID, "SECOND0001"));
+        if second.load(Ordering::SeqCst) == 2 {
+            let problem = answer.problem(502, "platform-unreachable", "unknown");
+            assert_eq!(problem["orderid"], "SECOND0001");
+            return;
+        }
+        answer.problem(502, "platform-unreachable", "no");
+    }
+    panic!("no connection was ever used twice");
+}
+
+#[test]
+fn a_switch_to_another_protocol_is_no_answer_and_ends_its_connection() {
+    let garbage =
+        "\0\0\x12\x04HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}resp=eA&sign=0".repeat(3);
+    let switch = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n{garbage}"
+    );
+    let (platform, sidecar) = started(move |_| Action::Reply(switch.clone().into()));
+    for round in 0..3 {
+        for (n, (path, body)) in calls().into_iter().enumerate() {
+            let answer = sidecar.post(path, body);
+            assert_eq!(answer.status, 502, "{path}: {}", answer.text());
+            answer.problem(502, "malformed-answer", "yes");
+            let last = platform.last();
+            let calls = round * 3 + n + 1;
+            assert_eq!(
+                (platform.count(), last.connection, last.number),
+                (calls, calls, 1),
+                "{path}: its connection was used again"
+            );
+        }
+    }
 }

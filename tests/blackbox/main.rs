@@ -17,6 +17,7 @@ mod wire;
 
 // What they claim, in the order of the contract.
 mod bodies;
+mod broken_http;
 mod calls;
 mod fields;
 mod listener;
@@ -39,4 +40,5 @@ mod canary;
 mod cli;
 mod clients;
 mod explain;
+mod process;
 mod shutdown;

@@ -135,3 +135,48 @@ fn a_wrong_envelope_is_no_page() {
         .problem(502, "unsigned-answer", "yes");
     assert_eq!(unsigned["platform"]["respcode"], "96");
 }
+
+#[test]
+fn only_what_is_signed_comes_through_with_an_envelope() {
+    let beside = [
+        "Content-Type: application/x-www-form-urlencoded",
+        "Location: https://elsewhere.example.com/",
+        "Set-Cookie: session=stolen",
+        "Refresh: 0; url=https://elsewhere.example.com/",
+    ];
+    for status in [200, 302] {
+        let answer =
+            submitted_and_enveloped(move |json| http(status, &beside, wire::answer(json, KEY)));
+        for name in ["location", "set-cookie", "refresh"] {
+            assert_eq!(answer.header(name), None, "{status}: {answer:?}");
+        }
+        match status {
+            200 => {
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                assert_eq!(answer.header("countersign-verified"), Some("true"));
+            }
+            _ => {
+                answer.problem(502, "platform-error", "yes");
+                assert_eq!(answer.header("countersign-verified"), Some("false"));
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_json_without_a_sign_is_no_page() {
+    for kind in ["application/json", "text/html", "text/plain"] {
+        for body in [
+            about("ORD2017030100000001"),
+            format!("\r\n {}", about("ORD2017030100000001")),
+            r#"{"respcode":"00","resultcode":"0000"}"#.to_owned(),
+            "{}".to_owned(),
+            "[{\"respcode\":\"00\"}]".to_owned(),
+        ] {
+            let content_type = format!("Content-Type: {kind}");
+            let (answer, _, _) = submitted(http(200, &[&content_type], &body));
+            assert_eq!(answer.status, 502, "{kind} {body}: {}", answer.text());
+            answer.problem(502, "malformed-answer", "yes");
+        }
+    }
+}

@@ -2,7 +2,8 @@
 
 use crate::client::{self, Connection, post_bytes};
 use crate::harness::{
-    KEY, MERID, ORDERID, Setup, Sidecar, eventually, exit_within, query_json, signal,
+    KEY, MERID, ORDERID, Setup, Sidecar, eventually, exit_within, fresh_orderid, query_json,
+    signal, submit_json,
 };
 use crate::platform::{Action, Platform, honest_answer};
 use std::net::TcpListener;
@@ -145,4 +146,164 @@ fn ready_means_that_the_app_s_listener_is_open() {
         let connection = Connection::open(sidecar.app());
         assert!(connection.is_ok(), "{:?}", connection.err());
     }
+}
+
+/// A platform that never answers and a sidecar that would wait for it longer than the drain lasts.
+fn waiting_long() -> (Platform, Sidecar) {
+    let platform = Platform::start(|seen| match seen.target.as_str() {
+        "/api/query" => Action::Reply(honest_answer(seen, KEY)),
+        _ => Action::Hang,
+    });
+    let url = platform.url();
+    let sidecar = Sidecar::start(|conf| {
+        conf.platform = url;
+        conf.timeout = "60s";
+    });
+    (platform, sidecar)
+}
+
+#[test]
+fn a_submit_that_outlasts_the_drain_is_answered_as_unknown_before_the_end() {
+    let (platform, mut sidecar) = waiting_long();
+    let orderid = fresh_orderid();
+    let mut call = Connection::open(sidecar.app()).unwrap();
+    call.send(post_bytes(
+        "/api/icashier",
+        &["X-Request-Id: the-last-one"],
+        submit_json(&orderid),
+    ))
+    .unwrap();
+    platform.wait_for(1);
+    let began = Instant::now();
+    signal(&sidecar.child, "TERM");
+    let answer = call.receive().expect("the end of the connection, unsaid");
+    let problem = answer.problem(504, "platform-timeout", "unknown");
+    assert_eq!(problem["request_id"], "the-last-one");
+    assert!(began.elapsed() < Duration::from_secs(11));
+    assert!(call.is_ended());
+    let status = exit_within(&mut sidecar.child, Duration::from_secs(3));
+    assert_eq!(
+        status.and_then(|it| it.code()),
+        Some(0),
+        "{}",
+        sidecar.output()
+    );
+    assert_eq!(platform.count(), 1);
+}
+
+/// A connection that has carried a call and is kept.
+fn used(sidecar: &Sidecar) -> Connection {
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    let bytes = post_bytes("/api/query", &[], query_json(MERID, ORDERID));
+    assert_eq!(connection.exchange(bytes).unwrap().status, 200);
+    connection
+}
+
+/// A submit whose second half never comes.
+fn half_a_submit(sidecar: &Sidecar) -> Connection {
+    let mut connection = used(sidecar);
+    let body = submit_json(&fresh_orderid());
+    let head = "POST /api/icashier HTTP/1.1\r\nHost: app\r\nContent-Length:";
+    let half = format!("{head} {}\r\n\r\n{}", body.len(), &body[..20]);
+    connection.send(half).unwrap();
+    // Nothing tells when it was read; what comes later would only make the test easier to pass.
+    thread::sleep(Duration::from_millis(100));
+    connection
+}
+
+#[test]
+fn what_comes_at_the_very_end_is_refused_as_draining() {
+    let (platform, mut sidecar) = waiting_long();
+    let connections: Vec<_> = (0..8).map(|_| used(&sidecar)).collect();
+    // It keeps the process to the last moment.
+    let _half = half_a_submit(&sidecar);
+    let before = platform.count();
+    let began = Instant::now();
+    signal(&sidecar.child, "TERM");
+    let callers: Vec<_> = (0..)
+        .zip(connections)
+        .map(|(n, mut connection)| {
+            let at = began + Duration::from_millis(9_550 + 50 * n);
+            thread::spawn(move || {
+                thread::sleep(at.saturating_duration_since(Instant::now()));
+                let body = submit_json(&format!("ATTHEEND{n:04}"));
+                connection.exchange(post_bytes("/api/icashier", &[], body))
+            })
+        })
+        .collect();
+    let mut refused = 0;
+    for caller in callers {
+        // Without an answer it was not taken either: the process had ended.
+        if let Ok(answer) = caller.join().unwrap() {
+            answer.problem(503, "draining", "no");
+            assert!(answer.header("retry-after").is_some(), "{answer:?}");
+            assert_eq!(answer.header("connection"), Some("close"));
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "{}", sidecar.output());
+    let status = exit_within(&mut sidecar.child, Duration::from_secs(3));
+    assert_eq!(status.and_then(|it| it.code()), Some(0));
+    assert_eq!(platform.count(), before, "refused, and yet sent");
+}
+
+#[test]
+fn half_a_body_at_the_end_is_refused_as_draining() {
+    let (_platform, mut sidecar) = waiting_long();
+    let mut half = half_a_submit(&sidecar);
+    signal(&sidecar.child, "TERM");
+    let answer = half.receive().expect("the end of the connection, unsaid");
+    answer.problem(503, "draining", "no");
+    let status = exit_within(&mut sidecar.child, Duration::from_secs(12));
+    assert_eq!(status.and_then(|it| it.code()), Some(0));
+}
+
+#[test]
+fn a_call_on_a_kept_connection_after_sigterm_is_answered_or_was_never_sent() {
+    const CALLERS: u64 = 12;
+    for round in 0..3_u64 {
+        let platform = Platform::honest(&[(MERID, KEY)]);
+        let mut sidecar = Sidecar::before(&platform);
+        let connections: Vec<_> = (0..CALLERS).map(|_| used(&sidecar)).collect();
+        let seed = u64::from(std::process::id()) * 31 + round;
+        let began = Instant::now();
+        signal(&sidecar.child, "TERM");
+        let callers: Vec<_> = (0..)
+            .zip(connections)
+            .map(|(n, mut connection)| {
+                let pause = Duration::from_micros(scattered(seed * CALLERS + n) % 2_000_000);
+                let at = began + pause;
+                let orderid = fresh_orderid();
+                thread::spawn(move || {
+                    thread::sleep(at.saturating_duration_since(Instant::now()));
+                    let bytes = post_bytes("/api/icashier", &[], submit_json(&orderid));
+                    (orderid, pause, connection.exchange(bytes))
+                })
+            })
+            .collect();
+        let calls: Vec<_> = callers.into_iter().map(|it| it.join().unwrap()).collect();
+        let status = exit_within(&mut sidecar.child, Duration::from_secs(11));
+        assert_eq!(status.and_then(|it| it.code()), Some(0));
+        for (orderid, pause, answer) in calls {
+            let was_sent = platform.last_of(&orderid).is_some();
+            match answer {
+                Ok(answer) if answer.status == 200 => assert!(was_sent),
+                Ok(answer) => {
+                    answer.problem(503, "draining", "no");
+                    assert!(!was_sent, "seed {seed}, {pause:?}: refused, and yet sent");
+                }
+                Err(error) => {
+                    assert!(!was_sent, "seed {seed}, {pause:?}: sent, and then {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Any number into one of no pattern (splitmix64).
+fn scattered(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

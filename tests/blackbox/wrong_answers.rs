@@ -1,6 +1,8 @@
 //! Everything wrong that an answer can be: each kind refused under its own code, none ever handed to the app.
 
-use crate::harness::{KEY, MERID, ORDERID, OTHER_KEY, OTHER_MERID, Sidecar, merchant, query_json};
+use crate::harness::{
+    KEY, MERID, ORDERID, OTHER_KEY, OTHER_MERID, Sidecar, merchant, query_json, submit_json,
+};
 use crate::platform::{Action, Platform, enveloped, http};
 use crate::wire;
 use serde_json::{Value, json};
@@ -351,6 +353,50 @@ fn wrong_stories() -> Vec<Kind> {
             MALFORMED,
         ),
         (
+            "an empty respcode and nothing else",
+            signed(r#"{"respcode":"","respmsg":"?"}"#),
+            MALFORMED,
+        ),
+        (
+            "an empty respcode in an answer that is whole",
+            with("respcode", Some(json!(""))),
+            MALFORMED,
+        ),
+        (
+            "a failure that tells a result and no payment",
+            signed(r#"{"respcode":"01","respmsg":"no","resultcode":"0000","resultmsg":"paid"}"#),
+            MALFORMED,
+        ),
+        (
+            "a failure that tells a result without its amount",
+            {
+                let mut json = right();
+                json["respcode"] = json!("01");
+                drop(json.as_object_mut().unwrap().remove("txnamt"));
+                signed(json.to_string())
+            },
+            MALFORMED,
+        ),
+        (
+            "a result without a respcode and without a queryid",
+            {
+                let mut json = right();
+                let members = json.as_object_mut().unwrap();
+                drop((members.remove("respcode"), members.remove("queryid")));
+                signed(json.to_string())
+            },
+            MALFORMED,
+        ),
+        (
+            "a request of ours that is complete",
+            signed(
+                right()
+                    .to_string()
+                    .replacen('{', "{\"action\":\"AliPay\",", 1),
+            ),
+            MALFORMED,
+        ),
+        (
             "a respcode that is no text",
             signed(r#"{"respcode":1,"respmsg":"no"}"#),
             MALFORMED,
@@ -478,5 +524,77 @@ fn our_own_request_played_back_is_no_answer() {
         json!({"merid": MERID, "orderid": ORDERID, "txnamt": 1}).to_string(),
     ] {
         sidecar.query(asked).problem(502, MALFORMED, "yes");
+    }
+}
+
+#[test]
+fn a_number_that_names_another_order_or_merchant_is_no_answer_either() {
+    let reply = Arc::new(Mutex::new(Vec::new()));
+    let said = Arc::clone(&reply);
+    let platform = Platform::start(move |_| Action::Reply(said.lock().unwrap().clone()));
+    let url = platform.url();
+    let sidecar = Sidecar::start(|conf| {
+        conf.platform = url;
+        conf.extra_paths = vec!["/api/refund"];
+    });
+    let asked = query_json(MERID, "20170301001");
+    for (name, value) in [
+        ("orderid", "20170301002"),
+        ("orderid", "2.0170301001e10"),
+        ("orderid", "false"),
+        ("orderid", "[\"20170301001\"]"),
+        ("merid", "100000000000002"),
+        ("merid", "1e14"),
+        ("merid", "{}"),
+    ] {
+        let member = format!("\"{name}\":{value}");
+        let whole = {
+            let mut json = right();
+            json["orderid"] = json!("20170301001");
+            json.as_object_mut().unwrap().remove(name);
+            json.to_string().replacen('{', &format!("{{{member},"), 1)
+        };
+        let failure = format!("{{\"respcode\":\"01\",\"respmsg\":\"no\",{member}}}");
+        for (path, json) in [
+            ("/api/query", &whole),
+            ("/api/query", &failure),
+            ("/api/refund", &whole),
+            ("/api/refund", &failure),
+        ] {
+            *reply.lock().unwrap() = signed(json);
+            let answer = sidecar.post(path, &asked);
+            assert_ne!(answer.status, 200, "{path}: {json}");
+            let code = answer.json()["code"].clone();
+            assert!(
+                code == FOREIGN || code == MALFORMED,
+                "{path}: {code} for {json}"
+            );
+            answer.problem(502, code.as_str().unwrap(), "yes");
+        }
+    }
+}
+
+#[test]
+fn what_only_a_request_says_is_no_answer_on_a_further_interface() {
+    // A submit of ours, as the platform heard it once, comes back as `resp`.
+    let submit = submit_json("ORD2017030100000009");
+    let bare = json!({"merid": MERID, "orderid": ORDERID, "backurl": "https://shop.example.com/"});
+    for json in [
+        submit.replace("ORD2017030100000009", ORDERID),
+        submit,
+        bare.to_string(),
+        json!({"merid": MERID, "orderid": ORDERID, "action": "Bank"}).to_string(),
+    ] {
+        let platform = Platform::start(move |_| Action::Reply(signed(&json)));
+        let url = platform.url();
+        let sidecar = Sidecar::start(|conf| {
+            conf.platform = url;
+            conf.extra_paths = vec!["/api/refund"];
+        });
+        for path in ["/api/refund", "/api/query"] {
+            sidecar
+                .post(path, query_json(MERID, ORDERID))
+                .problem(502, MALFORMED, "yes");
+        }
     }
 }

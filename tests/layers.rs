@@ -1,0 +1,236 @@
+//! The order of the modules, held over the source: a module names only those above it in `src/lib.rs`, and a file of a
+//! folder only those above it in the folder's `mod.rs`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a source tree that cannot be read fails the test"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is named from below today, as (file, what it names): each is one too many.
+const TOLERATED: [(&str, &str); 1] = [
+    // `public` needs the name of a refusal, `serve` the guard that refuses.
+    ("http/serve.rs", "http::public"),
+];
+
+/// A module with its modules in the order of their `mod` lines.
+struct Order {
+    top: Vec<String>,
+    folders: Vec<(String, Vec<String>)>,
+}
+
+impl Order {
+    fn read(src: &Path) -> Self {
+        let top = declared(&fs::read_to_string(src.join("lib.rs")).unwrap());
+        let folder = |name: &String| {
+            let text = fs::read_to_string(src.join(name).join("mod.rs")).ok()?;
+            Some((name.clone(), declared(&text)))
+        };
+        let folders = top.iter().filter_map(folder).collect();
+        Self { top, folders }
+    }
+
+    fn inside(&self, module: &str) -> &[String] {
+        let mut folders = self.folders.iter();
+        folders
+            .find(|(name, _)| name == module)
+            .map_or(&[], |(_, files)| files)
+    }
+
+    /// What the module `own` may not name of `named`, both written from the crate's root.
+    fn broken_by(&self, own: &[String], named: &[String]) -> Option<String> {
+        let (own_top, named_top) = (own.first()?, named.first()?);
+        if own_top != named_top {
+            return is_below(&self.top, own_top, named_top).then(|| named_top.clone());
+        }
+        let (own_file, named_file) = (own.get(1)?, named.get(1)?);
+        is_below(self.inside(own_top), own_file, named_file)
+            .then(|| format!("{named_top}::{named_file}"))
+    }
+}
+
+/// Whether both are modules and `named` is declared after `own`.
+fn is_below(order: &[String], own: &str, named: &str) -> bool {
+    let place = |name: &str| order.iter().position(|known| known == name);
+    place(named).is_some_and(|named| place(own).is_none_or(|own| own < named))
+}
+
+/// The modules that a file declares, in their order.
+fn declared(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let line = line.strip_prefix("pub ").unwrap_or(line);
+        let name = line
+            .strip_prefix("mod ")
+            .and_then(|it| it.strip_suffix(';'));
+        found.extend(name.map(str::to_owned));
+    }
+    found
+}
+
+/// Every module or item of the crate that a file names with `crate::` or `super::`, written from the crate's root.
+fn named(own: &[String], text: &str) -> BTreeSet<Vec<String>> {
+    let (code, tests) = text.split_once("\nmod tests {").unwrap_or((text, ""));
+    let inside: Vec<_> = own.iter().cloned().chain(["tests".to_owned()]).collect();
+    let mut found = BTreeSet::new();
+    for (own, code) in [(own, code), (inside.as_slice(), tests)] {
+        let is_code = |line: &&str| !line.trim_start().starts_with("//");
+        let code: Vec<_> = code.lines().filter(is_code).collect();
+        let code = code.join("\n");
+        for root in ["crate::", "super::"] {
+            for (at, _) in code.match_indices(root) {
+                let before = code[..at].chars().next_back();
+                if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                    found.extend(
+                        tree(&code[at..])
+                            .0
+                            .into_iter()
+                            .filter_map(|path| from_root(own, path)),
+                    );
+                }
+            }
+        }
+    }
+    found
+}
+
+/// A path that begins with `crate` or with any number of `super`.
+fn from_root(own: &[String], path: Vec<String>) -> Option<Vec<String>> {
+    if path.first()? == "crate" {
+        return Some(path[1..].to_vec());
+    }
+    let up = path.iter().take_while(|name| *name == "super").count();
+    let parent = &own[..own.len().checked_sub(up)?];
+    Some([parent, &path[up..]].concat())
+}
+
+/// The paths of a use tree such as `a::{b, c::d}` at the start of a text, and what stands behind it.
+fn tree(text: &str) -> (Vec<Vec<String>>, &str) {
+    let text = text.trim_start();
+    if let Some(mut rest) = text.strip_prefix('{') {
+        let mut paths = Vec::new();
+        loop {
+            rest = rest.trim_start().trim_start_matches(',').trim_start();
+            if let Some(behind) = rest.strip_prefix('}') {
+                return (paths, behind);
+            }
+            let (further, behind) = tree(rest);
+            assert!(behind.len() < rest.len(), "no use tree: {text}");
+            paths.extend(further);
+            rest = behind;
+        }
+    }
+    let end = text
+        .find(|c: char| !c.is_alphanumeric() && c != '_' && c != '*')
+        .unwrap_or(text.len());
+    let (name, rest) = text.split_at(end);
+    let name = name.to_owned();
+    match rest.strip_prefix("::") {
+        Some(rest) if !rest.starts_with('<') => {
+            let (paths, rest) = tree(rest);
+            let below = |path| [vec![name.clone()], path].concat();
+            (paths.into_iter().map(below).collect(), rest)
+        }
+        _ => {
+            let rest = rest.trim_start();
+            let alias = rest.strip_prefix("as ").map(|it| {
+                it.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_' || c == ' ')
+            });
+            (vec![vec![name]], alias.unwrap_or(rest))
+        }
+    }
+}
+
+/// The source files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// `outbound/parse.rs` is `outbound::parse`, `outbound/mod.rs` is `outbound`.
+fn module(file: &str) -> Vec<String> {
+    let path = file.trim_end_matches(".rs").trim_end_matches("/mod");
+    path.split('/').map(str::to_owned).collect()
+}
+
+#[test]
+fn a_module_names_only_modules_above_it() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let order = Order::read(&src);
+    let (mut names, mut broken) = (0, BTreeSet::new());
+    for path in files(&src) {
+        let file = path.strip_prefix(&src).unwrap().to_str().unwrap();
+        if ["lib.rs", "main.rs"].contains(&file) {
+            continue;
+        }
+        let own = module(file);
+        assert!(order.top.contains(&own[0]), "{file} is in no mod line");
+        for named in named(&own, &fs::read_to_string(&path).unwrap()) {
+            names += 1;
+            let what = order.broken_by(&own, &named);
+            broken.extend(what.map(|what| (file.to_owned(), what)));
+        }
+    }
+    assert!(names > 150, "{names} names were found");
+    assert!(order.top.len() > 8 && order.folders.len() > 5);
+    let tolerated = TOLERATED.map(|(file, what)| (file.to_owned(), what.to_owned()));
+    assert_eq!(
+        broken,
+        BTreeSet::from(tolerated),
+        "(file, what it names from below), and on the right what is tolerated"
+    );
+}
+
+#[test]
+fn a_name_from_below_is_found_however_it_is_written() {
+    let words = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let order = Order {
+        top: words("first second third"),
+        folders: vec![("second".to_owned(), words("early own late"))],
+    };
+    let own = words("second own");
+    let broken = |text: &str| {
+        let named = named(&own, text);
+        let broken = named.iter().filter_map(|it| order.broken_by(&own, it));
+        Vec::from_iter(broken.collect::<BTreeSet<_>>())
+    };
+    for text in [
+        "use crate::third::Thing;",
+        "pub use crate::{first::A, third};",
+        "use crate::{first as f, third::{self, b}};",
+        "let x = crate::third::f();",
+        "use super::super::third;",
+    ] {
+        assert_eq!(broken(text), ["third"], "{text}");
+    }
+    for text in [
+        "use super::late::Thing;",
+        "use super::{Item, early, late};",
+        "use crate::second::late;",
+        "fn f(x: &super::late::Thing) {}",
+        "\nmod tests {\n    use super::super::late;\n}",
+    ] {
+        assert_eq!(broken(text), ["second::late"], "{text}");
+    }
+    for text in [
+        "use crate::first::{a, b::{self, c}};",
+        "use super::{Item, early::Thing};",
+        "pub(super) fn late() {}",
+        "// not crate::third",
+        "\nmod tests {\n    use super::*;\n    use super::late;\n}",
+    ] {
+        assert!(broken(text).is_empty(), "{text}");
+    }
+}
