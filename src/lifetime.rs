@@ -4,10 +4,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// From the first SIGTERM to the end at the latest.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
-/// Requests that come this shortly before the end are refused, because they could not be finished.
+/// This shortly before the end, new requests are refused and those in flight are answered as they stand.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// How often it is looked whether the end has come.
+const TICK: Duration = Duration::from_millis(20);
 /// Nobody needs us once nothing was asked for this long.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 
@@ -20,6 +24,7 @@ pub struct Lifetime {
     last_busy: AtomicU64,
     draining: AtomicBool,
     over: AtomicBool,
+    last_call: Notify,
 }
 
 /// One request in flight.
@@ -40,6 +45,7 @@ impl Default for Lifetime {
             last_busy: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            last_call: Notify::new(),
         }
     }
 }
@@ -62,16 +68,32 @@ impl Lifetime {
         self.over.load(Ordering::Relaxed)
     }
 
+    /// Ready when what is in flight can be waited for no longer.
+    pub async fn until_over(&self) {
+        let last_call = self.last_call.notified();
+        if !self.is_over() {
+            last_call.await;
+        }
+    }
+
     /// Begins the end and returns when it has come.
     pub async fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + DRAIN_TIME;
         self.touch();
-        while Instant::now() < deadline && !self.is_quiet() {
-            if Instant::now() + LAST_CALL > deadline {
+        loop {
+            let late = Instant::now() + LAST_CALL > deadline;
+            if late || self.is_quiet() {
                 self.over.store(true, Ordering::SeqCst);
+                self.last_call.notify_waiters();
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Who came in before `over` was seen is counted by now, and is answered first.
+            tokio::time::sleep(TICK).await;
+            if self.is_over()
+                && (self.in_flight.load(Ordering::SeqCst) == 0 || Instant::now() > deadline)
+            {
+                return;
+            }
         }
     }
 

@@ -10,13 +10,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, HeaderValue};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry, TextEncoder,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::LogFormat;
 use crate::http::client::Count;
+use crate::inbox::event::{Millis, State};
+use crate::inbox::store::Counts;
+use crate::protocol::envelope::Verified;
+use crate::protocol::message::Subject;
 
 /// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
 const LOG_LINES: usize = 16_384;
@@ -78,13 +82,27 @@ pub struct Metrics {
     /// Seconds to read, check and swap in a changed file.
     pub reload_seconds: Histogram,
     /// When the snapshot in force was taken, in seconds since 1970.
-    pub reload_time: Gauge,
+    pub loaded_at: Gauge,
     /// Whether the last look at the files ended well.
     pub reload_ok: IntGauge,
     /// Merchants in force.
     pub merchants: IntGauge,
     /// Orders that could not be written to the ledger.
     pub ledger_failures: IntCounter,
+    /// Callbacks by kind and outcome: `accepted`, `repeated`, or why they were refused.
+    pub callbacks: IntCounterVec,
+    /// Attempts to deliver an event, by what came of them.
+    pub delivery_attempts: IntCounterVec,
+    /// Results that are held for a person.
+    pub disputes: IntCounter,
+    /// Questions about open orders, by what came of them.
+    pub watch_queries: IntCounterVec,
+    /// Events in the store, by state.
+    pub events: IntGaugeVec,
+    /// How long the oldest pending event has been waiting, in seconds.
+    pub oldest_undelivered: Gauge,
+    /// Orders without a final result.
+    pub open_orders: IntGauge,
 }
 
 impl Default for Metrics {
@@ -130,11 +148,21 @@ impl Metrics {
             .buckets(vec![0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0]),
         )?;
         registry.register(Box::new(reload_seconds.clone()))?;
-        let reload_time = Gauge::new(
+        let events = IntGaugeVec::new(
+            Opts::new("events", "Events in the store, by state"),
+            &["state"],
+        )?;
+        registry.register(Box::new(events.clone()))?;
+        let oldest_undelivered = Gauge::new(
+            "oldest_undelivered_seconds",
+            "How long the oldest pending event has been waiting",
+        )?;
+        registry.register(Box::new(oldest_undelivered.clone()))?;
+        let loaded_at = Gauge::new(
             "merchants_loaded_timestamp_seconds",
             "When the merchants in force were loaded",
         )?;
-        registry.register(Box::new(reload_time.clone()))?;
+        registry.register(Box::new(loaded_at.clone()))?;
         Ok(Self {
             calls: counters(
                 "calls_total",
@@ -167,7 +195,7 @@ impl Metrics {
                 &["result"],
             )?,
             reload_seconds,
-            reload_time,
+            loaded_at,
             reload_ok: gauge(
                 "last_reload_ok",
                 "1 where the files as they are now are in force, 0 where they were refused",
@@ -177,8 +205,66 @@ impl Metrics {
                 "ledger_failures_total",
                 "Orders that could not be written to the ledger",
             )?,
+            callbacks: counters(
+                "callbacks_total",
+                "Callbacks, by kind and outcome",
+                &["kind", "outcome"],
+            )?,
+            delivery_attempts: counters(
+                "delivery_attempts_total",
+                "Attempts to deliver an event, by outcome",
+                &["outcome"],
+            )?,
+            disputes: counter("disputes_total", "Results that are held for a person")?,
+            watch_queries: counters(
+                "watch_queries_total",
+                "Questions about open orders, by outcome",
+                &["outcome"],
+            )?,
+            events,
+            oldest_undelivered,
+            open_orders: gauge(
+                "open_orders",
+                "Orders without a final result that are asked about",
+            )?,
             registry,
         })
+    }
+
+    /// Counts what an answer or a callback got wrong and was put right.
+    pub fn count_oddities<T>(&self, message: &Verified<T>) {
+        for kind in message.oddities().names() {
+            self.oddities.with_label_values(&[kind]).inc();
+        }
+        if message.key_index() > 0 {
+            self.old_key_answers.inc();
+        }
+    }
+
+    /// Counts and logs a result that waits for a person, the first time it is seen.
+    pub fn count_dispute(&self, new: bool, id: &str, subject: &Subject) {
+        if new {
+            self.disputes.inc();
+            let (merid, orderid) = (subject.shown_merid(), subject.shown_orderid());
+            tracing::error!(
+                event = id,
+                merid,
+                orderid,
+                "disputed: another amount than was signed, or a second story"
+            );
+        }
+    }
+
+    /// Sets what only the store knows.
+    pub fn set_counts(&self, counts: &Counts, now: Millis) {
+        for (state, count) in State::ALL.into_iter().zip(counts.events) {
+            self.events.with_label_values(&[state.name()]).set(count);
+        }
+        let waiting = counts
+            .oldest_pending
+            .map_or(0, |oldest| (now - oldest).max(0));
+        self.oldest_undelivered.set(waiting as f64 / 1000.0);
+        self.open_orders.set(counts.open_orders);
     }
 
     /// The exposition format, version 0.0.4.

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::listeners::ListenerConfig;
@@ -14,14 +15,23 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{Admin, AppListener};
-use crate::config::settings::Settings;
+use crate::admin::{Admin, Listeners};
+use crate::config::settings::{Callbacks, Settings, Tls};
 use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
-use crate::http::client::Client;
+use crate::http::client::{Client, Count, Transport};
+use crate::http::public::Public;
 use crate::http::serve::{App, Handler, Limits};
-use crate::inbox::ledger::Ledger;
+use crate::http::tls::{Certificate, tls};
+use crate::inbound::deliver::{Deliver, Wake};
+use crate::inbound::watch::Watch as OrderWatch;
+use crate::inbound::{Apps, Inbound, Platform};
+use crate::inbox::sqlite::Sqlite;
+use crate::inbox::store::Store;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
 use crate::observe::{self, Metrics};
 use crate::outbound::Outbound;
@@ -30,7 +40,18 @@ use crate::outbound::Outbound;
 const ADMIN_LIMITS: Limits = Limits {
     max_body: 1024,
     max_in_flight: 64,
+    max_connections: 256,
 };
+/// Callbacks at once: some hundred wait for one commit together.
+const CALLBACK_LIMITS: Limits = Limits {
+    max_body: 64 * 1024,
+    max_in_flight: 1024,
+    max_connections: 4096,
+};
+/// Connections of apps that are open and idle, beside those in flight.
+const IDLE_CONNECTIONS: usize = 1024;
+/// Descriptors for everything that is no connection.
+const OTHER_DESCRIPTORS: u64 = 256;
 /// A connection's read and write buffer: a call and its answer fit, and an idle connection costs little.
 const CONNECTION_BUFFER: usize = 4096;
 
@@ -39,67 +60,274 @@ const CONNECTION_BUFFER: usize = 4096;
 #[error("{0}")]
 pub struct CannotStart(String);
 
-/// Runs the sidecar until a signal ends the process. Returns only where it cannot start.
+/// Runs the sidecar until a signal ends the process. Returns where it cannot start.
 pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
+    catch_sighup();
     observe::start_log(settings.log.format, &settings.log.level);
-    for listen in &settings.app.listen {
+    keep_secrets_out_of_dumps();
+    let callbacks = settings.callbacks.as_ref();
+    let public: Vec<_> = callbacks
+        .iter()
+        .flat_map(|c| c.listen.iter().copied().map(Listen::Tcp))
+        .collect();
+    let admin = [Listen::Tcp(settings.admin.listen)];
+    for listen in settings.app.listen.iter().chain(&public).chain(&admin) {
         check_free(listen)?;
     }
-    check_free(&Listen::Tcp(settings.admin.listen))?;
-    let metrics = Arc::new(Metrics::default());
-    let lifetime = Arc::new(Lifetime::default());
-    let store = &settings.inbox.store;
-    let ledger = Ledger::open(store)
-        .map_err(|error| CannotStart(format!("{}: inbox.store: {error}", store.display())))?;
-    let platform = &settings.platform;
-    let client = Client::new(
-        &platform.url,
-        platform.connect_timeout,
-        platform.timeout,
-        platform.ca_file.as_deref(),
-        metrics.clone(),
-    );
-    let client = Arc::new(client.map_err(CannotStart)?);
-    log_start(settings, &snapshot);
-    let watch = watch(&settings.merchants, snapshot, &metrics)?;
-    let outbound = Outbound::new(
-        settings,
-        watch.clone(),
-        client.clone(),
-        ledger.clone(),
-        metrics.clone(),
-    );
-    let admin = Admin {
-        watch: watch.clone(),
-        ledger,
-        metrics,
-        lifetime: lifetime.clone(),
-        app: AppListener::new(settings.app.listen.clone()),
-    };
+    let parts = Parts::assemble(settings, snapshot)?;
 
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings.threads));
     let limits = Limits {
         max_body: settings.app.max_body,
         max_in_flight: settings.app.max_in_flight,
+        max_connections: settings.app.max_in_flight + IDLE_CONNECTIONS,
     };
-    let app = App::new(outbound, limits, lifetime.clone());
-    server.add_service(listener("app", app, &settings.app.listen, None));
-    let admin = App::new(admin, ADMIN_LIMITS, lifetime.clone());
-    server.add_service(listener(
-        "admin",
-        admin,
-        &[Listen::Tcp(settings.admin.listen)],
-        Some(1),
-    ));
-    server.add_service(background_service("upkeep", Upkeep { client, watch }));
+    raise_descriptors(limits, callbacks.is_some());
+    let app = App::new(parts.outbound(settings), limits, parts.lifetime.clone());
+    server.add_service(listener("app", app, &settings.app.listen, None, None));
+    let open = settings.app.listen.iter().chain(&public).cloned().collect();
+    let ops = App::new(parts.admin(open), ADMIN_LIMITS, parts.lifetime.clone());
+    server.add_service(listener("admin", ops, &admin, Some(1), None));
+    if let Some(callbacks) = callbacks {
+        let certificate = certificate(callbacks)?;
+        let guard = Public::new(
+            callbacks.allow_from.clone(),
+            callbacks.trust_forwarded_from.clone(),
+        );
+        let app = App::new(
+            parts.inbound(settings),
+            CALLBACK_LIMITS,
+            parts.lifetime.clone(),
+        )
+        .public(guard);
+        server.add_service(listener(
+            "callbacks",
+            app,
+            &public,
+            None,
+            certificate.clone(),
+        ));
+        if let Some(certificate) = certificate {
+            server.add_service(background_service("certificate", Following(certificate)));
+        }
+    }
+    server.add_service(background_service("upkeep", parts.upkeep()));
+    server.add_service(background_service("results", parts.results(settings)));
     let end = End {
-        lifetime,
+        lifetime: parts.lifetime,
         sockets: sockets(&settings.app.listen),
     };
     server.run(RunArgs {
         shutdown_signal: Box::new(end),
     });
     Ok(())
+}
+
+/// Finds out whether the files that settings name can be used, as far as that changes nothing.
+pub fn check(settings: &Settings) -> Result<(), CannotStart> {
+    to_platform(settings, Arc::new(Uncounted))?;
+    settings
+        .callbacks
+        .as_ref()
+        .map_or(Ok(None), certificate)
+        .map(|_| ())
+}
+
+/// What is allowed but worth a look, in both files.
+pub fn warnings<'a>(
+    settings: &'a Settings,
+    snapshot: &'a Snapshot,
+) -> impl Iterator<Item = &'a str> {
+    settings
+        .warnings
+        .iter()
+        .chain(snapshot.warnings())
+        .map(String::as_str)
+}
+
+/// The client for the platform, as settings say.
+pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, CannotStart> {
+    let platform = &settings.platform;
+    let transport = Transport::new(platform.ca_file.as_deref(), count).map_err(CannotStart)?;
+    let client = Client::new(
+        &platform.url,
+        platform.connect_timeout,
+        platform.timeout,
+        transport,
+    );
+    client.map_err(CannotStart)
+}
+
+/// What the listeners and the background work share.
+struct Parts {
+    metrics: Arc<Metrics>,
+    lifetime: Arc<Lifetime>,
+    store: Arc<dyn Store>,
+    client: Arc<Client>,
+    watch: Watch,
+    apps: Arc<Apps>,
+    wake: Arc<Wake>,
+}
+
+impl Parts {
+    fn assemble(settings: &Settings, snapshot: Snapshot) -> Result<Self, CannotStart> {
+        let metrics = Arc::new(Metrics::default());
+        let client = Arc::new(to_platform(settings, metrics.clone())?);
+        let to_apps = Transport::new(None, Arc::new(Uncounted)).map_err(CannotStart)?;
+        let store = open_store(&settings.inbox.store)?;
+        log_start(settings, &snapshot);
+        Ok(Self {
+            watch: watch(&settings.merchants, snapshot, &metrics)?,
+            lifetime: Arc::default(),
+            apps: Arc::new(Apps::new(to_apps)),
+            wake: Arc::default(),
+            metrics,
+            store,
+            client,
+        })
+    }
+
+    fn outbound(&self, settings: &Settings) -> Outbound {
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        Outbound::new(
+            settings,
+            self.watch.clone(),
+            self.client.clone(),
+            store,
+            metrics,
+        )
+    }
+
+    fn inbound(&self, settings: &Settings) -> Inbound {
+        let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        Inbound::new(
+            settings,
+            self.watch.clone(),
+            store,
+            metrics,
+            self.apps.clone(),
+            self.wake.clone(),
+        )
+    }
+
+    fn admin(&self, open: Vec<Listen>) -> Admin {
+        Admin {
+            watch: self.watch.clone(),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+            lifetime: self.lifetime.clone(),
+            listeners: Listeners::new(open),
+        }
+    }
+
+    fn upkeep(&self) -> Upkeep {
+        Upkeep {
+            client: self.client.clone(),
+            watch: self.watch.clone(),
+        }
+    }
+
+    fn results(&self, settings: &Settings) -> Results {
+        let inbox = &settings.inbox;
+        let platform = Platform(self.client.clone());
+        Results {
+            deliver: Arc::new(Deliver {
+                store: self.store.clone(),
+                watch: self.watch.clone(),
+                apps: self.apps.clone(),
+                metrics: self.metrics.clone(),
+                wake: self.wake.clone(),
+                platform: platform.clone(),
+                confirm: inbox.confirm,
+                retry_for: inbox.retry_for,
+            }),
+            watch: Arc::new(OrderWatch {
+                store: self.store.clone(),
+                merchants: self.watch.clone(),
+                platform,
+                metrics: self.metrics.clone(),
+                wake: self.wake.clone(),
+                per_second: inbox.watch_per_second,
+            }),
+            watch_orders: inbox.watch_orders,
+            keep: inbox.keep,
+        }
+    }
+}
+
+/// Connections to apps are nobody's figure.
+struct Uncounted;
+
+impl Count for Uncounted {
+    fn connection(&self, _reused: bool) {}
+}
+
+/// From here on SIGHUP ends nothing, also while we are still starting.
+fn catch_sighup() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    if let Ok(runtime) = runtime {
+        // The handler stays when the runtime is gone.
+        runtime.block_on(async { drop(listen_for(SignalKind::hangup())) });
+    }
+}
+
+/// A core dump would have keys and customers' data in it.
+fn keep_secrets_out_of_dumps() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let limited = setrlimit(Resource::Core, none);
+    let refused = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if limited.is_err() || refused.is_err() {
+        tracing::warn!("core dumps could not be switched off");
+    }
+}
+
+/// A call in flight has two connections.
+fn raise_descriptors(limits: Limits, callbacks: bool) {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        ..before
+    };
+    let raised = if setrlimit(Resource::Nofile, raised).is_ok() {
+        raised
+    } else {
+        before
+    };
+    let of_callbacks = if callbacks {
+        CALLBACK_LIMITS.max_connections
+    } else {
+        0
+    };
+    let connections = limits.max_connections + limits.max_in_flight + of_callbacks;
+    let needed = connections as u64 + OTHER_DESCRIPTORS;
+    if let Some(allowed) = raised.current.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "fewer descriptors than connections may need; raise RLIMIT_NOFILE"
+        );
+    }
+}
+
+fn certificate(callbacks: &Callbacks) -> Result<Option<Arc<Certificate>>, CannotStart> {
+    let load = |tls: &Tls| Certificate::load(&tls.cert, &tls.key).map(Arc::new);
+    let certificate = callbacks.tls.as_ref().map(load).transpose();
+    certificate.map_err(|error| CannotStart(format!("callbacks.tls: {error}")))
+}
+
+fn open_store(path: &Path) -> Result<Arc<dyn Store>, CannotStart> {
+    match Sqlite::open(path) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(CannotStart(format!(
+            "{}: inbox.store: {error}",
+            path.display()
+        ))),
+    }
 }
 
 fn pingora_conf(threads: usize) -> ServerConf {
@@ -119,6 +347,7 @@ fn listener<H: Handler>(
     app: App<H>,
     addresses: &[Listen],
     threads: Option<usize>,
+    certificate: Option<Arc<Certificate>>,
 ) -> Service<App<H>> {
     let mut service = Service::new(name.to_owned(), app);
     service.threads = threads;
@@ -128,7 +357,11 @@ fn listener<H: Handler>(
             Listen::Unix(path) => ListenerConfig::uds(path.to_string_lossy()),
         };
         let buffer = L4BufferSettings::new(CONNECTION_BUFFER, CONNECTION_BUFFER);
-        service.add_listener(endpoint.l4_buffer(buffer));
+        let endpoint = endpoint.l4_buffer(buffer);
+        service.add_listener(match &certificate {
+            Some(certificate) => endpoint.tls(tls(certificate.clone()).expect("takes no file")),
+            None => endpoint,
+        });
     }
     service
 }
@@ -172,7 +405,7 @@ fn watch(path: &Path, snapshot: Snapshot, metrics: &Arc<Metrics>) -> Result<Watc
     counted
         .merchants
         .set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
-    counted.reload_time.set(seconds_since_1970());
+    counted.loaded_at.set(seconds_since_1970());
     config::watch(path.to_owned(), snapshot, move |outcome| {
         log_reload(outcome, &counted)
     })
@@ -192,7 +425,7 @@ fn log_reload(outcome: &ReloadOutcome, metrics: &Metrics) {
         } => {
             metrics.reloads.with_label_values(&["applied"]).inc();
             metrics.reload_seconds.observe(took.as_secs_f64());
-            metrics.reload_time.set(seconds_since_1970());
+            metrics.loaded_at.set(seconds_since_1970());
             metrics
                 .merchants
                 .set(i64::try_from(*merchants).unwrap_or(i64::MAX));
@@ -225,16 +458,8 @@ fn seconds_since_1970() -> f64 {
 }
 
 fn log_start(settings: &Settings, snapshot: &Snapshot) {
-    for warning in settings
-        .warnings
-        .iter()
-        .map(String::as_str)
-        .chain(snapshot.warnings().iter().map(String::as_str))
-    {
+    for warning in warnings(settings, snapshot) {
         tracing::warn!("{warning}");
-    }
-    if settings.callbacks.is_some() {
-        tracing::warn!("[callbacks] is set, but this version does not listen for callbacks yet");
     }
     let app: Vec<_> = settings
         .app
@@ -242,6 +467,11 @@ fn log_start(settings: &Settings, snapshot: &Snapshot) {
         .iter()
         .map(ToString::to_string)
         .collect();
+    let callbacks = settings
+        .callbacks
+        .iter()
+        .flat_map(|callbacks| &callbacks.listen);
+    let callbacks: Vec<_> = callbacks.map(ToString::to_string).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         settings = %settings.path.display(),
@@ -250,6 +480,7 @@ fn log_start(settings: &Settings, snapshot: &Snapshot) {
         merchants = snapshot.len(),
         merchants_digest = snapshot.digest(),
         app = app.join(","),
+        callbacks = callbacks.join(","),
         admin = %settings.admin.listen,
         platform = %settings.platform.url,
         connect_timeout = ?settings.platform.connect_timeout,
@@ -291,6 +522,40 @@ impl Upkeep {
             // A panic in there was logged there.
             let _ = tokio::task::spawn_blocking(move || watch.reload()).await;
         }
+    }
+}
+
+/// What becomes of results: delivered, and asked for where they did not come.
+struct Results {
+    deliver: Arc<Deliver>,
+    watch: Arc<OrderWatch>,
+    watch_orders: bool,
+    keep: Duration,
+}
+
+#[async_trait]
+impl BackgroundService for Results {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let watch = async {
+            if self.watch_orders {
+                self.watch.run().await;
+            }
+        };
+        tokio::join!(
+            self.deliver.clone().run(),
+            watch,
+            self.watch.forget(self.keep)
+        );
+    }
+}
+
+/// The callbacks' certificate, kept in step with its files.
+struct Following(Arc<Certificate>);
+
+#[async_trait]
+impl BackgroundService for Following {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.0.follow().await;
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -11,9 +12,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::json;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::clock;
 use crate::config::{Listen, ReloadOutcome, Watch};
 use crate::http::serve::{Handler, Refusal};
-use crate::inbox::ledger::Ledger;
+use crate::inbox::store::Store;
 use crate::lifetime::Lifetime;
 use crate::observe::Metrics;
 
@@ -22,22 +24,22 @@ pub struct Admin {
     /// The merchants in force.
     pub watch: Watch,
     /// Asked whether it can be written.
-    pub ledger: Ledger,
+    pub store: Arc<dyn Store>,
     /// What is exposed.
     pub metrics: Arc<Metrics>,
     /// Whether the end has begun.
     pub lifetime: Arc<Lifetime>,
-    /// The app's listener, which opens on threads of its own.
-    pub app: AppListener,
+    /// The other listeners, which open on threads of their own.
+    pub listeners: Listeners,
 }
 
-/// Where the app is listened for, and whether that was seen to work.
-pub struct AppListener {
+/// Where the others are listened for, and whether that was seen to work.
+pub struct Listeners {
     addresses: Vec<Listen>,
     open: AtomicBool,
 }
 
-impl AppListener {
+impl Listeners {
     /// Not yet known to be open.
     pub fn new(addresses: Vec<Listen>) -> Self {
         Self {
@@ -46,7 +48,7 @@ impl AppListener {
         }
     }
 
-    async fn is_open(&self) -> bool {
+    async fn are_open(&self) -> bool {
         if self.open.load(Ordering::Relaxed) {
             return true;
         }
@@ -69,13 +71,13 @@ impl Admin {
         if self.lifetime.is_draining() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
-        if !self.app.is_open().await {
+        if !self.listeners.are_open().await {
             return text(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the app's listener is not open\n",
+                "not every listener is open\n",
             );
         }
-        match self.ledger.check().await {
+        match self.store.check().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(error) => text(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -84,11 +86,15 @@ impl Admin {
         }
     }
 
-    fn metrics(&self) -> String {
+    async fn metrics(&self) -> String {
         // A file that was refused and then put back as it was is no reload, but all is well again.
         let (_, last) = self.watch.last();
         let refused = matches!(last, ReloadOutcome::Refused(_));
         self.metrics.reload_ok.set(i64::from(!refused));
+        match self.store.counts().await {
+            Ok(counts) => self.metrics.set_counts(&counts, clock::now()),
+            Err(error) => tracing::warn!(%error, "events cannot be counted"),
+        }
         self.metrics.text()
     }
 
@@ -133,7 +139,7 @@ impl Admin {
 }
 
 impl Handler for Admin {
-    async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
         let (path, method) = (request.uri().path(), request.method());
         let allowed = match path {
             "/-/reload" => [Method::POST].contains(method),
@@ -163,7 +169,7 @@ impl Handler for Admin {
             "/livez" => text(StatusCode::OK, "live\n"),
             "/readyz" => self.ready().await,
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.metrics());
+                let mut response = text(StatusCode::OK, self.metrics().await);
                 let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
@@ -177,9 +183,11 @@ impl Handler for Admin {
         }
     }
 
-    fn refuse(&self, _head: &Parts, why: Refusal) -> Response<Bytes> {
+    fn refuse(&self, _head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
         match why {
-            Refusal::Malformed => text(StatusCode::BAD_REQUEST, "expected an HTTP/1.1 request\n"),
+            Refusal::Malformed | Refusal::NotAllowed => {
+                text(StatusCode::BAD_REQUEST, "expected an HTTP/1.1 request\n")
+            }
             Refusal::BodyTooLarge => text(StatusCode::PAYLOAD_TOO_LARGE, "expected no body\n"),
             Refusal::BodyIncomplete => {
                 text(StatusCode::REQUEST_TIMEOUT, "the body did not come whole\n")
@@ -188,7 +196,9 @@ impl Handler for Admin {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many requests at once\n",
             ),
-            Refusal::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            Refusal::Draining | Refusal::CutShort => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            }
             Refusal::Panicked => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "a defect; the log has more\n",

@@ -2,9 +2,11 @@
 
 use super::{Config, Failure};
 use crate::config::Merchant;
+use crate::server;
 
 pub(super) fn check(config: &Config) -> Result<(), Failure> {
     let (settings, snapshot) = config.load()?;
+    server::check(&settings).map_err(|error| Failure::Config(error.to_string()))?;
     let app: Vec<_> = settings
         .app
         .listen
@@ -13,6 +15,14 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
         .collect();
     println!("{} (sha-256 {})", settings.path.display(), settings.digest);
     println!("  app        {}", app.join(", "));
+    if let Some(callbacks) = &settings.callbacks {
+        let listen: Vec<_> = callbacks.listen.iter().map(ToString::to_string).collect();
+        let public_url = callbacks
+            .public_url
+            .as_ref()
+            .map_or("no public_url", |url| url.as_str());
+        println!("  callbacks  {}, {public_url}", listen.join(", "));
+    }
     println!("  admin      {}", settings.admin.listen);
     println!("  platform   {}", settings.platform.url);
     println!(
@@ -33,12 +43,7 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     for merchant in snapshot.iter() {
         println!("  {}", line(merchant));
     }
-    for warning in settings
-        .warnings
-        .iter()
-        .map(String::as_str)
-        .chain(snapshot.warnings().iter().map(String::as_str))
-    {
+    for warning in server::warnings(&settings, &snapshot) {
         eprintln!("warning: {warning}");
     }
     Ok(())

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use url::Url;
 
 use super::Failure;
-use crate::http::client::{Client, Repeat};
+use crate::http::client::{Client, Repeat, Transport};
 use crate::http::serve::{App, Limits, serve};
 use crate::lifetime::Lifetime;
 use crate::observe::Metrics;
@@ -192,10 +192,10 @@ impl Stage {
             file.display()
         );
         self.sandbox.set_key(MERID, key(SECOND_KEY)?);
-        let before = self.digest().await?;
+        let before = self.loaded_at().await?;
         let started = Instant::now();
         write(&file, &merchants(SECOND_KEY))?;
-        while self.digest().await? == before {
+        while self.loaded_at().await? == before {
             if started.elapsed() > Duration::from_secs(10) {
                 return Err(Failure::No(format!(
                     "the new key is not in force\n{}",
@@ -212,7 +212,7 @@ impl Stage {
     }
 
     /// When the merchants in force were loaded, as the metrics say.
-    async fn digest(&self) -> Result<String, Failure> {
+    async fn loaded_at(&self) -> Result<String, Failure> {
         let metrics = self.get("/metrics").await?;
         let name = "countersign_merchants_loaded_timestamp_seconds ";
         Ok(metrics
@@ -223,7 +223,7 @@ impl Stage {
     }
 
     async fn get(&self, path: &str) -> Result<String, Failure> {
-        let response = self.admin_client.get(path).await;
+        let response = self.admin_client.get(path, &HeaderMap::new()).await;
         let response = response.map_err(|fault| Failure::No(format!("GET {path}: {fault}")))?;
         Ok(String::from_utf8_lossy(response.body()).into_owned())
     }
@@ -282,6 +282,7 @@ async fn start_sandbox() -> Result<(Arc<Sandbox>, SocketAddr), Failure> {
     let limits = Limits {
         max_body: 64 * 1024,
         max_in_flight: 256,
+        max_connections: 1024,
     };
     let app = App::new(sandbox.clone(), limits, Arc::new(Lifetime::default()));
     tokio::spawn(serve(listener, Arc::new(app)));
@@ -332,7 +333,8 @@ fn client(address: SocketAddr) -> Result<Client, Failure> {
     let url =
         Url::parse(&format!("http://{address}")).map_err(|error| Failure::No(error.to_string()))?;
     let time = Duration::from_secs(10);
-    Client::new(&url, time, time, None, Arc::new(Metrics::default())).map_err(Failure::No)
+    let transport = Transport::new(None, Arc::new(Metrics::default())).map_err(Failure::No)?;
+    Client::new(&url, time, time, transport).map_err(Failure::No)
 }
 
 fn free_address() -> Result<SocketAddr, Failure> {

@@ -24,8 +24,12 @@ pub(super) struct Explain {
 
 pub(super) fn explain(args: &Explain) -> Result<(), Failure> {
     let snapshot = args.keys.snapshot()?;
-    let candidates: Vec<_> = snapshot
-        .iter()
+    let merchants: Vec<_> = match args.keys.named(&snapshot)? {
+        Some(merchant) => vec![merchant],
+        None => snapshot.iter().collect(),
+    };
+    let candidates: Vec<_> = merchants
+        .into_iter()
         .flat_map(|merchant| {
             merchant
                 .verifying_keys()

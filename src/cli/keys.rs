@@ -52,25 +52,33 @@ impl Keys {
         }]))
     }
 
+    /// The merchant that `--merid` names.
+    pub(super) fn named<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+    ) -> Result<Option<&'s Merchant>, Failure> {
+        let merid = self.merid.as_deref();
+        merid
+            .map(|merid| snapshot.merchant(merid).ok_or_else(unknown_merchant))
+            .transpose()
+    }
+
     /// The merchant for a message, believed or not: by `--merid`, by its own `merid`, or the only one.
     pub(super) fn merchant<'s>(
         &self,
         snapshot: &'s Snapshot,
         message: Option<&[u8]>,
     ) -> Result<&'s Merchant, Failure> {
-        if self.key_file.is_none() && self.key_env.is_none() {
-            let own = || {
-                let object = Object::parse(message?).ok()?;
-                Some(object.string("merid")?.ok()?.into_owned())
-            };
-            if let Some(merid) = self.merid.clone().or_else(own) {
-                let unknown = || {
-                    Failure::Usage(
-                        "merid: expected one of the merchants in the merchants file".to_owned(),
-                    )
-                };
-                return snapshot.merchant(&merid).ok_or_else(unknown);
-            }
+        if let Some(merchant) = self.named(snapshot)? {
+            return Ok(merchant);
+        }
+        let stands_alone = self.key_file.is_some() || self.key_env.is_some();
+        let own = || {
+            let object = Object::parse(message?).ok()?;
+            Some(object.string("merid")?.ok()?.into_owned())
+        };
+        if let Some(merid) = own().filter(|_| !stands_alone) {
+            return snapshot.merchant(&merid).ok_or_else(unknown_merchant);
         }
         let several = || {
             Failure::Usage(
@@ -79,4 +87,8 @@ impl Keys {
         };
         snapshot.sole().ok_or_else(several)
     }
+}
+
+pub(super) fn unknown_merchant() -> Failure {
+    Failure::Usage("merid: expected one of the merchants in the merchants file".to_owned())
 }

@@ -1,12 +1,20 @@
 //! The command line: one file a command, exit codes as in the README.
 
-mod check;
-mod demo;
-mod envelope;
-mod explain;
-mod keys;
-mod probe;
 mod run;
+
+mod check;
+
+mod keys;
+
+mod envelope;
+
+mod explain;
+
+mod probe;
+
+mod inbox;
+
+mod demo;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -41,6 +49,8 @@ enum Command {
     Explain(explain::Explain),
     /// Ask the platform a harmless query: does it know our key?
     Probe(probe::Probe),
+    /// List events, show one, offer one to the app again, or discard one
+    Inbox(inbox::Inbox),
     /// Show the round trip on this machine, with a stand-in platform
     Demo(demo::Demo),
 }
@@ -67,16 +77,11 @@ impl Config {
         Ok(Settings::load(&self.config, &self.set, &environment)?)
     }
 
+    /// Both files. Where the merchants file is, only right settings can say.
     fn load(&self) -> Result<(Settings, Snapshot), Failure> {
-        let settings = self.settings();
-        // Both files' problems at once, where the first one says where the second is.
-        match settings {
-            Ok(settings) => {
-                let snapshot = Snapshot::load(&settings.merchants, &environment)?;
-                Ok((settings, snapshot))
-            }
-            Err(failure) => Err(failure),
-        }
+        let settings = self.settings()?;
+        let snapshot = Snapshot::load(&settings.merchants, &environment)?;
+        Ok((settings, snapshot))
     }
 }
 
@@ -116,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Decode(decode) => envelope::decode(&decode),
         Command::Explain(args) => explain::explain(&args),
         Command::Probe(probe) => probe::probe(&probe),
+        Command::Inbox(inbox) => inbox::inbox(&inbox),
         Command::Demo(demo) => demo::demo(&demo),
     };
     match result {

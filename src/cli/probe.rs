@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use clap::Args;
+use http::Response;
 
-use super::{Config, Failure, environment};
-use crate::config::Snapshot;
-use crate::http::client::{Client, Repeat};
+use super::keys::unknown_merchant;
+use super::{Config, Failure};
+use crate::config::Merchant;
+use crate::config::settings::Settings;
+use crate::http::client::Repeat;
 use crate::observe::Metrics;
 use crate::outbound::relay;
 use crate::protocol::envelope::{self, Envelope, VerifyError};
 use crate::protocol::json::{Object, quoted};
+use crate::server;
 
 #[derive(Args)]
 pub(super) struct Probe {
@@ -23,39 +28,13 @@ pub(super) struct Probe {
 }
 
 pub(super) fn probe(args: &Probe) -> Result<(), Failure> {
-    let settings = args.config.settings()?;
-    let snapshot = Snapshot::load(&settings.merchants, &environment)?;
+    let (settings, snapshot) = args.config.load()?;
     let merchant = match &args.merid {
         Some(merid) => snapshot.merchant(merid),
         None => snapshot.sole(),
     };
-    let merchant = merchant.ok_or_else(|| {
-        Failure::Usage("--merid: expected one of the merchants in the merchants file".to_owned())
-    })?;
-    let platform = &settings.platform;
-    let client = Client::new(
-        &platform.url,
-        platform.connect_timeout,
-        platform.timeout,
-        platform.ca_file.as_deref(),
-        Arc::new(Metrics::default()),
-    );
-    let client = client.map_err(Failure::Config)?;
-    let query = format!(
-        "{{\"merid\":{},\"orderid\":\"{}\"}}",
-        quoted(&merchant.merid),
-        unheard_of()
-    );
-    let form = Envelope::seal(query.as_bytes(), &merchant.key).form("req");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
-    let headers = relay::own_headers();
-    let asked = client.post("/api/query", &headers, form.into(), Repeat::Once);
-    let response = runtime
-        .block_on(asked)
-        .map_err(|fault| Failure::No(fault.to_string()))?;
+    let merchant = merchant.ok_or_else(unknown_merchant)?;
+    let response = ask(&settings, merchant)?;
     let no = |why: String| Failure::No(format!("merchant {}: {why}", merchant.merid));
     let received = envelope::read(response.body(), "resp")
         .map_err(|error| no(format!("status {}, {error}", response.status().as_u16())))?;
@@ -81,6 +60,24 @@ pub(super) fn probe(args: &Probe) -> Result<(), Failure> {
         )),
         Err(VerifyError::NotBase64) => Err(no("the answer's text is not base64".to_owned())),
     }
+}
+
+/// The platform's answer to a query about an order that nobody knows.
+fn ask(settings: &Settings, merchant: &Merchant) -> Result<Response<Bytes>, Failure> {
+    let client = server::to_platform(settings, Arc::new(Metrics::default()));
+    let client = client.map_err(|error| Failure::Config(error.to_string()))?;
+    let merid = quoted(&merchant.merid);
+    let query = format!(r#"{{"merid":{merid},"orderid":"{}"}}"#, unheard_of());
+    let form = Envelope::seal(query.as_bytes(), &merchant.key).form("req");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
+    let headers = relay::own_headers();
+    let asked = client.post("/api/query", &headers, form.into(), Repeat::Once);
+    runtime
+        .block_on(asked)
+        .map_err(|fault| Failure::No(fault.to_string()))
 }
 
 /// The platform's own words in an answer, where it has any.

@@ -11,7 +11,7 @@ use super::document::{self, Document};
 use super::problem::{Problem, Problems};
 
 /// Every setting by its path; the environment's names are made from these.
-pub(super) const KEYS: [&str; 25] = [
+pub(super) const KEYS: [&str; 26] = [
     "merchants",
     "threads",
     "app.listen",
@@ -34,6 +34,7 @@ pub(super) const KEYS: [&str; 25] = [
     "inbox.keep",
     "inbox.confirm",
     "inbox.watch_orders",
+    "inbox.watch_per_second",
     "admin.listen",
     "log.format",
     "log.level",

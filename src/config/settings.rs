@@ -29,6 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(15);
 const RETRY_FOR: Duration = Duration::from_secs(72 * 3_600);
 const KEEP: Duration = Duration::from_secs(30 * 86_400);
+/// Slow enough for any platform, and still 70,000 orders an hour.
+const WATCH_PER_SECOND: usize = 20;
 /// Longer than any bookkeeping asks for.
 const MAX_KEEP: Duration = Duration::from_secs(3_650 * 86_400);
 /// Paths that have a meaning of their own.
@@ -126,6 +128,8 @@ pub struct Inbox {
     pub confirm: Confirm,
     /// Whether orders without a result are asked about.
     pub watch_orders: bool,
+    /// Questions about such orders a second, at most.
+    pub watch_per_second: usize,
 }
 
 /// When a callback is answered with `0000`.
@@ -345,6 +349,9 @@ fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
         keep: time(layers, "inbox.keep", MAX_KEEP, KEEP),
         confirm: confirm.unwrap_or(Confirm::Off),
         watch_orders: layers.flag("inbox.watch_orders").unwrap_or(true),
+        watch_per_second: layers
+            .number("inbox.watch_per_second", 1..=10_000, whole, plain)
+            .unwrap_or(WATCH_PER_SECOND),
     }
 }
 

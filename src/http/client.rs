@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Response, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
@@ -23,12 +23,14 @@ use pingora::{Error, ErrorType};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::net::lookup_host;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout_at;
 use url::{Host, Url};
 
 /// An answer is read this far; the document's are well under one KiB, its payment pages some ten.
-const MAX_ANSWER: usize = 4 << 20;
+const MAX_ANSWER: usize = 1 << 20;
+/// Interim answers (1xx) before the final one.
+const MAX_INTERIM: usize = 8;
 /// A pooled connection is dropped after this: sooner than common servers close it, because a request that
 /// meets a closing connection is a submit whose fate nobody knows.
 const POOL_IDLE: Duration = Duration::from_secs(15);
@@ -52,16 +54,29 @@ pub enum Sent {
     Unknown,
 }
 
+impl Sent {
+    /// The word that the app and the log read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Yes => "yes",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// No connection: nothing was sent.
+    /// No connection.
     #[error("{step} failed: {reason}")]
     Unreachable {
         /// What did not work: the look-up of the name, connecting, TLS.
         step: Step,
         /// In the words of whoever failed.
         reason: String,
+        /// `No`, but for a query that a dead connection may have carried before.
+        sent: Sent,
     },
     /// The deadline passed.
     #[error("no whole answer within {after:?}")]
@@ -86,11 +101,19 @@ impl Fault {
     /// Whether the request may have arrived.
     pub fn sent(&self) -> Sent {
         match self {
-            Self::Unreachable { .. } => Sent::No,
-            Self::TimedOut { sent, .. } => *sent,
+            Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } => *sent,
             Self::CutOff(_) => Sent::Unknown,
             Self::TooLong | Self::NotHttp(_) => Sent::Yes,
         }
+    }
+}
+
+impl Fault {
+    fn but_sent(mut self, known: Sent) -> Self {
+        if let Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } = &mut self {
+            *sent = known;
+        }
+        self
     }
 }
 
@@ -130,20 +153,42 @@ pub trait Count: Send + Sync {
     fn connection(&self, reused: bool);
 }
 
+/// Connections and whom they believe; clones share one pool.
+#[derive(Clone)]
+pub struct Transport {
+    connector: Arc<TransportConnector>,
+    ca: Option<Arc<CaType>>,
+    count: Arc<dyn Count>,
+}
+
+impl Transport {
+    /// `ca_file` holds PEM certificates that are believed beside the system's.
+    pub fn new(ca_file: Option<&Path>, count: Arc<dyn Count>) -> Result<Self, String> {
+        let connector = TransportConnector::new(Some(ConnectorOptions::new(POOL_SIZE)));
+        Ok(Self {
+            connector: Arc::new(connector),
+            ca: ca_file.map(believed_certificates).transpose()?,
+            count,
+        })
+    }
+}
+
 /// The client for one origin.
 pub struct Client {
     origin: Origin,
-    connector: TransportConnector,
-    ca: Option<Arc<CaType>>,
+    transport: Transport,
     addresses: ArcSwap<Vec<SocketAddr>>,
     look_up_now: Notify,
+    /// Held while the name is looked up; the last failure.
+    looking: Mutex<Option<(Instant, String)>>,
     connect_time: Duration,
     time: Duration,
-    count: Arc<dyn Count>,
 }
 
 struct Origin {
     host: String,
+    /// The host is an IP address.
+    is_address: bool,
     port: u16,
     tls: bool,
     /// What the certificate must be for; never empty, because Pingora takes that for "do not verify".
@@ -155,14 +200,13 @@ struct Origin {
 }
 
 impl Client {
-    /// A client for `url` (scheme, host, port, path prefix). `time` bounds a whole exchange,
-    /// `connect_time` its connecting. `ca_file` holds PEM certificates that are believed beside the system's.
+    /// A client for `url` (scheme, host, port, path prefix). `time` bounds a whole exchange, `connect_time` its
+    /// connecting.
     pub fn new(
         url: &Url,
         connect_time: Duration,
         time: Duration,
-        ca_file: Option<&Path>,
-        count: Arc<dyn Count>,
+        transport: Transport,
     ) -> Result<Self, String> {
         let origin = Origin::of(url)?;
         let addresses = match url.host() {
@@ -172,19 +216,13 @@ impl Client {
         };
         Ok(Self {
             origin,
-            connector: TransportConnector::new(Some(ConnectorOptions::new(POOL_SIZE))),
-            ca: ca_file.map(believed_certificates).transpose()?,
+            transport,
             addresses: ArcSwap::from_pointee(addresses),
             look_up_now: Notify::new(),
+            looking: Mutex::default(),
             connect_time,
             time,
-            count,
         })
-    }
-
-    /// The platform's host and port, as the `Host` header names them.
-    pub fn authority(&self) -> &str {
-        &self.origin.authority
     }
 
     /// Keeps the addresses fresh, off every request's path. Returns at once where the host is an address.
@@ -216,6 +254,34 @@ impl Client {
         }
     }
 
+    /// The next connection looks the name up again. For hosts that nobody keeps fresh.
+    pub fn forget_addresses(&self) {
+        if !self.origin.is_address {
+            self.addresses.store(Arc::default());
+        }
+    }
+
+    /// Looks the name up where no address is known yet: one look-up for all that wait.
+    async fn first_look_up(&self) -> Result<(), String> {
+        if !self.addresses.load().is_empty() {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let mut failed = self.looking.lock().await;
+        if !self.addresses.load().is_empty() {
+            return Ok(());
+        }
+        if let Some((_, error)) = failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(error.clone());
+        }
+        let looked_up = self.look_up().await;
+        *failed = looked_up
+            .as_ref()
+            .err()
+            .map(|error| (Instant::now(), error.clone()));
+        looked_up
+    }
+
     /// Looks the name up once, within the time to connect.
     async fn look_up(&self) -> Result<(), String> {
         let found = lookup_host((self.origin.host.as_str(), self.origin.port));
@@ -245,8 +311,8 @@ impl Client {
     }
 
     /// Gets `path` below the prefix, as [`Client::post`] does.
-    pub async fn get(&self, path: &str) -> Result<Response<Bytes>, Fault> {
-        let header = self.request_header(Method::GET, path, &HeaderMap::new(), None);
+    pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Bytes>, Fault> {
+        let header = self.request_header(Method::GET, path, headers, None);
         self.send(header, Bytes::new(), Repeat::Once).await
     }
 
@@ -258,8 +324,9 @@ impl Client {
     ) -> Result<Response<Bytes>, Fault> {
         let deadline = Instant::now() + self.time;
         let header = header.map_err(|e| unreachable(Step::Connect, &e))?;
+        let mut repeated = false;
         if let Some((peer, stream)) = self.pooled().await {
-            self.count.connection(true);
+            self.transport.count.connection(true);
             let exchange = self.exchange(&peer, stream, &header, &body);
             match timeout_at(deadline.into(), exchange).await {
                 Ok(Err(Failed {
@@ -267,12 +334,17 @@ impl Client {
                     silent: true,
                 })) if repeat == Repeat::Once => {
                     tracing::debug!(%fault, "a pooled connection was dead; the query goes out once more");
+                    repeated = true;
                 }
                 result => return self.finish(result),
             }
         }
-        let (peer, stream) = self.connect(deadline).await?;
-        self.count.connection(false);
+        let (peer, stream) = match self.connect(deadline).await {
+            // The first connection may have carried the request.
+            Err(fault) if repeated => return Err(fault.but_sent(Sent::Unknown)),
+            connected => connected?,
+        };
+        self.transport.count.connection(false);
         let exchange = self.exchange(&peer, stream, &header, &body);
         self.finish(timeout_at(deadline.into(), exchange).await)
     }
@@ -312,7 +384,7 @@ impl Client {
     async fn pooled(&self) -> Option<(HttpPeer, Stream)> {
         for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
             let peer = self.peer(*address);
-            if let Some(stream) = self.connector.reused_stream(&peer).await {
+            if let Some(stream) = self.transport.connector.reused_stream(&peer).await {
                 return Some((peer, stream));
             }
         }
@@ -321,19 +393,18 @@ impl Client {
 
     /// A fresh connection to the first address that takes one.
     async fn connect(&self, deadline: Instant) -> Result<(HttpPeer, Stream), Fault> {
-        if self.addresses.load().is_empty() {
-            // Only before the first look-up that succeeded.
-            let looked_up = self.look_up().await;
-            looked_up.map_err(|reason| Fault::Unreachable {
+        self.first_look_up()
+            .await
+            .map_err(|reason| Fault::Unreachable {
                 step: Step::Dns,
                 reason,
+                sent: Sent::No,
             })?;
-        }
         let deadline = deadline.min(Instant::now() + self.connect_time);
         let mut last = None;
         for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
             let peer = self.peer(*address);
-            match timeout_at(deadline.into(), self.connector.new_stream(&peer)).await {
+            match timeout_at(deadline.into(), self.transport.connector.new_stream(&peer)).await {
                 Ok(Ok(stream)) => return Ok((peer, stream)),
                 Ok(Err(error)) => last = Some(connect_fault(&error)),
                 Err(_) => break,
@@ -348,7 +419,7 @@ impl Client {
 
     fn peer(&self, address: SocketAddr) -> HttpPeer {
         let mut peer = HttpPeer::new(address, self.origin.tls, self.origin.server_name.clone());
-        peer.options.ca.clone_from(&self.ca);
+        peer.options.ca.clone_from(&self.transport.ca);
         peer
     }
 
@@ -384,7 +455,8 @@ impl Client {
         };
         session.respect_keepalive();
         if let Some(stream) = session.reuse().await {
-            self.connector
+            self.transport
+                .connector
                 .release_stream(stream, peer.reuse_hash(), Some(POOL_IDLE));
         }
         Ok(response)
@@ -398,18 +470,26 @@ struct Failed {
 }
 
 async fn read_answer(session: &mut HttpSession) -> Result<Response<Bytes>, Failed> {
-    loop {
+    let mut head = None;
+    for _ in 0..=MAX_INTERIM {
         session
             .read_response()
             .await
             .map_err(|error| head_failed(&error))?;
-        let informational = session
-            .get_status()
-            .is_some_and(|status| status.is_informational());
-        if !informational {
-            break;
+        match session.get_status() {
+            // Behind this one Pingora would take the next answer for a stream of another protocol.
+            Some(StatusCode::SWITCHING_PROTOCOLS) => break,
+            Some(status) if status.is_informational() => {}
+            _ => {
+                head = session.resp_header().map(|head| head.as_owned_parts());
+                break;
+            }
         }
     }
+    let head = head.ok_or_else(|| Failed {
+        fault: Fault::NotHttp("no final status".to_owned()),
+        silent: false,
+    })?;
     let broken = |fault| Failed {
         fault,
         silent: false,
@@ -424,9 +504,7 @@ async fn read_answer(session: &mut HttpSession) -> Result<Response<Bytes>, Faile
         }
         body.extend_from_slice(&part);
     }
-    let head = session.resp_header();
-    let head = head.ok_or_else(|| broken(Fault::NotHttp("no header".to_owned())))?;
-    Ok(Response::from_parts(head.as_owned_parts(), body.freeze()))
+    Ok(Response::from_parts(head, body.freeze()))
 }
 
 fn head_failed(error: &Error) -> Failed {
@@ -473,17 +551,23 @@ fn unreachable(step: Step, error: &Error) -> Fault {
     Fault::Unreachable {
         step,
         reason: reason(error),
+        sent: Sent::No,
     }
 }
 
-/// The innermost cause: Pingora's outer words repeat the peer's address and its options.
+/// The innermost words: Pingora's outer ones repeat the peer's address and its options.
 fn reason(error: &Error) -> String {
-    match (&error.cause, &error.context) {
-        (Some(cause), _) => match cause.downcast_ref::<Box<Error>>() {
-            Some(inner) => reason(inner),
-            None => cause.to_string(),
-        },
-        _ => error.etype().as_str().to_owned(),
+    if let Some(cause) = &error.cause {
+        if let Some(inner) = cause.downcast_ref::<Box<Error>>() {
+            return reason(inner);
+        }
+        if cause.is::<std::io::Error>() {
+            return cause.to_string();
+        }
+    }
+    match &error.context {
+        Some(context) => context.as_str().to_owned(),
+        None => error.etype().as_str().to_owned(),
     }
 }
 
@@ -495,9 +579,17 @@ impl Origin {
             .ok_or("the platform's URL has no port")?;
         // Brackets around an IPv6 address belong to the URL alone.
         let host = host.trim_matches(['[', ']']).to_owned();
+        if url.scheme() == "https" && host.contains('_') {
+            // Pingora would verify the name with a dash instead.
+            return Err(
+                "the host of an https URL has an underscore: no certificate can be verified for it"
+                    .to_owned(),
+            );
+        }
         Ok(Self {
             port,
             tls: url.scheme() == "https",
+            is_address: !matches!(url.host(), Some(Host::Domain(_))),
             server_name: host.clone(),
             host,
             authority: url[url::Position::BeforeHost..url::Position::AfterPort].to_owned(),

@@ -1,4 +1,9 @@
 //! HTTP in and out: with `server.rs` the only place that names Pingora.
 
 pub mod client;
+
 pub mod serve;
+
+pub mod public;
+
+pub mod tls;

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -20,18 +20,23 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
+use super::public::{Admitted, Public};
 use crate::lifetime::Lifetime;
 
 /// What turns requests into responses.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request whose body was read whole.
-    fn handle(&self, request: Request<Bytes>) -> impl Future<Output = Response<Bytes>> + Send;
+    /// Answers a request whose body was read whole. `started` is when its header was there.
+    fn handle(
+        &self,
+        request: Request<Bytes>,
+        started: Instant,
+    ) -> impl Future<Output = Response<Bytes>> + Send;
 
     /// Answers a request that is not going to be handled.
-    fn refuse(&self, head: &Parts, why: Refusal) -> Response<Bytes>;
+    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes>;
 }
 
 /// Why a request is not handled.
@@ -47,6 +52,10 @@ pub enum Refusal {
     Overloaded,
     /// The process is about to end.
     Draining,
+    /// From an address that may not come in.
+    NotAllowed,
+    /// The process ends while the request is being handled: its fate is unknown.
+    CutShort,
     /// The handler panicked.
     Panicked,
 }
@@ -58,6 +67,8 @@ pub struct Limits {
     pub max_body: usize,
     /// Requests being handled at once.
     pub max_in_flight: usize,
+    /// Connections open at once; one more is closed.
+    pub max_connections: usize,
 }
 
 /// A new connection sends its first header whole in this time (promises: 10 s).
@@ -67,7 +78,7 @@ const HEADER_TIME: Duration = Duration::from_secs(10);
 const IDLE_TIME: Duration = Duration::from_secs(120);
 /// A body comes whole in this time (promises: 15 s).
 const BODY_TIME: Duration = Duration::from_secs(15);
-/// A response is taken by the client in this time, each write.
+/// A response is taken by the client in this time.
 const WRITE_TIME: Duration = Duration::from_secs(15);
 /// What is left of a refused body is read and thrown away this long, so that the refusal is read, not reset.
 const LINGER_TIME: Duration = Duration::from_secs(1);
@@ -77,7 +88,9 @@ pub struct App<H> {
     handler: H,
     limits: Limits,
     in_flight: Semaphore,
+    connections: Arc<Semaphore>,
     lifetime: Arc<Lifetime>,
+    public: Option<Public>,
 }
 
 impl<H: Handler> App<H> {
@@ -87,39 +100,70 @@ impl<H: Handler> App<H> {
             handler,
             limits,
             in_flight: Semaphore::new(limits.max_in_flight),
+            connections: Arc::new(Semaphore::new(limits.max_connections)),
             lifetime,
+            public: None,
         }
     }
 
+    /// For a listener that faces the internet: `public` is asked before anything is read.
+    pub fn public(mut self, public: Public) -> Self {
+        self.public = Some(public);
+        self
+    }
+
+    /// A new connection's place among those that may be open at once.
+    fn admit(&self, session: &ServerSession) -> Option<Place> {
+        Some(Place {
+            _one: self.connections.clone().try_acquire_owned().ok()?,
+            _from_there: match &self.public {
+                Some(public) => Some(public.admit(session)?),
+                None => None,
+            },
+        })
+    }
+
     /// Reads what belongs to the request and decides its response.
-    async fn respond(&self, session: &mut ServerSession) -> Response<Bytes> {
+    async fn respond(&self, session: &mut ServerSession, started: Instant) -> Response<Bytes> {
         let head = session.req_header().as_owned_parts();
-        if self.lifetime.is_over() {
-            return self.handler.refuse(&head, Refusal::Draining);
+        let refuse = |head: &Parts, why| self.handler.refuse(head, why, started);
+        if let Some(public) = &self.public
+            && let Err(why) = public.check(session)
+        {
+            session.set_keepalive(None);
+            return refuse(&head, why);
         }
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            return self.handler.refuse(&head, Refusal::Overloaded);
-        };
+        if self.lifetime.is_over() {
+            return refuse(&head, Refusal::Draining);
+        }
         let body = match self.read_body(session, &head).await {
             Ok(body) => body,
             Err(why) => {
                 // Nobody knows where the next request would begin.
                 session.set_keepalive(None);
-                return self.handler.refuse(&head, why);
+                return refuse(&head, why);
             }
+        };
+        // Not before: a body that drips would hold a place that a call could have.
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return refuse(&head, Refusal::Overloaded);
         };
         let request = Request::from_parts(head, body);
         let head = request_head(&request);
-        AssertUnwindSafe(self.handler.handle(request))
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| self.handler.refuse(&head, Refusal::Panicked))
+        let handled = AssertUnwindSafe(self.handler.handle(request, started)).catch_unwind();
+        tokio::select! {
+            response = handled => response.unwrap_or_else(|_| refuse(&head, Refusal::Panicked)),
+            () = self.lifetime.until_over() => refuse(&head, Refusal::CutShort),
+        }
     }
 
     /// There is no request to speak of: the client is told so, and the connection ends.
     async fn respond_malformed(&self, session: &mut ServerSession) {
         let head = Request::new(()).into_parts().0;
-        let (mut parts, body) = self.handler.refuse(&head, Refusal::Malformed).into_parts();
+        let response = self
+            .handler
+            .refuse(&head, Refusal::Malformed, Instant::now());
+        let (mut parts, body) = response.into_parts();
         parts
             .headers
             .insert(header::CONTENT_LENGTH, body.len().into());
@@ -167,6 +211,12 @@ impl<H: Handler> App<H> {
     }
 }
 
+/// Kept as long as its connection is open.
+struct Place {
+    _one: OwnedSemaphorePermit,
+    _from_there: Option<Admitted>,
+}
+
 #[async_trait]
 impl<H: Handler> HttpServerApp for App<H> {
     async fn process_new_http(
@@ -174,8 +224,15 @@ impl<H: Handler> HttpServerApp for App<H> {
         mut session: ServerSession,
         _shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        // A connection's first session is told from the others by having no place yet.
+        let place = match session.take_connection_user_context() {
+            Some(place) => place,
+            None => Box::new(self.admit(&session)?),
+        };
+        session.set_connection_user_context(Some(place));
         // Pingora marks every session but a connection's first as kept alive without a bound.
-        let time = if session.get_keepalive() == Some(0) {
+        let kept_alive = session.get_keepalive() == Some(0);
+        let time = if kept_alive && self.public.is_none() {
             IDLE_TIME
         } else {
             HEADER_TIME
@@ -183,7 +240,6 @@ impl<H: Handler> HttpServerApp for App<H> {
         // Calls that were sent before the last answer wait their turn instead of being dropped.
         session.set_pipelining_enabled(true);
         session.set_read_timeout(Some(time));
-        session.set_write_timeout(Some(WRITE_TIME));
         session.set_total_drain_timeout(Some(LINGER_TIME));
         match timeout(time, session.read_request()).await {
             Ok(Ok(true)) => {}
@@ -194,15 +250,18 @@ impl<H: Handler> HttpServerApp for App<H> {
             Ok(Ok(false)) | Err(_) => return None,
         }
         let _busy = self.lifetime.enter();
-        let response = self.respond(&mut session).await;
+        let response = self.respond(&mut session, Instant::now()).await;
         if self.lifetime.is_draining() {
             session.set_keepalive(None);
         }
-        if let Err(error) = write(&mut session, response).await {
-            tracing::debug!(%error, "the client did not take its response");
-            return None;
+        match timeout(WRITE_TIME, write(&mut session, response)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return None,
         }
-        let kept = HttpPersistentSettings::for_session(&session);
+        let mut kept = HttpPersistentSettings::for_session(&session);
+        if let Some(place) = session.take_connection_user_context() {
+            kept.set_user_context(place);
+        }
         let stream = session.finish().await.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(stream, kept))
     }
@@ -217,6 +276,8 @@ pub async fn serve<H: Handler>(listener: TcpListener, app: Arc<App<H>>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        // Header and body are two writes: the second must not wait for the first one's acknowledgement.
+        let _ = connection.set_nodelay(true);
         let (app, shutdown) = (app.clone(), shutdown.clone());
         tokio::spawn(async move {
             let stream = Stream::from(connection);
@@ -227,12 +288,12 @@ pub async fn serve<H: Handler>(listener: TcpListener, app: Arc<App<H>>) {
 
 /// Several may share one handler.
 impl<H: Handler> Handler for Arc<H> {
-    async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
-        H::handle(self, request).await
+    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+        H::handle(self, request, started).await
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal) -> Response<Bytes> {
-        H::refuse(self, head, why)
+    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
+        H::refuse(self, head, why, started)
     }
 }
 

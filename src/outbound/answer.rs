@@ -21,45 +21,32 @@ pub(super) fn verify(
         let detail = format!("expected status 200, got {}", response.status().as_u16());
         return Err(Refused::new(Code::PlatformError, detail));
     }
-    verify_body(response.body(), call, completeness, metrics)
-}
-
-/// Verifies an envelope, whatever its status.
-pub(super) fn verify_body(
-    body: &[u8],
-    call: &Call,
-    completeness: Completeness,
-    metrics: &Metrics,
-) -> Result<Verified<Answer>, Refused> {
-    let received = envelope::read(body, "resp")?;
+    let received = envelope::read(response.body(), "resp")?;
     let message = received
         .verify(call.merchant().verifying_keys())
         .map_err(|error| unverified(&error, &received))?;
     let answer = message::read_answer(message, &call.json, &call.subject, completeness)?;
-    count(&answer, metrics);
+    metrics.count_oddities(&answer);
+    if answer.without_respcode {
+        metrics.oddities.with_label_values(&["no-respcode"]).inc();
+    }
     Ok(answer)
 }
 
-/// Whether a body that may be a page means to be an envelope, right or wrong.
-pub(super) fn is_envelope(body: &[u8]) -> bool {
+/// Whether what may be a page is an envelope, or would be taken for one: an app that gets JSON believes it.
+pub(super) fn must_be_envelope(response: &Response<Bytes>) -> bool {
+    let body = response.body();
     let start = body.trim_ascii_start();
-    if start.starts_with(b"{") {
+    let is_json = start.starts_with(b"{") || start.starts_with(b"[");
+    if is_json && !response.status().is_success() {
+        // A gateway's own error, say: its status speaks for itself.
         return Object::parse(body)
             .is_ok_and(|o| o.raw("resp").is_some() || o.raw("sign").is_some());
     }
-    start.starts_with(b"resp=")
+    is_json
+        || start.starts_with(b"resp=")
         || start.starts_with(b"sign=")
         || (!body.contains(&b'<') && envelope::read(body, "resp").is_ok())
-}
-
-fn count(answer: &Verified<Answer>, metrics: &Metrics) {
-    let lacks_respcode = answer.without_respcode.then_some("no-respcode");
-    for kind in answer.oddities().names().chain(lacks_respcode) {
-        metrics.oddities.with_label_values(&[kind]).inc();
-    }
-    if answer.key_index() > 0 {
-        metrics.old_key_answers.inc();
-    }
 }
 
 fn unverified(error: &VerifyError, received: &Received<'_>) -> Refused {

@@ -3,13 +3,19 @@
 //! Knows no socket and no file. Keeps the promises that a submit goes out once (I3), that nothing unverified
 //! becomes an answer (I2), and that every refusal says whether the request may have arrived.
 
-mod answer;
-mod link;
-mod parse;
 mod refused;
-pub(crate) mod relay;
+
 mod route;
+
+mod parse;
+
 mod shadow;
+
+mod answer;
+
+pub mod relay;
+
+mod link;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,21 +24,26 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 
+use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::Settings;
 use crate::http::client::{Client, Repeat, Sent};
 use crate::http::serve::{Handler, Refusal};
-use crate::inbox::ledger::{Ledger, Recorded};
+use crate::inbox::event::Millis;
+use crate::inbox::store::{Recorded, Store};
 use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::message::{Answer, Order, Subject};
 use parse::{Call, Notify};
-use refused::{Code, Refused, sent_name};
+use refused::{Code, Refused};
 use route::Endpoint;
 use shadow::{Shadow, Verdict};
 
 const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
 const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
+
+/// An order that may not have arrived is asked about after this: it may still be on its way.
+const ASK_SOON: Millis = 2_000;
 
 /// The app's side of the sidecar.
 pub struct Outbound {
@@ -40,8 +51,8 @@ pub struct Outbound {
     pub watch: Watch,
     /// The way to the platform.
     pub client: Arc<Client>,
-    /// The orders that were signed.
-    pub ledger: Ledger,
+    /// The ledger of the orders that were signed.
+    pub store: Arc<dyn Store>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     extra_paths: Vec<String>,
@@ -64,7 +75,7 @@ impl Outbound {
         settings: &Settings,
         watch: Watch,
         client: Arc<Client>,
-        ledger: Ledger,
+        store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let public_url = settings
@@ -74,7 +85,7 @@ impl Outbound {
         Self {
             watch,
             client,
-            ledger,
+            store,
             metrics,
             extra_paths: settings.platform.extra_paths.clone(),
             platform: settings
@@ -109,16 +120,15 @@ impl Outbound {
         request: &Request<Bytes>,
     ) -> Result<Done, Refused> {
         let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
-        // Only a query is known to change nothing.
-        let repeat = if endpoint == Endpoint::Query {
-            Repeat::Once
-        } else {
-            Repeat::Never
-        };
         let form = Bytes::from(envelope.form("req"));
         let response = self
             .client
-            .post(request.uri().path(), &relay::own_headers(), form, repeat)
+            .post(
+                request.uri().path(),
+                &relay::own_headers(),
+                form,
+                endpoint.repeat(),
+            )
             .await?;
         let answer = answer::verify(&response, call, endpoint.completeness(), &self.metrics)?;
         Ok(call.done(plain(answer), Sent::Yes))
@@ -131,21 +141,23 @@ impl Outbound {
         let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
         let headers = relay::page_headers(request.headers());
         let form = Bytes::from(envelope.form("req"));
-        let response = self
+        let sent = self
             .client
             .post("/api/icashier", &headers, form, Repeat::Never)
-            .await?;
-        if !answer::is_envelope(response.body()) {
+            .await;
+        if let Err(fault) = &sent
+            && fault.sent() == Sent::Unknown
+        {
+            self.ask_soon(call).await;
+        }
+        let response = sent?;
+        if !answer::must_be_envelope(&response) {
             return Ok(call.done(unverified(relay::response(response)), Sent::Yes));
         }
+        // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
-        let answer = answer::verify_body(response.body(), call, completeness, &self.metrics)?;
-        let mut relayed = relay::response(response);
-        let unwrapped = plain(answer);
-        relayed.headers_mut().remove(header::CONTENT_ENCODING);
-        relayed.headers_mut().extend(unwrapped.headers().clone());
-        *relayed.body_mut() = unwrapped.into_body();
-        Ok(call.done(relayed, Sent::Yes))
+        let answer = answer::verify(&response, call, completeness, &self.metrics)?;
+        Ok(call.done(plain(answer), Sent::Yes))
     }
 
     /// `/apis/icashier`: an order signed, and sent by the customer's browser.
@@ -232,15 +244,9 @@ impl Outbound {
             headers.insert(header::CONTENT_TYPE, kind.clone());
         }
         let body = request.body().clone();
-        // An app's own query may be sent again as ours may.
-        let repeat = if endpoint == Endpoint::Query {
-            Repeat::Once
-        } else {
-            Repeat::Never
-        };
         let sent = self
             .client
-            .post(request.uri().path(), &headers, body, repeat)
+            .post(request.uri().path(), &headers, body, endpoint.repeat())
             .await;
         let response = sent.map_err(|fault| Refused::from(fault).about(&shadow.subject))?;
         let believed = shadow.call.as_ref().is_some_and(|call| {
@@ -251,12 +257,23 @@ impl Outbound {
         Ok(response)
     }
 
+    /// Nobody knows whether this order arrived: the watch asks about it before others.
+    async fn ask_soon(&self, call: &Call) {
+        let (Some(merid), Some(order)) = (&call.subject.merid, &call.order) else {
+            return;
+        };
+        let soon = clock::now() + ASK_SOON;
+        if let Err(error) = self.store.hasten(merid, &order.orderid, soon).await {
+            tracing::warn!(merid, orderid = order.orderid, %error, "the watch could not be told of an unknown outcome");
+        }
+    }
+
     /// Waits for the order's row. A ledger that fails stops no call.
     async fn record(&self, merid: Option<&str>, order: Option<&Order>) -> Result<(), Refused> {
         let (Some(merid), Some(order)) = (merid, order) else {
             return Ok(());
         };
-        match self.ledger.record(merid, order).await {
+        match self.store.record(merid, order, clock::now()).await {
             Ok(Recorded::Agrees) => Ok(()),
             Ok(Recorded::Conflicts) => {
                 let detail =
@@ -301,7 +318,7 @@ impl Outbound {
             orderid = subject.shown_orderid(),
             outcome,
             status = response.status().as_u16(),
-            sent = sent_name(sent),
+            sent = sent.name(),
             ms = took.as_secs_f64() * 1000.0,
             "call"
         );
@@ -311,8 +328,7 @@ impl Outbound {
 }
 
 impl Handler for Outbound {
-    async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
-        let started = Instant::now();
+    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
         let id = request_id(request.headers());
         let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
         let result = match endpoint {
@@ -324,7 +340,7 @@ impl Handler for Outbound {
         self.finish(name, id, done, started)
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
         let id = request_id(&head.headers);
         let refused = match why {
             Refusal::Malformed => Refused::new(Code::BadRequest, "expected an HTTP/1.1 request"),
@@ -340,18 +356,18 @@ impl Handler for Outbound {
                 "app.max_in_flight calls are being handled",
             ),
             Refusal::Draining => Refused::new(Code::Draining, "the sidecar is shutting down"),
+            Refusal::NotAllowed => Refused::new(Code::NotFound, "not from here"),
+            Refusal::CutShort => Refused::new(
+                Code::PlatformTimeout,
+                "the sidecar ends and waits no longer",
+            ),
             Refusal::Panicked => {
                 Refused::new(Code::Internal, "a defect in the sidecar; the log has more")
             }
         };
         let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
         let name = endpoint.map_or("none", Endpoint::name);
-        self.finish(
-            name,
-            id.clone(),
-            Done::refused(&refused, &id),
-            Instant::now(),
-        )
+        self.finish(name, id.clone(), Done::refused(&refused, &id), started)
     }
 }
 

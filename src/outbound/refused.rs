@@ -220,7 +220,7 @@ impl Refused {
             status,
             detail: &self.detail,
             code: name,
-            sent: sent_name(self.sent),
+            sent: self.sent.name(),
             request_id: request_id.to_str().unwrap_or_default(),
             merid: self.subject.merid.as_deref(),
             orderid: self.subject.orderid.as_deref(),
@@ -239,15 +239,6 @@ impl Refused {
             _ => None,
         };
         response
-    }
-}
-
-/// `sent` as the app and the log read it.
-pub(super) fn sent_name(sent: Sent) -> &'static str {
-    match sent {
-        Sent::No => "no",
-        Sent::Yes => "yes",
-        Sent::Unknown => "unknown",
     }
 }
 

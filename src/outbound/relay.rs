@@ -28,27 +28,34 @@ const TO_APP: [HeaderName; 8] = [
 ];
 
 /// The headers of a form that the sidecar sends on its own behalf.
-pub(crate) fn own_headers() -> HeaderMap {
+pub fn own_headers() -> HeaderMap {
     HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)])
 }
 
 /// The headers of a form that may be answered with a page.
-pub(super) fn page_headers(app: &HeaderMap) -> HeaderMap {
+pub fn page_headers(app: &HeaderMap) -> HeaderMap {
     let mut headers = own_headers();
     for name in &TO_PLATFORM {
-        for (index, value) in app.get_all(name).iter().enumerate() {
-            if index == 0 {
-                headers.insert(name, value.clone());
-            } else {
-                headers.append(name, value.clone());
-            }
+        headers.remove(name);
+    }
+    headers.extend(browser_headers(app));
+    headers.entry(header::USER_AGENT).or_insert(AGENT);
+    headers
+}
+
+/// What of a browser's request goes on to whoever makes the page.
+pub fn browser_headers(browser: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for name in &TO_PLATFORM {
+        for value in browser.get_all(name) {
+            headers.append(name, value.clone());
         }
     }
     headers
 }
 
 /// The platform's response as it came, without what belongs to its connection.
-pub(super) fn response(platform: Response<Bytes>) -> Response<Bytes> {
+pub fn response(platform: Response<Bytes>) -> Response<Bytes> {
     let (parts, body) = platform.into_parts();
     let mut response = Response::new(body);
     *response.status_mut() = parts.status;

@@ -3,6 +3,7 @@
 use http::{Method, Uri};
 
 use super::refused::{Code, Refused};
+use crate::http::client::Repeat;
 use crate::protocol::message::Completeness;
 
 /// What the sidecar does with a call.
@@ -47,6 +48,14 @@ impl Endpoint {
             Self::Submit => "submit",
             Self::Link => "link",
             Self::Extra => "extra",
+        }
+    }
+
+    /// Whether it may be sent a second time: only a query is known to change nothing.
+    pub(super) fn repeat(self) -> Repeat {
+        match self {
+            Self::Query => Repeat::Once,
+            Self::Submit | Self::Link | Self::Extra => Repeat::Never,
         }
     }
 

@@ -230,6 +230,19 @@ pub fn read<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, Enve
     }
 }
 
+/// Whether a form has any of an envelope's parameters, however often and in whatever state.
+pub fn names_any(form: &[u8]) -> bool {
+    let names = form
+        .split(|&byte| byte == b'&')
+        .map(|pair| cut(pair, b'=').0);
+    names.into_iter().any(|name| {
+        matches!(
+            percent_decode(name).as_deref(),
+            Some("req" | "resp" | "sign")
+        )
+    })
+}
+
 fn read_json<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, EnvelopeError> {
     let object = Object::parse(body).map_err(|_| EnvelopeError::Missing(name))?;
     let member = |name| match object.string(name) {

@@ -106,6 +106,18 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// Every member as plain text: strings decoded, `null` empty, other values as they stand.
+    pub fn plain_members(&self) -> impl Iterator<Item = (&str, Cow<'a, str>)> {
+        self.members.iter().map(|(name, raw)| {
+            let text = match self.string(name) {
+                Some(Ok(text)) => text,
+                Some(Err(WrongType)) => Cow::Borrowed(*raw),
+                None => Cow::Borrowed(""),
+            };
+            (name.as_ref(), text)
+        })
+    }
+
     /// The text with string members set: a value that stands there is replaced, a missing member is put
     /// first, and every other byte stays as it was.
     pub fn splice(&self, members: &[(&str, &str)]) -> String {

@@ -6,7 +6,7 @@
 use url::Url;
 
 use super::envelope::Verified;
-use super::json::{JsonError, Object};
+use super::json::{JsonError, Object, WrongType};
 
 /// Amounts are whole cents, at most what a signed 64-bit integer holds.
 pub const MAX_AMOUNT: u64 = i64::MAX as u64;
@@ -101,11 +101,14 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Reads what is there; members of another type or empty ones count as missing.
+    /// Reads what is there; empty members count as missing, and one of another type is taken as it stands.
     pub fn of(message: &Object<'_>) -> Self {
         let member = |name| {
-            let text = message.string(name)?.ok()?;
-            (!text.is_empty()).then(|| text.into_owned())
+            let text = match message.string(name)? {
+                Ok(text) => text.into_owned(),
+                Err(WrongType) => message.raw(name)?.to_owned(),
+            };
+            (!text.is_empty()).then_some(text)
         };
         Self {
             merid: member("merid"),
@@ -203,29 +206,87 @@ pub fn read_answer(
     })
 }
 
+/// A verified result: what a notification (§3.2.3, §3.3.3) or a query's answer (§3.4.4) says of a payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The platform's plain JSON, byte for byte.
+    pub json: String,
+    /// The merchant.
+    pub merid: String,
+    /// The merchant's order number.
+    pub orderid: String,
+    /// The platform's own number for the payment.
+    pub queryid: String,
+    /// Four digits; empty where the platform left it out (§3.3.3 allows that).
+    pub resultcode: String,
+    /// In cents.
+    pub amount: u64,
+}
+
+/// Reads a verified message as a result: complete, every member of its type. Our own request played back has no
+/// `queryid` and is none.
+pub fn read_outcome(message: Verified<Vec<u8>>) -> Result<Verified<Outcome>, AnswerError> {
+    message.try_map(|bytes| {
+        let object = Object::parse(&bytes)?;
+        check_result(&object)?;
+        let failed = optional_string(&object, "respcode")?.is_some_and(|code| code != "00");
+        if failed {
+            return Err(AnswerError::Incomplete(FieldError {
+                field: "respcode",
+                expected: "00, which stands for an answer about a payment",
+            }));
+        }
+        for field in ["resultmsg", "paytime"] {
+            optional_string(&object, field)?;
+        }
+        let member = |name| optional_string(&object, name).map(Option::unwrap_or_default);
+        Ok(Outcome {
+            json: object.text().to_owned(),
+            merid: member("merid")?,
+            orderid: member("orderid")?,
+            queryid: member("queryid")?,
+            resultcode: member("resultcode")?,
+            amount: amount(&object).unwrap_or_default(),
+        })
+    })
+}
+
 /// Whether a success came without its `respcode`, where the message is complete.
 fn check_completeness(
     message: &Object<'_>,
     completeness: Completeness,
 ) -> Result<bool, FieldError> {
+    if let Some(field) = ["action", "backurl"]
+        .into_iter()
+        .find(|field| message.raw(field).is_some())
+    {
+        return Err(FieldError {
+            field,
+            expected: "an answer: this member belongs to a request",
+        });
+    }
     if completeness == Completeness::Any {
         return Ok(false);
     }
     let respcode = optional_string(message, "respcode")?;
-    if respcode.as_deref().is_some_and(|code| code != "00") {
-        return Ok(false);
-    }
-    if completeness == Completeness::Submit {
-        if respcode.is_none() && optional_string(message, "resultcode")?.is_none() {
-            return Err(FieldError {
-                field: "respcode",
-                expected: "a respcode or a resultcode",
-            });
+    let resultcode = optional_string(message, "resultcode")?;
+    let expected = |expected| FieldError {
+        field: "respcode",
+        expected,
+    };
+    match respcode.as_deref() {
+        Some("") => return Err(expected("00, or the code of a failure")),
+        // A failure names no order (§3.4.4), but one that tells a result is held to it.
+        Some(code) if code != "00" && resultcode.is_none() => return Ok(false),
+        None if resultcode.is_none() && completeness == Completeness::Submit => {
+            return Err(expected("a respcode or a resultcode"));
         }
-        return Ok(false);
+        _ => {}
     }
-    check_result(message)?;
-    Ok(respcode.is_none())
+    if completeness == Completeness::Query {
+        check_result(message)?;
+    }
+    Ok(completeness == Completeness::Query && respcode.is_none())
 }
 
 /// The members that every result names (§3.2.3, §3.3.3, §3.4.4), with their types.
@@ -281,6 +342,11 @@ impl ResultCode {
     /// ```
     pub fn parse(code: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.code() == code)
+    }
+
+    /// Whether the platform will say nothing else of this payment.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Paid | Self::Failed)
     }
 
     /// The four digits.

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -251,7 +252,7 @@ enum Reply {
 type Outcome = Result<Reply, Refused>;
 
 impl Handler for Sandbox {
-    async fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
+    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
         let response = self.answer(&request);
         let body = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
         let location = response.headers().get(header::LOCATION);
@@ -265,7 +266,7 @@ impl Handler for Sandbox {
         response
     }
 
-    fn refuse(&self, _head: &Parts, _why: Refusal) -> Response<Bytes> {
+    fn refuse(&self, _head: &Parts, _why: Refusal, _started: Instant) -> Response<Bytes> {
         text(
             StatusCode::BAD_REQUEST,
             "the stand-in cannot take this request\n",

@@ -1,0 +1,166 @@
+//! `countersign inbox`: what was kept of results, and a person's decisions; also while the sidecar runs.
+
+use clap::{Args, Subcommand};
+
+use super::{Config, Failure};
+use crate::clock;
+use crate::inbox::event::{Event, State};
+use crate::inbox::sqlite::Sqlite;
+use crate::inbox::store::{Store, StoreError};
+
+/// Events of one listing where nothing else is asked for.
+const LISTED: u32 = 100;
+
+#[derive(Args)]
+pub(super) struct Inbox {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List events, newest first: id, state, merchant, order, result, amount, attempts
+    List {
+        #[command(flatten)]
+        config: Config,
+        /// Only these: pending, delivered, parked, disputed or discarded
+        #[arg(long, value_parser = state)]
+        state: Option<State>,
+        /// At most so many
+        #[arg(long, default_value_t = LISTED)]
+        limit: u32,
+    },
+    /// Show one event with its attempts
+    Show(One),
+    /// Offer an event to the app again, at once: a parked one, a disputed one that was looked into, or any other
+    Replay(One),
+    /// Decide that the app is not to hear of an event
+    Discard(One),
+}
+
+#[derive(Args)]
+struct One {
+    #[command(flatten)]
+    config: Config,
+    /// The event's id
+    id: String,
+}
+
+pub(super) fn inbox(args: &Inbox) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        match &args.command {
+            Command::List {
+                config,
+                state,
+                limit,
+            } => {
+                let store = open(config)?;
+                for event in store.events(*state, *limit).await.map_err(failed)? {
+                    println!("{}", line(&event));
+                }
+                Ok(())
+            }
+            Command::Show(one) => show(one).await,
+            Command::Replay(one) => decide(one, State::Pending).await,
+            Command::Discard(one) => decide(one, State::Discarded).await,
+        }
+    })
+}
+
+async fn show(one: &One) -> Result<(), Failure> {
+    let store = open(&one.config)?;
+    let event = store.event(&one.id).await.map_err(failed)?;
+    let event = event.ok_or_else(|| no_such(&one.id))?;
+    println!("event      {}", event.id);
+    println!("state      {}", event.state.name());
+    println!("merchant   {}", event.merid);
+    println!(
+        "order      {} ({})",
+        event.orderid,
+        if event.matched {
+            "matched"
+        } else {
+            "not in the ledger, or another amount"
+        }
+    );
+    println!(
+        "payment    {} {} {} cents",
+        event.queryid, event.resultcode, event.amount
+    );
+    println!("source     {}", event.source.name());
+    println!("kept       {} ms since 1970", event.received_at);
+    if event.state == State::Pending {
+        println!("next       {} ms since 1970", event.next_attempt);
+    }
+    for attempt in store.attempts(&one.id).await.map_err(failed)? {
+        println!(
+            "attempt {:<3}{} ms since 1970, {} ms: {}",
+            attempt.number, attempt.at, attempt.took, attempt.outcome
+        );
+    }
+    Ok(())
+}
+
+async fn decide(one: &One, state: State) -> Result<(), Failure> {
+    let store = open(&one.config)?;
+    if store
+        .decide(&one.id, state, clock::now())
+        .await
+        .map_err(failed)?
+    {
+        println!("{} is {}", one.id, state.name());
+        return Ok(());
+    }
+    match store.event(&one.id).await.map_err(failed)? {
+        Some(event) => Err(Failure::No(format!(
+            "{} is {} and stays so",
+            one.id,
+            event.state.name()
+        ))),
+        None => Err(no_such(&one.id)),
+    }
+}
+
+/// Opens the store of a sidecar that may be running.
+fn open(config: &Config) -> Result<Sqlite, Failure> {
+    let path = config.settings()?.inbox.store;
+    let failed = |error| Failure::Config(format!("{}: inbox.store: {error}", path.display()));
+    Sqlite::open_beside(&path).map_err(failed)
+}
+
+fn line(event: &Event) -> String {
+    let Event {
+        id,
+        merid,
+        orderid,
+        resultcode,
+        amount,
+        attempts,
+        last_attempt,
+        state,
+        ..
+    } = event;
+    format!(
+        "{id}  {:<9}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last_attempt}",
+        state.name()
+    )
+}
+
+fn state(name: &str) -> Result<State, String> {
+    State::parse(name)
+        .ok_or_else(|| "expected pending, delivered, parked, disputed or discarded".to_owned())
+}
+
+fn no_such(id: &str) -> Failure {
+    Failure::No(format!(
+        "{id}: no such event; `countersign inbox list` shows them"
+    ))
+}
+
+fn failed(error: StoreError) -> Failure {
+    Failure::No(error.to_string())
+}

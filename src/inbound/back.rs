@@ -1,0 +1,95 @@
+//! `back`: the platform's word on a payment. On disk first, `0000` after.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+
+use super::{Inbound, Reason, Refused, Taken, plain};
+use crate::clock;
+use crate::config::settings::Acknowledge;
+use crate::inbox::event::{Source, State};
+use crate::inbox::store::{Arrival, Put};
+use crate::protocol::envelope;
+use crate::protocol::message::Subject;
+
+/// The platform is told to come back after this (promises: 3 s).
+const PATIENCE: Duration = Duration::from_millis(2_800);
+/// How often it is looked whether the app took an event, where that is what the platform is to hear.
+const LOOK: Duration = Duration::from_millis(25);
+
+impl Inbound {
+    pub(super) async fn back(&self, request: &Request<Bytes>) -> Result<Taken, Refused> {
+        let deadline = Instant::now() + PATIENCE;
+        let outcome = self.verify(envelope_of(request)?)?;
+        let subject = Subject {
+            merid: Some(outcome.merid.clone()),
+            orderid: Some(outcome.orderid.clone()),
+            queryid: Some(outcome.queryid.clone()),
+        };
+        let refused = |reason| Refused {
+            reason,
+            subject: subject.clone(),
+        };
+        let snapshot = self.watch.snapshot();
+        let deliverable = snapshot
+            .merchant(&outcome.merid)
+            .is_some_and(|merchant| merchant.back.is_some());
+        let arrival = Arrival {
+            source: Source::Notification,
+            at: clock::now(),
+            deliverable,
+        };
+        let put = self.store.put(&outcome, arrival).await.map_err(|error| {
+            tracing::error!(%error, orderid = subject.shown_orderid(), "a callback could not be kept");
+            refused(Reason::NotStored)
+        })?;
+        let (id, state, said) = match put {
+            Put::Kept { id, state } => (id, state, "accepted"),
+            Put::Repeated { id, state } => (id, state, "repeated"),
+            Put::Disputed { id, new } => {
+                self.metrics.count_dispute(new, &id, &subject);
+                return Err(refused(Reason::Disputed));
+            }
+            Put::Foreign => return Err(refused(Reason::ForeignOrder)),
+        };
+        self.wake.now();
+        if self.acknowledge == Acknowledge::Delivered && state == State::Pending {
+            self.delivered_by(&id, deadline)
+                .await
+                .ok_or_else(|| refused(Reason::NotDelivered))?;
+        }
+        Ok(Taken {
+            response: plain(StatusCode::OK, "0000"),
+            outcome: said,
+            subject,
+        })
+    }
+
+    /// Waits until the app took an event.
+    async fn delivered_by(&self, id: &str, deadline: Instant) -> Option<()> {
+        while Instant::now() < deadline {
+            let event = self.store.event(id).await.ok()??;
+            if event.state == State::Delivered {
+                return Some(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        None
+    }
+}
+
+/// The one place that the envelope stands in: the query of a GET, the body of a POST.
+fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], Reason> {
+    let query = request.uri().query().unwrap_or_default().as_bytes();
+    if request.method() == Method::GET {
+        return Ok(query);
+    }
+    // A second envelope beside the body's would be for another reader.
+    match envelope::read(query, "resp") {
+        Err(envelope::EnvelopeError::Missing(_)) if !envelope::names_any(query) => {
+            Ok(request.body())
+        }
+        _ => Err(Reason::Malformed),
+    }
+}

@@ -1,0 +1,316 @@
+//! Delivery: every event is offered to its merchant's app until the app takes it.
+//!
+//! At least once, the same id each time, one attempt at a time for an event. An app that is down delays nobody
+//! else: each merchant has its own share of the attempts in flight.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use url::Position;
+
+use super::apps::Apps;
+use super::ask::Platform;
+use crate::clock;
+use crate::config::settings::Confirm;
+use crate::config::{Merchant, Watch};
+use crate::http::client::Repeat;
+use crate::inbox::event::{self, Event, Millis, Source, State};
+use crate::inbox::store::{Attempt, Store};
+use crate::observe::Metrics;
+use crate::protocol::message::ResultCode;
+
+/// After the first failure, the second, and so on; the last one again and again.
+const DELAYS: [Millis; 8] = [
+    1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000,
+];
+/// The delays vary by a fifth, so that what failed together does not come back together.
+const JITTER: f64 = 0.2;
+/// Attempts in flight.
+const IN_FLIGHT: usize = 64;
+/// Attempts in flight for one merchant.
+const EACH: u32 = 8;
+/// How long after its time an event may be found, where nobody called.
+const LOOK: Duration = Duration::from_millis(200);
+/// The pause after the store failed.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// Tells the delivery that there is something new.
+#[derive(Default)]
+pub struct Wake(Notify);
+
+impl Wake {
+    /// Look now.
+    pub fn now(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// The background work that delivers.
+pub struct Deliver {
+    /// Where events are.
+    pub store: Arc<dyn Store>,
+    /// Where they go.
+    pub watch: Watch,
+    /// The way there.
+    pub apps: Arc<Apps>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Called for new events.
+    pub wake: Arc<Wake>,
+    /// Asked first, where results are to be confirmed.
+    pub platform: Platform,
+    /// Which results are confirmed first.
+    pub confirm: Confirm,
+    /// How long an event is offered.
+    pub retry_for: Duration,
+}
+
+/// What came of one attempt.
+enum Came {
+    Taken,
+    NotYet(String),
+    /// Nobody to offer it to.
+    NoBack,
+    /// The platform tells another story when it is asked.
+    Denied,
+}
+
+/// Events in flight, with their merchants.
+type Flying = Arc<Mutex<HashMap<String, String>>>;
+
+impl Deliver {
+    /// Delivers until the task is dropped.
+    pub async fn run(self: Arc<Self>) {
+        let flying = Flying::default();
+        let permits = Arc::new(Semaphore::new(IN_FLIGHT));
+        loop {
+            match self
+                .store
+                .due(clock::now(), EACH, IN_FLIGHT as u32 * EACH)
+                .await
+            {
+                Ok(due) => self.clone().launch(due, &flying, &permits),
+                Err(error) => {
+                    tracing::error!(%error, "events cannot be read; delivery waits");
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+            let _ = tokio::time::timeout(LOOK, self.wake.0.notified()).await;
+        }
+    }
+
+    fn launch(self: Arc<Self>, due: Vec<Event>, flying: &Flying, permits: &Arc<Semaphore>) {
+        for event in due {
+            let Some(flight) = Flight::take_off(&event, flying, permits) else {
+                continue;
+            };
+            let deliver = self.clone();
+            tokio::spawn(async move {
+                deliver.attempt(event).await;
+                drop(flight);
+                deliver.wake.now();
+            });
+        }
+    }
+
+    async fn attempt(&self, event: Event) {
+        let (at, started) = (clock::now(), Instant::now());
+        let snapshot = self.watch.snapshot();
+        let number = event.attempts + 1;
+        let came = match snapshot.merchant(&event.merid) {
+            Some(merchant) => self.offer(&event, number, merchant).await,
+            None => Came::NoBack,
+        };
+        let (outcome, words, state) = match came {
+            Came::Taken => ("taken", "taken".to_owned(), State::Delivered),
+            Came::NotYet(why) if self.is_too_old(&event, at) => ("parked", why, State::Parked),
+            Came::NotYet(why) => ("not-yet", why, State::Pending),
+            Came::NoBack => (
+                "parked",
+                "the merchant has no back".to_owned(),
+                State::Parked,
+            ),
+            Came::Denied => (
+                "denied",
+                "the platform tells another story when asked".to_owned(),
+                State::Disputed,
+            ),
+        };
+        self.metrics
+            .delivery_attempts
+            .with_label_values(&[outcome])
+            .inc();
+        tracing::info!(
+            event = event.id,
+            merid = event.merid,
+            orderid = event.orderid,
+            attempt = number,
+            outcome,
+            why = words,
+            "delivery"
+        );
+        let attempt = Attempt {
+            next: clock::now() + delay(number),
+            id: event.id,
+            number,
+            at,
+            took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
+            outcome: words,
+            state,
+        };
+        if let Err(error) = self.store.attempted(attempt).await {
+            // It stays pending: the app will be offered it again, under the same id.
+            tracing::error!(%error, "the attempt could not be written down");
+            tokio::time::sleep(BACK_OFF).await;
+        }
+    }
+
+    async fn offer(&self, event: &Event, number: u32, merchant: &Merchant) -> Came {
+        let Some(back) = &merchant.back else {
+            return Came::NoBack;
+        };
+        if self.is_to_be_confirmed(event) {
+            match self.platform.result(merchant, &event.orderid).await {
+                Ok(outcome) if event::id(&outcome) == event.id => {}
+                Ok(_) => return Came::Denied,
+                Err(error) => return Came::NotYet(format!("not confirmed: {error}")),
+            }
+        }
+        let Some(client) = self.apps.client(back) else {
+            return Came::NoBack;
+        };
+        let path = &back[Position::BeforePath..Position::AfterQuery];
+        let body = Bytes::from(event.json.clone());
+        // Once and once only for each attempt: the app counts them.
+        match client
+            .post(path, &headers(event, number), body, Repeat::Never)
+            .await
+        {
+            Ok(response)
+                if response.status().is_success() && response.body().trim_ascii() == b"0000" =>
+            {
+                Came::Taken
+            }
+            Ok(response) if response.status().is_success() => {
+                Came::NotYet("the app did not say 0000".to_owned())
+            }
+            Ok(response) => Came::NotYet(format!(
+                "the app answered with status {}",
+                response.status().as_u16()
+            )),
+            Err(fault) => {
+                client.forget_addresses();
+                Came::NotYet(fault.to_string())
+            }
+        }
+    }
+
+    fn is_to_be_confirmed(&self, event: &Event) -> bool {
+        self.confirm == Confirm::Paid
+            && event.source == Source::Notification
+            && ResultCode::parse(&event.resultcode) == Some(ResultCode::Paid)
+    }
+
+    fn is_too_old(&self, event: &Event, at: Millis) -> bool {
+        let age = u128::try_from(at - event.received_at).unwrap_or_default();
+        age > self.retry_for.as_millis()
+    }
+}
+
+/// One attempt in flight: while this lives, no other takes the same event.
+struct Flight {
+    id: String,
+    flying: Flying,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Flight {
+    fn take_off(event: &Event, flying: &Flying, permits: &Arc<Semaphore>) -> Option<Self> {
+        let mut all = lock(flying);
+        let same_merchant = all.values().filter(|merid| **merid == event.merid).count();
+        if all.contains_key(&event.id) || same_merchant >= EACH as usize {
+            return None;
+        }
+        let permit = permits.clone().try_acquire_owned().ok()?;
+        all.insert(event.id.clone(), event.merid.clone());
+        Some(Self {
+            id: event.id.clone(),
+            flying: flying.clone(),
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        lock(&self.flying).remove(&self.id);
+    }
+}
+
+fn lock(flying: &Flying) -> MutexGuard<'_, HashMap<String, String>> {
+    flying.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn headers(event: &Event, number: u32) -> HeaderMap {
+    let order = if event.matched { "matched" } else { "unknown" };
+    let id = HeaderValue::try_from(&event.id).unwrap_or(HeaderValue::from_static("-"));
+    HeaderMap::from_iter([
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        ),
+        (HeaderName::from_static("countersign-event"), id),
+        (
+            HeaderName::from_static("countersign-attempt"),
+            number.into(),
+        ),
+        (
+            HeaderName::from_static("countersign-source"),
+            HeaderValue::from_static(event.source.name()),
+        ),
+        (
+            HeaderName::from_static("countersign-order"),
+            HeaderValue::from_static(order),
+        ),
+    ])
+}
+
+/// The pause after this many attempts.
+fn delay(attempts: u32) -> Millis {
+    let index = (attempts as usize).saturating_sub(1).min(DELAYS.len() - 1);
+    // A hash with a random key is random enough to spread what failed together.
+    let random = (RandomState::new().hash_one(attempts) % 1024) as f64 / 1024.0;
+    let factor = 1.0 + JITTER * (2.0 * random - 1.0);
+    (DELAYS[index] as f64 * factor) as Millis
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_five_minutes_and_vary_by_a_fifth() {
+        for (attempts, plain) in [
+            (1, 1_000),
+            (2, 2_000),
+            (3, 5_000),
+            (8, 300_000),
+            (500, 300_000),
+        ] {
+            let delays: Vec<_> = (0..200).map(|_| delay(attempts)).collect();
+            assert!(
+                delays
+                    .iter()
+                    .all(|delay| (plain * 4 / 5..=plain * 6 / 5).contains(delay)),
+                "{delays:?}"
+            );
+            assert!(delays.iter().any(|delay| *delay != delays[0]));
+        }
+    }
+}

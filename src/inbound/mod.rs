@@ -1,0 +1,282 @@
+//! Platform → app: parse → verify → keep → acknowledge; deliver and watch in the background.
+//!
+//! Knows no socket and no SQL. Keeps the promises that `0000` is said only for what is on stable storage (I1), that
+//! nothing unverified is kept or delivered (I2), and that a stranger learns nothing from a refusal.
+
+mod apps;
+
+mod ask;
+
+mod back;
+
+mod front;
+
+pub mod deliver;
+
+pub mod watch;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+
+use crate::config::Watch;
+use crate::config::settings::{Acknowledge, Settings};
+use crate::http::serve::{Handler, Refusal};
+use crate::inbox::store::Store;
+use crate::observe::{Metrics, REQUEST_ID, request_id};
+use crate::protocol::envelope::{self, Verified, VerifyError};
+use crate::protocol::json::Object;
+use crate::protocol::message::{self, AnswerError, Outcome, Subject};
+pub use apps::Apps;
+pub use ask::Platform;
+use deliver::Wake;
+
+/// The platform's side of the sidecar: what comes in from the internet.
+pub struct Inbound {
+    watch: Watch,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    apps: Arc<Apps>,
+    wake: Arc<Wake>,
+    acknowledge: Acknowledge,
+    /// What the public URL has before `/notify`; a proxy may take it off.
+    prefix: String,
+}
+
+/// Why a callback is refused: for log and metrics, never for whoever called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    NotFound,
+    BadRequest,
+    NotAllowed,
+    Malformed,
+    Unsigned,
+    BadSignature,
+    UnknownMerchant,
+    Incomplete,
+    ForeignOrder,
+    Disputed,
+    NoFront,
+    AppUnreachable,
+    NotStored,
+    NotDelivered,
+    Overloaded,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::BadRequest => "bad-request",
+            Self::NotAllowed => "not-allowed",
+            Self::Malformed => "malformed",
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad-signature",
+            Self::UnknownMerchant => "unknown-merchant",
+            Self::Incomplete => "incomplete",
+            Self::ForeignOrder => "foreign-order",
+            Self::Disputed => "disputed",
+            Self::NoFront => "no-front",
+            Self::AppUnreachable => "app-unreachable",
+            Self::NotStored => "not-stored",
+            Self::NotDelivered => "not-delivered",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    /// Our own fault or the app's: the platform is to try again. All else looks alike.
+    fn response(self) -> Response<Bytes> {
+        match self {
+            Self::NotStored | Self::NotDelivered | Self::Overloaded | Self::AppUnreachable => {
+                let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "later\n");
+                let headers = response.headers_mut();
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+                response
+            }
+            _ => plain(StatusCode::BAD_REQUEST, "refused\n"),
+        }
+    }
+}
+
+/// A callback that was answered, and what the log says of it.
+struct Taken {
+    response: Response<Bytes>,
+    outcome: &'static str,
+    subject: Subject,
+}
+
+/// A callback that was not, and whom it claimed to be about.
+struct Refused {
+    reason: Reason,
+    subject: Subject,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            subject: Subject::default(),
+        }
+    }
+}
+
+impl Inbound {
+    /// Puts the parts together as `settings` say.
+    pub fn new(
+        settings: &Settings,
+        watch: Watch,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        apps: Arc<Apps>,
+        wake: Arc<Wake>,
+    ) -> Self {
+        let callbacks = settings.callbacks.as_ref();
+        let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
+        Self {
+            watch,
+            store,
+            metrics,
+            apps,
+            wake,
+            acknowledge: settings.inbox.acknowledge,
+            prefix: public_url.map_or_else(String::new, |url| {
+                url.path().trim_end_matches('/').to_owned()
+            }),
+        }
+    }
+
+    async fn callback(&self, kind: Kind, request: &Request<Bytes>) -> Result<Taken, Refused> {
+        match (kind, request.method()) {
+            (Kind::Back, &Method::GET | &Method::POST) => self.back(request).await,
+            (Kind::Front, &Method::GET) => self.front(request).await,
+            (Kind::None, _) => Err(Reason::NotFound.into()),
+            _ => Err(Reason::BadRequest.into()),
+        }
+    }
+
+    /// A callback's envelope, believed with the keys of the merchant that it names, and complete.
+    fn verify(&self, envelope: &[u8]) -> Result<Verified<Outcome>, Refused> {
+        let received = envelope::read(envelope, "resp").map_err(|_| Reason::Malformed)?;
+        let claimed = received.unverified().ok_or(Reason::Malformed)?;
+        let object = Object::parse(&claimed).map_err(|_| Reason::Malformed)?;
+        let subject = Subject::of(&object);
+        let refused = |reason| Refused {
+            reason,
+            subject: subject.clone(),
+        };
+        let snapshot = self.watch.snapshot();
+        let merchant = subject
+            .merid
+            .as_deref()
+            .and_then(|merid| snapshot.merchant(merid));
+        let merchant = merchant.ok_or_else(|| refused(Reason::UnknownMerchant))?;
+        let message = received
+            .verify(merchant.verifying_keys())
+            .map_err(|error| {
+                refused(match error {
+                    VerifyError::Unsigned => Reason::Unsigned,
+                    VerifyError::BadSignature => Reason::BadSignature,
+                    VerifyError::NotBase64 => Reason::Malformed,
+                })
+            })?;
+        let outcome = message::read_outcome(message).map_err(|error| {
+            refused(match error {
+                AnswerError::Json(_) => Reason::Malformed,
+                _ => Reason::Incomplete,
+            })
+        })?;
+        self.metrics.count_oddities(&outcome);
+        Ok(outcome)
+    }
+
+    fn kind(&self, path: &str) -> Kind {
+        let below = path.strip_prefix(self.prefix.as_str()).unwrap_or(path);
+        match (below, path) {
+            ("/notify/back", _) | (_, "/notify/back") => Kind::Back,
+            ("/notify/front", _) | (_, "/notify/front") => Kind::Front,
+            _ => Kind::None,
+        }
+    }
+
+    fn finish(
+        &self,
+        kind: Kind,
+        request_id: HeaderValue,
+        result: Result<Taken, Refused>,
+    ) -> Response<Bytes> {
+        let (mut response, outcome, subject) = match result {
+            Ok(taken) => (taken.response, taken.outcome, taken.subject),
+            Err(Refused { reason, subject }) => (reason.response(), reason.name(), subject),
+        };
+        self.metrics
+            .callbacks
+            .with_label_values(&[kind.name(), outcome])
+            .inc();
+        tracing::info!(
+            request_id = request_id.to_str().unwrap_or_default(),
+            kind = kind.name(),
+            merid = subject.shown_merid(),
+            orderid = subject.shown_orderid(),
+            outcome,
+            status = response.status().as_u16(),
+            "callback"
+        );
+        response.headers_mut().insert(REQUEST_ID, request_id);
+        response
+    }
+}
+
+/// Which of the two callbacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Back,
+    Front,
+    None,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Back => "back",
+            Self::Front => "front",
+            Self::None => "none",
+        }
+    }
+}
+
+impl Handler for Inbound {
+    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
+        let kind = self.kind(request.uri().path());
+        let result = self.callback(kind, &request).await;
+        self.finish(kind, request_id(&http::HeaderMap::new()), result)
+    }
+
+    fn refuse(&self, head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
+        let reason = match why {
+            Refusal::Malformed | Refusal::BodyTooLarge | Refusal::BodyIncomplete => {
+                Reason::BadRequest
+            }
+            Refusal::NotAllowed => Reason::NotAllowed,
+            Refusal::Overloaded | Refusal::Draining | Refusal::CutShort => Reason::Overloaded,
+            Refusal::Panicked => Reason::NotStored,
+        };
+        let kind = self.kind(head.uri.path());
+        self.finish(
+            kind,
+            request_id(&http::HeaderMap::new()),
+            Err(reason.into()),
+        )
+    }
+}
+
+fn plain(status: StatusCode, body: &'static str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_static(body.as_bytes()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,887 @@
+//! The store on SQLite: WAL, `synchronous=FULL`, one thread that writes in groups, and one connection that reads.
+//!
+//! A commit costs one fsync whatever it holds, so what waits while one runs goes into the next together.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+};
+use tokio::sync::oneshot;
+
+use super::event::{self, Event, Millis, Source, State};
+use super::store::{Arrival, Attempt, Counts, OpenOrder, Put, Recorded, Store, StoreError};
+use crate::protocol::envelope::Verified;
+use crate::protocol::message::{Order, Outcome, ResultCode};
+
+/// Says whose file it is in its header (`PRAGMA application_id`): "CSgn".
+const APPLICATION_ID: i32 = 0x4353_676e;
+/// Bytes of a store whose every page is looked at before it is used: a tenth of a second's work.
+const CHECKED: u64 = 16 << 20;
+/// Jobs of one commit at most.
+const GROUP: usize = 256;
+/// Jobs that wait for the writer at most; more are refused at once.
+const WAITING: usize = 4096;
+/// How long anybody waits for the writer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long SQLite waits for another process's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// An order without a result is asked about this long after it was signed.
+const FIRST_LOOK: Millis = 20 * 60 * 1000;
+
+/// What made each version out of the one before (`PRAGMA user_version`). Times are in milliseconds since 1970,
+/// amounts in cents.
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE orders (
+        merid TEXT NOT NULL,
+        orderid TEXT NOT NULL,
+        amount INTEGER NOT NULL,
+        action TEXT NOT NULL,
+        signed_at INTEGER NOT NULL,
+        PRIMARY KEY (merid, orderid)
+    ) STRICT, WITHOUT ROWID;",
+    "ALTER TABLE orders ADD COLUMN next_look INTEGER;
+    ALTER TABLE orders ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX orders_number ON orders (orderid);
+    CREATE INDEX orders_open ON orders (urgent, next_look) WHERE next_look IS NOT NULL;
+    CREATE TABLE events (
+        id TEXT NOT NULL PRIMARY KEY,
+        merid TEXT NOT NULL,
+        orderid TEXT NOT NULL,
+        queryid TEXT NOT NULL,
+        resultcode TEXT NOT NULL,
+        amount INTEGER NOT NULL,
+        json TEXT NOT NULL,
+        source TEXT NOT NULL,
+        matched INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        received_at INTEGER NOT NULL,
+        next_attempt INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        last_attempt TEXT NOT NULL DEFAULT ''
+    ) STRICT;
+    CREATE INDEX events_payment ON events (merid, queryid, resultcode);
+    CREATE INDEX events_pending ON events (next_attempt) WHERE state = 'pending';
+    CREATE INDEX events_state ON events (state, received_at);
+    CREATE TABLE attempts (
+        event TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        took INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        PRIMARY KEY (event, number)
+    ) STRICT, WITHOUT ROWID;",
+];
+const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
+
+const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
+                     received_at, next_attempt, attempts, last_attempt";
+
+/// A store in one file. Clones share its writer, which ends with the last of them.
+#[derive(Clone)]
+pub struct Sqlite {
+    jobs: SyncSender<Job>,
+    reader: Arc<Mutex<Connection>>,
+    /// The last commit went well.
+    sound: Arc<AtomicBool>,
+}
+
+/// Works inside the group's transaction, and tells whoever asked once that is committed or has failed.
+type Job = Box<dyn FnOnce(&Transaction<'_>) -> Confirm + Send>;
+type Confirm = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl Sqlite {
+    /// Opens or creates the sidecar's own store. Refuses one that is damaged, newer, another program's, in use by
+    /// another instance, or cannot be written.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let lock = lock(path)?;
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        check_pages(&connection, path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        migrate(&mut connection)?;
+        Self::start(connection, connect(path, OpenFlags::empty())?, Some(lock))
+    }
+
+    /// Opens the store of a sidecar that may be running, for the command line.
+    pub fn open_beside(path: &Path) -> Result<Self, StoreError> {
+        let connection = connect(path, OpenFlags::empty())?;
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+        check_version(pragma("application_id")?, pragma("user_version")?)?;
+        Self::start(connection, connect(path, OpenFlags::empty())?, None)
+    }
+
+    fn start(
+        writer: Connection,
+        reader: Connection,
+        lock: Option<File>,
+    ) -> Result<Self, StoreError> {
+        let (jobs, waiting) = sync_channel(WAITING);
+        let sound = Arc::new(AtomicBool::new(true));
+        let writer = Writer {
+            connection: writer,
+            sound: sound.clone(),
+            _lock: lock,
+        };
+        thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run(&waiting))
+            .map_err(|error| StoreError::Failed(format!("no thread for the writer: {error}")))?;
+        Ok(Self {
+            jobs,
+            reader: Arc::new(Mutex::new(reader)),
+            sound,
+        })
+    }
+
+    /// Runs `work` in the next commit, and returns what it found once that is on stable storage.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (confirm, confirmed) = oneshot::channel();
+        let job: Job = Box::new(move |transaction| {
+            let result = in_savepoint(transaction, work);
+            // Whoever asked may have stopped waiting: a result that nobody takes is dropped.
+            Box::new(move |committed| {
+                let _ = confirm.send(committed.and_then(|()| result.map_err(StoreError::from)));
+            })
+        });
+        self.jobs.try_send(job).map_err(|_| StoreError::Slow)?;
+        match tokio::time::timeout(PATIENCE, confirmed).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(StoreError::Slow),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let reader = self.reader.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // A panic inside a read leaves nothing half done.
+            let connection = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&connection)
+        });
+        let done = done
+            .await
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(done?)
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn check(&self) -> Result<(), StoreError> {
+        if self.sound.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // Writes a page without changing anything.
+        self.write(|transaction| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
+            .await
+    }
+
+    async fn record(&self, merid: &str, order: &Order, at: Millis) -> Result<Recorded, StoreError> {
+        let (merid, order) = (merid.to_owned(), order.clone());
+        self.write(move |transaction| record(transaction, &merid, &order, at))
+            .await
+    }
+
+    async fn hasten(&self, merid: &str, orderid: &str, at: Millis) -> Result<(), StoreError> {
+        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
+        self.write(move |transaction| {
+            let sql = "UPDATE orders SET urgent = 1, next_look = ?3
+                WHERE merid = ?1 AND orderid = ?2 AND next_look IS NOT NULL";
+            transaction
+                .prepare_cached(sql)?
+                .execute(params![merid, orderid, at])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put(&self, outcome: &Verified<Outcome>, arrival: Arrival) -> Result<Put, StoreError> {
+        let outcome = outcome.clone();
+        self.write(move |transaction| put(transaction, &outcome, arrival))
+            .await
+    }
+
+    async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.read(move |connection| {
+            let sql = format!(
+                "SELECT {EVENT} FROM (
+                    SELECT *, row_number() OVER (PARTITION BY merid ORDER BY next_attempt) AS place
+                    FROM events WHERE state = 'pending' AND next_attempt <= ?1
+                ) WHERE place <= ?2 ORDER BY next_attempt LIMIT ?3"
+            );
+            collect(connection, &sql, params![now, each, limit], read_event)
+        })
+        .await
+    }
+
+    async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError> {
+        self.write(move |transaction| attempted(transaction, &attempt))
+            .await
+    }
+
+    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError> {
+        self.read(move |connection| {
+            let sql = "SELECT merid, orderid, signed_at FROM orders
+                WHERE next_look IS NOT NULL AND next_look <= ?1 ORDER BY urgent DESC, next_look LIMIT ?2";
+            collect(connection, sql, params![now, limit], |row| {
+                Ok(OpenOrder {
+                    merid: row.get(0)?,
+                    orderid: row.get(1)?,
+                    signed_at: row.get(2)?,
+                })
+            })
+        })
+        .await
+    }
+
+    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError> {
+        let order = order.clone();
+        self.write(move |transaction| {
+            let sql = "UPDATE orders SET urgent = 0, next_look = ?3
+                WHERE merid = ?1 AND orderid = ?2 AND next_look IS NOT NULL";
+            transaction
+                .prepare_cached(sql)?
+                .execute(params![order.merid, order.orderid, next])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn event(&self, id: &str) -> Result<Option<Event>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| {
+            let sql = format!("SELECT {EVENT} FROM events WHERE id = ?1");
+            connection
+                .prepare_cached(&sql)?
+                .query_row([id], read_event)
+                .optional()
+        })
+        .await
+    }
+
+    async fn events(&self, state: Option<State>, limit: u32) -> Result<Vec<Event>, StoreError> {
+        self.read(move |connection| {
+            let sql = format!(
+                "SELECT {EVENT} FROM events WHERE ?1 IS NULL OR state = ?1 ORDER BY received_at DESC LIMIT ?2"
+            );
+            collect(connection, &sql, params![state.map(State::name), limit], read_event)
+        })
+        .await
+    }
+
+    async fn attempts(&self, id: &str) -> Result<Vec<Attempt>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| {
+            let sql = "SELECT event, number, at, took, outcome FROM attempts WHERE event = ?1 ORDER BY number";
+            collect(connection, sql, [id], |row| {
+                Ok(Attempt {
+                    id: row.get(0)?,
+                    number: row.get(1)?,
+                    at: row.get(2)?,
+                    took: row.get(3)?,
+                    outcome: row.get(4)?,
+                    state: State::Pending,
+                    next: 0,
+                })
+            })
+        })
+        .await
+    }
+
+    async fn decide(&self, id: &str, state: State, at: Millis) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.write(move |transaction| {
+            // What the app took can be offered again, but not be taken back.
+            let sql = "UPDATE events SET state = ?2, next_attempt = ?3, received_at = CASE
+                    WHEN ?2 = 'pending' THEN ?3 ELSE received_at END
+                WHERE id = ?1 AND (?2 = 'pending' OR state <> 'delivered')";
+            Ok(transaction.execute(sql, params![id, state.name(), at])? > 0)
+        })
+        .await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(counts).await
+    }
+
+    async fn forget(&self, before: Millis) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            transaction.execute(
+                "DELETE FROM attempts WHERE event IN (SELECT id FROM events
+                    WHERE state IN ('delivered', 'discarded') AND received_at < ?1)",
+                [before],
+            )?;
+            transaction.execute(
+                "DELETE FROM events WHERE state IN ('delivered', 'discarded') AND received_at < ?1",
+                [before],
+            )?;
+            transaction.execute(
+                "DELETE FROM orders WHERE next_look IS NULL AND signed_at < ?1",
+                [before],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn record(
+    transaction: &Transaction<'_>,
+    merid: &str,
+    order: &Order,
+    at: Millis,
+) -> rusqlite::Result<Recorded> {
+    let amount = cents(order.amount);
+    let before = transaction
+        .prepare_cached("SELECT amount, action FROM orders WHERE merid = ?1 AND orderid = ?2")?
+        .query_row(params![merid, order.orderid], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        })
+        .optional()?;
+    match before {
+        Some((before, action)) if before == amount && action == order.action => {
+            Ok(Recorded::Agrees)
+        }
+        Some(_) => Ok(Recorded::Conflicts),
+        None => {
+            let sql = "INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            let row = params![
+                merid,
+                order.orderid,
+                amount,
+                order.action,
+                at,
+                at + FIRST_LOOK
+            ];
+            transaction.prepare_cached(sql)?.execute(row)?;
+            Ok(Recorded::Agrees)
+        }
+    }
+}
+
+/// Decides what a result is, by what is known of its order and its payment, and keeps it.
+fn put(
+    transaction: &Transaction<'_>,
+    outcome: &Outcome,
+    arrival: Arrival,
+) -> rusqlite::Result<Put> {
+    let signed: Option<i64> = transaction
+        .prepare_cached("SELECT amount FROM orders WHERE merid = ?1 AND orderid = ?2")?
+        .query_row(params![outcome.merid, outcome.orderid], |row| row.get(0))
+        .optional()?;
+    if signed.is_none() && is_anothers(transaction, outcome)? {
+        return Ok(Put::Foreign);
+    }
+    let agrees = signed == Some(cents(outcome.amount));
+    let id = event::id(outcome);
+    let told = told_before(transaction, outcome)?;
+    if let Some(same) = told.iter().find(|story| story.id == id) {
+        return Ok(match same.state {
+            State::Disputed => Put::Disputed { id, new: false },
+            state => Put::Repeated { id, state },
+        });
+    }
+    // A story that the ledger disproves does not speak against one that it confirms.
+    let contradicted = told
+        .iter()
+        .any(|story| !(agrees && story.orderid == outcome.orderid));
+    if contradicted || (signed.is_some() && !agrees) {
+        hold(transaction, outcome)?;
+        insert(transaction, &id, outcome, arrival, agrees, State::Disputed)?;
+        return Ok(Put::Disputed { id, new: true });
+    }
+    let state = if arrival.deliverable {
+        State::Pending
+    } else {
+        State::Parked
+    };
+    insert(transaction, &id, outcome, arrival, agrees, state)?;
+    if ResultCode::parse(&outcome.resultcode).is_some_and(ResultCode::is_final) {
+        transaction
+            .prepare_cached(
+                "UPDATE orders SET next_look = NULL, urgent = 0 WHERE merid = ?1 AND orderid = ?2",
+            )?
+            .execute(params![outcome.merid, outcome.orderid])?;
+    }
+    Ok(Put::Kept { id, state })
+}
+
+fn is_anothers(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<bool> {
+    transaction
+        .prepare_cached("SELECT 1 FROM orders WHERE orderid = ?1 AND merid <> ?2")?
+        .exists(params![outcome.orderid, outcome.merid])
+}
+
+struct Story {
+    id: String,
+    orderid: String,
+    state: State,
+}
+
+/// What was told of this payment and this result before.
+fn told_before(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<Vec<Story>> {
+    transaction
+        .prepare_cached(
+            "SELECT id, orderid, state FROM events WHERE merid = ?1 AND queryid = ?2 AND resultcode = ?3",
+        )?
+        .query_map(params![outcome.merid, outcome.queryid, outcome.resultcode], |row| {
+            Ok(Story {
+                id: row.get(0)?,
+                orderid: row.get(1)?,
+                state: state(row, 2)?,
+            })
+        })?
+        .collect()
+}
+
+/// Another story of this payment that the app has not heard yet waits for the same person.
+fn hold(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<usize> {
+    transaction
+        .prepare_cached(
+            "UPDATE events SET state = 'disputed'
+             WHERE merid = ?1 AND queryid = ?2 AND resultcode = ?3 AND state IN ('pending', 'parked')",
+        )?
+        .execute(params![outcome.merid, outcome.queryid, outcome.resultcode])
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    id: &str,
+    outcome: &Outcome,
+    arrival: Arrival,
+    matched: bool,
+    state: State,
+) -> rusqlite::Result<usize> {
+    let sql = format!(
+        "INSERT INTO events ({EVENT}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, 0, '')"
+    );
+    transaction.prepare_cached(&sql)?.execute(params![
+        id,
+        outcome.merid,
+        outcome.orderid,
+        outcome.queryid,
+        outcome.resultcode,
+        cents(outcome.amount),
+        outcome.json,
+        arrival.source.name(),
+        matched,
+        state.name(),
+        arrival.at,
+    ])
+}
+
+fn attempted(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite::Result<()> {
+    let Attempt {
+        id,
+        number,
+        at,
+        took,
+        outcome,
+        state,
+        next,
+    } = attempt;
+    transaction
+        .prepare_cached(
+            "UPDATE events SET attempts = ?2, last_attempt = ?3, next_attempt = ?5,
+                state = CASE WHEN state = 'pending' OR ?4 = 'delivered' THEN ?4 ELSE state END
+             WHERE id = ?1",
+        )?
+        .execute(params![id, number, outcome, state.name(), next])?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO attempts VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![id, number, at, took, outcome])?;
+    Ok(())
+}
+
+fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
+    let mut counts = Counts::default();
+    let mut by_state =
+        connection.prepare_cached("SELECT state, count(*) FROM events GROUP BY state")?;
+    for row in by_state.query_map([], |row| Ok((state(row, 0)?, row.get(1)?)))? {
+        let (state, count) = row?;
+        for (slot, _) in counts
+            .events
+            .iter_mut()
+            .zip(State::ALL)
+            .filter(|(_, known)| *known == state)
+        {
+            *slot = count;
+        }
+    }
+    let one = |sql| connection.query_row(sql, [], |row| row.get(0));
+    counts.oldest_pending = connection.query_row(
+        "SELECT min(received_at) FROM events WHERE state = 'pending'",
+        [],
+        |row| row.get(0),
+    )?;
+    counts.open_orders = one("SELECT count(*) FROM orders WHERE next_look IS NOT NULL")?;
+    Ok(counts)
+}
+
+fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        id: row.get(0)?,
+        merid: row.get(1)?,
+        orderid: row.get(2)?,
+        queryid: row.get(3)?,
+        resultcode: row.get(4)?,
+        amount: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
+        json: row.get(6)?,
+        source: match row.get_ref(7)?.as_str()? {
+            "query" => Source::Query,
+            _ => Source::Notification,
+        },
+        matched: row.get(8)?,
+        state: state(row, 9)?,
+        received_at: row.get(10)?,
+        next_attempt: row.get(11)?,
+        attempts: row.get(12)?,
+        last_attempt: row.get(13)?,
+    })
+}
+
+/// A state that nobody knows is a person's to look at.
+fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+    Ok(State::parse(row.get_ref(column)?.as_str()?).unwrap_or(State::Parked))
+}
+
+fn collect<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    connection
+        .prepare_cached(sql)?
+        .query_map(params, read)?
+        .collect()
+}
+
+fn cents(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+/// One job's failure takes back that job alone.
+fn in_savepoint<T>(
+    transaction: &Transaction<'_>,
+    work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    transaction.prepare_cached("SAVEPOINT job")?.execute([])?;
+    let result = work(transaction);
+    if result.is_err() {
+        transaction.prepare_cached("ROLLBACK TO job")?.execute([])?;
+    }
+    transaction.prepare_cached("RELEASE job")?.execute([])?;
+    result
+}
+
+/// The one thread that writes: takes what waits, commits it at once, confirms each job.
+struct Writer {
+    connection: Connection,
+    sound: Arc<AtomicBool>,
+    _lock: Option<File>,
+}
+
+impl Writer {
+    /// Until every handle is gone.
+    fn run(mut self, waiting: &Receiver<Job>) {
+        while let Ok(first) = waiting.recv() {
+            let mut confirmations = Vec::new();
+            let group = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1));
+            let committed = commit(&mut self.connection, group, &mut confirmations);
+            self.sound.store(committed.is_ok(), Ordering::Relaxed);
+            for confirm in confirmations {
+                confirm(committed.clone());
+            }
+        }
+    }
+}
+
+/// Jobs that were not begun when something failed are dropped, and whoever waits for them is told that way.
+fn commit(
+    connection: &mut Connection,
+    group: impl Iterator<Item = Job>,
+    confirmations: &mut Vec<Confirm>,
+) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for job in group {
+        confirmations.push(job(&transaction));
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Held as long as the file is open. A file of its own: closing another descriptor of the store itself would
+/// give SQLite's own locks away.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let shown = name.to_string_lossy().into_owned();
+    let failed = |error: std::io::Error| StoreError::Failed(format!("{shown}: {error}"));
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&name)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(shown)),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn connect(path: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(LOCK_PATIENCE)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+/// A damaged file is found now where looking at every page is quick; of a larger one SQLite itself looks at what
+/// it touches.
+fn check_pages(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    if std::fs::metadata(path).is_ok_and(|file| file.len() > CHECKED) {
+        return Ok(());
+    }
+    let damage: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if damage == "ok" {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged(damage))
+    }
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let pragma = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if (application, version, tables) != (0, 0, 0) {
+        check_version(application, version)?;
+    }
+    let done = usize::try_from(version).unwrap_or_default();
+    for migration in &MIGRATIONS[done..] {
+        transaction.execute_batch(migration)?;
+    }
+    // Written even where nothing changes: a store that cannot be written is to be found out now.
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    Ok(transaction.commit()?)
+}
+
+fn check_version(application: i32, version: i32) -> Result<(), StoreError> {
+    if application != APPLICATION_ID {
+        return Err(StoreError::NotOurs);
+    }
+    if version > SCHEMA_VERSION {
+        return Err(StoreError::Newer {
+            found: version,
+            known: SCHEMA_VERSION,
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::envelope::{self, Envelope};
+    use crate::protocol::key::Key;
+    use crate::protocol::message::read_outcome;
+
+    fn order(amount: u64, action: &'static str) -> Order {
+        Order {
+            orderid: "ABCDEFGH".to_owned(),
+            amount,
+            action,
+        }
+    }
+
+    fn outcome(
+        merid: &str,
+        orderid: &str,
+        queryid: &str,
+        code: &str,
+        amount: u64,
+    ) -> Verified<Outcome> {
+        let json = format!(
+            r#"{{"merid":"{merid}","orderid":"{orderid}","queryid":"{queryid}","resultcode":"{code}","txnamt":{amount}}}"#
+        );
+        let key = Key::new("k").unwrap();
+        let form = Envelope::seal(json.as_bytes(), &key).form("resp");
+        let message = envelope::read(form.as_bytes(), "resp")
+            .unwrap()
+            .verify([&key])
+            .unwrap();
+        read_outcome(message).unwrap()
+    }
+
+    const ARRIVAL: Arrival = Arrival {
+        source: Source::Notification,
+        at: 5,
+        deliverable: true,
+    };
+
+    /// The writer of a dropped handle gives its lock back on its own thread.
+    fn reopened(path: &Path) -> Result<Sqlite, StoreError> {
+        loop {
+            match Sqlite::open(path) {
+                Err(StoreError::InUse(_)) => thread::yield_now(),
+                result => return result,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_order_signed_with_another_amount_or_action_conflicts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let store = Sqlite::open(&path).unwrap();
+        let record = async |merid, order| store.record(merid, &order, 1).await.unwrap();
+        assert_eq!(record("1", order(100, "Bank")).await, Recorded::Agrees);
+        assert_eq!(record("1", order(100, "Bank")).await, Recorded::Agrees);
+        assert_eq!(record("1", order(101, "Bank")).await, Recorded::Conflicts);
+        assert_eq!(record("1", order(100, "WeiXin")).await, Recorded::Conflicts);
+        assert_eq!(record("2", order(101, "Bank")).await, Recorded::Agrees);
+        drop(store);
+        let again = reopened(&path).unwrap();
+        assert_eq!(
+            again.record("1", &order(1, "Bank"), 1).await.unwrap(),
+            Recorded::Conflicts
+        );
+    }
+
+    #[tokio::test]
+    async fn one_story_is_one_event_and_two_are_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
+        store.record("1", &order(100, "Bank"), 1).await.unwrap();
+        let put = async |o: &Verified<Outcome>| store.put(o, ARRIVAL).await.unwrap();
+        let lower = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
+        assert!(matches!(put(&lower).await, Put::Disputed { new: true, .. }));
+        assert!(matches!(
+            put(&lower).await,
+            Put::Disputed { new: false, .. }
+        ));
+        let right = outcome("1", "ABCDEFGH", "Q1", "0000", 100);
+        let Put::Kept {
+            id,
+            state: State::Pending,
+        } = put(&right).await
+        else {
+            panic!("the ledger confirms this one");
+        };
+        assert_eq!(
+            put(&right).await,
+            Put::Repeated {
+                id: id.clone(),
+                state: State::Pending
+            }
+        );
+        assert_eq!(
+            put(&outcome("2", "ABCDEFGH", "Q9", "0000", 100)).await,
+            Put::Foreign
+        );
+        let other_order = outcome("1", "ZZZZZZZZ", "Q1", "0000", 100);
+        assert!(matches!(
+            put(&other_order).await,
+            Put::Disputed { new: true, .. }
+        ));
+        assert_eq!(
+            store.event(&id).await.unwrap().unwrap().state,
+            State::Disputed
+        );
+        assert!(store.open_orders(Millis::MAX, 9).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn each_merchant_has_its_share_of_what_is_due() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
+        for number in 0..9 {
+            let merid = if number < 7 { "1" } else { "2" };
+            store
+                .put(
+                    &outcome(
+                        merid,
+                        &format!("ORDER00{number}"),
+                        &format!("Q{number}"),
+                        "0000",
+                        1,
+                    ),
+                    ARRIVAL,
+                )
+                .await
+                .unwrap();
+        }
+        let due = store.due(5, 3, 99).await.unwrap();
+        let of = |merid| due.iter().filter(|event| event.merid == merid).count();
+        assert_eq!((of("1"), of("2")), (3, 2));
+        assert!(store.due(4, 3, 99).await.unwrap().is_empty());
+        assert_eq!(store.counts().await.unwrap().events, [9, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_store_of_the_first_version_is_brought_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute(
+            "INSERT INTO orders VALUES ('1', 'ABCDEFGH', 1, 'Bank', 1)",
+            [],
+        )
+        .unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID)
+            .unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(reopened(&path).unwrap());
+        let version = old.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0));
+        assert_eq!(version.unwrap(), SCHEMA_VERSION);
+    }
+
+    #[test]
+    fn a_store_that_is_not_ours_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        std::fs::write(
+            &path,
+            "no database, but long enough to be taken for a header".repeat(20),
+        )
+        .unwrap();
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::Failed(_))));
+        std::fs::remove_file(&path).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("CREATE TABLE theirs (x)").unwrap();
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::NotOurs)));
+        std::fs::remove_file(&path).unwrap();
+        drop(reopened(&path).unwrap());
+        let newer = Connection::open(&path).unwrap();
+        newer
+            .pragma_update(None, "user_version", SCHEMA_VERSION + 1)
+            .unwrap();
+        assert!(matches!(reopened(&path), Err(StoreError::Newer { .. })));
+    }
+}

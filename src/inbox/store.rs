@@ -1,0 +1,171 @@
+//! What a store must do. Every write is on stable storage before its future is ready.
+
+use async_trait::async_trait;
+
+use super::event::{Event, Millis, Source, State};
+use crate::protocol::envelope::Verified;
+use crate::protocol::message::{Order, Outcome};
+
+/// Why a store cannot be opened or did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// In the words of whoever failed; they name no row.
+    #[error("{0}")]
+    Failed(String),
+    /// A file that something else wrote.
+    #[error("the file is another program's database")]
+    NotOurs,
+    /// Written by a later version.
+    #[error("the store has version {found}, this program knows {known}: it is too old for it")]
+    Newer {
+        /// The store's version.
+        found: i32,
+        /// Ours.
+        known: i32,
+    },
+    /// Another process has it.
+    #[error("the store is in use by another instance (it holds {0})")]
+    InUse(String),
+    /// The store's own check found damage.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// Too much to do, or no answer.
+    #[error("the store did not confirm in time")]
+    Slow,
+}
+
+/// What the ledger says about an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// Written, or written before with the same amount and action.
+    Agrees,
+    /// Signed before with another amount or action.
+    Conflicts,
+}
+
+/// What became of a result that was to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// A new event, on stable storage.
+    Kept {
+        /// The event's id.
+        id: String,
+        /// Whether the app is offered it.
+        state: State,
+    },
+    /// The same story was kept before.
+    Repeated {
+        /// The event's id.
+        id: String,
+        /// What became of it.
+        state: State,
+    },
+    /// Another amount than was signed, or another story than was told before: held for a person.
+    Disputed {
+        /// The event's id.
+        id: String,
+        /// It was not known before.
+        new: bool,
+    },
+    /// The order is another merchant's. Nothing was kept.
+    Foreign,
+}
+
+/// How a result came, and what is to become of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// Where it came from.
+    pub source: Source,
+    /// Now.
+    pub at: Millis,
+    /// The merchant's app takes results; without that the event is parked.
+    pub deliverable: bool,
+}
+
+/// What became of one attempt to deliver an event.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The event's id.
+    pub id: String,
+    /// Which one it was, from 1.
+    pub number: u32,
+    /// When it began.
+    pub at: Millis,
+    /// How long it took, in milliseconds.
+    pub took: Millis,
+    /// What the app said, or why it could not; no text of the app's.
+    pub outcome: String,
+    /// The event's state from now on.
+    pub state: State,
+    /// When it is offered next, where it is pending.
+    pub next: Millis,
+}
+
+/// An order whose final result is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenOrder {
+    /// The merchant.
+    pub merid: String,
+    /// The merchant's order number.
+    pub orderid: String,
+    /// When it was signed.
+    pub signed_at: Millis,
+}
+
+/// Figures for the metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Events by state, in the order of [`State::ALL`].
+    pub events: [i64; 5],
+    /// When the oldest pending event was kept.
+    pub oldest_pending: Option<Millis>,
+    /// Orders without a final result that are still asked about.
+    pub open_orders: i64,
+}
+
+/// Orders and events, kept.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Whether it can be written; after a failure it is tried.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Writes an order, or compares it with the one that is there, which stays.
+    async fn record(&self, merid: &str, order: &Order, at: Millis) -> Result<Recorded, StoreError>;
+
+    /// The outcome of sending this order is unknown: it is to be asked about at `at`, before others.
+    async fn hasten(&self, merid: &str, orderid: &str, at: Millis) -> Result<(), StoreError>;
+
+    /// Keeps a verified result, once for each story.
+    async fn put(&self, outcome: &Verified<Outcome>, arrival: Arrival) -> Result<Put, StoreError>;
+
+    /// Pending events whose time has come, at most `each` a merchant and `limit` in all, the longest due first.
+    async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError>;
+
+    /// Writes down what became of an attempt. An event that a person has decided about meanwhile stays decided.
+    async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError>;
+
+    /// Orders that are to be asked about now: unknown outcomes first, then the longest due.
+    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError>;
+
+    /// An order was asked about; `next` is when to ask again, `None` for never.
+    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError>;
+
+    /// One event.
+    async fn event(&self, id: &str) -> Result<Option<Event>, StoreError>;
+
+    /// Events, newest first.
+    async fn events(&self, state: Option<State>, limit: u32) -> Result<Vec<Event>, StoreError>;
+
+    /// The attempts at one event, in their order.
+    async fn attempts(&self, id: &str) -> Result<Vec<Attempt>, StoreError>;
+
+    /// A person's decision: pending (at once) or discarded. `false` where there is no such event, or it is in a state
+    /// that the decision makes no sense for.
+    async fn decide(&self, id: &str, state: State, at: Millis) -> Result<bool, StoreError>;
+
+    /// Figures for the metrics.
+    async fn counts(&self) -> Result<Counts, StoreError>;
+
+    /// Forgets events that are done and orders that are closed since before `before`.
+    async fn forget(&self, before: Millis) -> Result<(), StoreError>;
+}
