@@ -170,7 +170,7 @@ fn the_readme_s_examples_work_as_they_stand() {
     let name = "the_readme_s_examples_work_as_they_stand";
     let (platform, sidecar, _) = started();
     let folder = tempfile::tempdir().unwrap();
-    let mut run = |program: &str, file: &str, code: String| {
+    let run = |program: &str, file: &str, code: String| {
         if !is_installed(program) {
             return skip(name, &format!("{program} is not installed"));
         }
