@@ -110,6 +110,49 @@ fn two_hundred_copies_at_once_are_all_acknowledged_and_delivered_once() {
 }
 
 #[test]
+fn copies_that_arrive_while_the_app_is_told_are_no_second_delivery() {
+    const PAYMENTS: usize = 60;
+    const SENDERS: usize = 8;
+    let shop = Shop::open();
+    let address = shop.address();
+    let forms: Vec<_> = (0..PAYMENTS)
+        .map(|_| Payment::of(&shop.order()).form())
+        .collect();
+    let forms = Arc::new(forms);
+    let together = Arc::new(Barrier::new(SENDERS));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|_| {
+            let (forms, together) = (Arc::clone(&forms), Arc::clone(&together));
+            thread::spawn(move || {
+                for form in forms.iter() {
+                    together.wait();
+                    for _ in 0..4 {
+                        acknowledged(&callback(address, form));
+                    }
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    shop.goes_well();
+    let deliveries = shop.deliveries();
+    let mut events = BTreeSet::new();
+    let again: Vec<_> = deliveries
+        .iter()
+        .filter(|delivery| !events.insert(&delivery.event))
+        .collect();
+    assert_eq!(events.len(), PAYMENTS + 1);
+    assert!(
+        again.is_empty(),
+        "{} of them twice: {:?}",
+        again.len(),
+        again[0]
+    );
+}
+
+#[test]
 fn a_repeat_in_other_words_is_the_same_event() {
     let shop = Shop::open();
     let payment = Payment::of(&shop.order());

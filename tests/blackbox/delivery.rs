@@ -133,12 +133,7 @@ fn whatever_the_app_answers_but_the_four_noughts_means_not_yet() {
     }
     assert_eq!(shop.app.count(), 2 * names.len());
     assert_eq!(trap.count(), 0, "a redirect was followed");
-    let status = fs::read_to_string(format!("/proc/{}/status", shop.sidecar.child.id())).unwrap();
-    let peak = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    let peak: usize = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let peak = shop.sidecar.peak_memory_kib();
     assert!(peak < 100_000, "{peak} KiB at most");
 }
 
@@ -440,4 +435,28 @@ fn death_between_the_app_s_ack_and_its_record_means_the_same_event_again() {
     shop.sidecar.restart();
     let again = shop.hears(&payment.orderid, 2).remove(1);
     assert_eq!((again.event, again.body), (first.event, first.body));
+}
+
+#[test]
+fn a_clock_that_went_back_delays_no_delivery() {
+    if !clock::can_be_moved("a_clock_that_went_back_delays_no_delivery") {
+        return;
+    }
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let app = Platform::start(|seen| match attempt(seen) {
+        1 => refused_by_app(),
+        _ => taken(),
+    });
+    let mut setup = Shop::setup(&platform, &app.url(), |_| {});
+    setup.clock_ahead = minutes(600);
+    let mut sidecar = setup.start();
+    let payment = Payment::of("CLOCKBACK01");
+    let answer = crate::shop::callback(sidecar.setup.callbacks, payment.form());
+    acknowledged(&answer);
+    app.wait_for(1);
+    sidecar.setup.clock_ahead = Duration::ZERO;
+    sidecar.restart();
+    eventually("it is tried again", 2 * SOON, || app.count() >= 2);
+    let told = deliveries(&app);
+    assert_eq!(told[0].event, told[1].event);
 }

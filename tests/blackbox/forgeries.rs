@@ -406,6 +406,8 @@ fn looks(answer: &Response) -> (u16, String, BTreeSet<String>) {
         .headers
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
+        // Whether the connection goes on is a matter of how the request was framed.
+        .filter(|(name, _)| name != "connection")
         .map(|(name, value)| match name.as_str() {
             "date" | "x-request-id" => name,
             _ => format!("{name}: {value}"),
@@ -459,7 +461,8 @@ fn no_forgery_is_acknowledged_or_told_and_all_look_alike() {
     let callbacks = ["countersign_callbacks_total", "kind=\"back\""];
     let accepted = metrics.sum(&[&callbacks[..], &["outcome=\"accepted\""]].concat());
     assert_eq!(accepted, 1.0);
-    assert_eq!(metrics.sum(&callbacks), forgeries.len() as f64 + 1.0);
+    let all = metrics.sum(&["countersign_callbacks_total"]);
+    assert_eq!(all, forgeries.len() as f64 + 1.0);
     let outcomes = metrics
         .samples
         .iter()

@@ -176,6 +176,26 @@ fn a_customer_cannot_add_fields_of_his_own() {
 }
 
 #[test]
+fn a_field_that_the_platform_left_out_is_not_the_customer_s_to_fill_in() {
+    let shop = shop();
+    let json = Payment::of(&shop.order()).json();
+    for (member, forged) in [
+        ("\"resultcode\":\"0000\", ", "resultcode=0000"),
+        (",\"paytime\":\"2017-03-01 12:00:05\"", "paytime=2017-03-01"),
+    ] {
+        let short = json.replace(member, "");
+        assert_ne!(json, short);
+        let answer = browse(&shop, &format!("{}&{forged}", wire::answer(short, KEY)));
+        if answer.status == 200 {
+            let target = shop.app.last().target;
+            assert!(!target.contains(forged), "{target}");
+        } else {
+            assert_eq!(answer.status, 400, "{answer:?}");
+        }
+    }
+}
+
+#[test]
 fn values_that_look_like_parameters_stay_values() {
     let shop = shop();
     let queryid = "Q1&resultcode=0000#?%26=+ \\\"/";

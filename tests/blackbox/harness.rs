@@ -376,6 +376,17 @@ impl Sidecar {
         self.wait_ready();
     }
 
+    /// The most memory that it ever held.
+    pub(crate) fn peak_memory_kib(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let mut words = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap()
+            .split_whitespace();
+        words.next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn app(&self) -> SocketAddr {
         self.setup.app
     }

@@ -20,19 +20,26 @@ fn source(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, (n / 250) as u8 + 2, (n % 250) as u8 + 1)
 }
 
-/// A short 4xx, then the end of the connection.
-#[track_caller]
-fn turned_away(what: &str, address: SocketAddr, bytes: impl AsRef<[u8]>) {
+/// What is missing from a short 4xx and the end of the connection.
+fn shortcoming(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Option<String> {
     let mut connection = Connection::open(address).unwrap();
     // It may be refused before all of it has been sent.
     drop(connection.send(bytes));
-    let answer = connection
-        .receive()
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!((400..500).contains(&answer.status), "{what}: {answer:?}");
-    assert!(answer.body.len() <= 1024, "{what}: {answer:?}");
-    assert!(!answer.text().contains("0000"), "{what}: {answer:?}");
-    assert!(connection.is_ended(), "{what}: the connection stays");
+    let answer = match connection.receive() {
+        Ok(answer) => answer,
+        Err(error) => return Some(error.to_string()),
+    };
+    let is_refused = (400..500).contains(&answer.status) && !answer.text().contains("0000");
+    if !is_refused || answer.body.len() > 1024 {
+        return Some(format!("{} {}", answer.status, answer.text()));
+    }
+    (!connection.is_ended()).then(|| "the connection stays".to_owned())
+}
+
+#[track_caller]
+fn turned_away(what: &str, address: SocketAddr, bytes: impl AsRef<[u8]>) {
+    let shortcoming = shortcoming(address, bytes);
+    assert_eq!(shortcoming, None, "{what}");
 }
 
 #[test]
@@ -151,9 +158,11 @@ fn a_request_whose_end_is_in_doubt_is_turned_away() {
         ("no version", lengthy.replace(" HTTP/1.1", "")),
         ("no HTTP", "hello\r\n\r\n".to_owned()),
     ];
-    for (what, bytes) in &cases {
-        turned_away(what, shop.address(), bytes);
-    }
+    let failures: Vec<_> = cases
+        .iter()
+        .filter_map(|(what, bytes)| Some((what, shortcoming(shop.address(), bytes)?)))
+        .collect();
+    assert!(failures.is_empty(), "{failures:#?}");
     shop.goes_well();
     assert_eq!(shop.app.count(), 1, "the app heard of one of them");
 }
@@ -350,6 +359,8 @@ fn slow_senders_are_cut_off_in_time_and_delay_nobody() {
         took.push(began.elapsed());
         thread::sleep(Duration::from_millis(50));
     }
+    let peak = shop.sidecar.peak_memory_kib();
+    assert!(peak < 400_000, "{peak} KiB");
     for (n, it) in slow.join().unwrap().into_iter().enumerate() {
         let (what, bound) = [("header", 10), ("body", 15)][n % 2];
         let ended = it.ended;
@@ -367,17 +378,52 @@ fn slow_senders_are_cut_off_in_time_and_delay_nobody() {
     shop.goes_well();
 }
 
-#[test]
-fn a_sender_who_says_nothing_is_cut_off_in_time() {
-    let shop = Shop::open();
+/// Sends these bytes and then nothing; how long the connection lasted, measured from the last of them.
+fn lasts(address: SocketAddr, first: Option<Vec<u8>>, bytes: &[u8]) -> Duration {
+    let mut connection = Connection::open(address).unwrap();
+    if let Some(first) = first {
+        acknowledged(&connection.exchange(first).unwrap());
+    }
+    connection.send(bytes).unwrap();
     let began = Instant::now();
-    let mut silent = Connection::open(shop.address()).unwrap();
-    assert!(silent.is_ended() || silent.receive().is_ok_and(|it| it.status == 408));
-    assert!(
-        began.elapsed() < Duration::from_secs(14),
-        "{:?}",
-        began.elapsed()
-    );
+    // A word about the reason is allowed.
+    while connection.receive().is_ok() {}
+    assert!(connection.is_ended());
+    began.elapsed()
+}
+
+#[test]
+fn silence_is_cut_off_in_time_wherever_it_begins() {
+    let shop = Shop::open();
+    let address = shop.address();
+    let form = Payment::of(&shop.order()).form();
+    let good = move || Some(post_bytes(BACK, &[FORM], &form));
+    let half = format!("POST {BACK} HTTP/1.1\r\nHost: sh");
+    let body = format!("POST {BACK} HTTP/1.1\r\nHost: shop\r\nContent-Length: 99\r\n\r\nresp");
+    let chunk =
+        format!("POST {BACK} HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nre");
+    let cases = [
+        ("nothing", None, String::new(), 10),
+        ("half a header", None, half.clone(), 10),
+        ("half a header after a good one", good(), half, 10),
+        ("half a body", None, body.clone(), 15),
+        ("half a body after a good one", good(), body, 15),
+        ("half a chunk", None, chunk, 15),
+    ];
+    let threads: Vec<_> = cases
+        .into_iter()
+        .map(|(what, first, bytes, bound)| {
+            let waiting = thread::spawn(move || lasts(address, first, bytes.as_bytes()));
+            (what, bound, waiting)
+        })
+        .collect();
+    for (what, bound, waiting) in threads {
+        let lasted = waiting.join().unwrap();
+        assert!(
+            lasted < Duration::from_secs(bound + 3),
+            "{what}: {lasted:?}"
+        );
+    }
 }
 
 fn allowing(lines: &'static str) -> impl FnOnce(&mut Conf) {
@@ -525,6 +571,26 @@ fn https_is_served_and_a_new_certificate_taken_up() {
     });
     assert!(notify(&first, "OVERTLS0004").is_err());
     app.wait_for(3);
+}
+
+#[test]
+fn a_silent_client_over_tls_is_cut_off_in_time() {
+    let platform = crate::platform::Platform::honest(&[]);
+    let setup = Shop::setup(
+        &platform,
+        "http://127.0.0.1:9",
+        allowing("tls = { cert = \"cert.pem\", key = \"key.pem\" }"),
+    );
+    certify(setup.folder.path());
+    let sidecar = setup.start();
+    let address = sidecar.setup.callbacks;
+    // The first bytes of a handshake, or none.
+    let waiting = [&b""[..], b"\x16\x03\x01\x02"]
+        .map(|bytes| thread::spawn(move || lasts(address, None, bytes)));
+    for waiting in waiting {
+        let lasted = waiting.join().unwrap();
+        assert!(lasted < Duration::from_secs(14), "{lasted:?}");
+    }
 }
 
 #[test]
