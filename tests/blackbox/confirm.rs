@@ -184,3 +184,21 @@ fn an_app_that_hangs_is_waited_for_three_seconds() {
     let heard = shop.deliveries_of(&payment.orderid);
     assert!(heard.iter().all(|it| it.event == heard[0].event));
 }
+
+#[test]
+fn a_drain_answers_the_notification_under_way() {
+    let app = |_: &Seen| Action::Late(crate::platform::http(200, &[], "0000"), SOON / 10);
+    let mut shop = Shop::with(app, delivered);
+    let payment = Payment::of(&shop.order());
+    let (address, form) = (shop.address(), payment.form());
+    let waiting = std::thread::spawn(move || crate::shop::callback(address, form));
+    shop.hears(&payment.orderid, 1);
+    crate::harness::signal(&shop.sidecar.child, "TERM");
+    let answer = waiting.join().unwrap();
+    assert!(
+        is_acknowledged(&answer) || answer.status == 503,
+        "{answer:?}"
+    );
+    let ended = crate::harness::exit_within(&mut shop.sidecar.child, 2 * SOON);
+    assert_eq!(ended.and_then(|it| it.code()), Some(0));
+}

@@ -242,6 +242,108 @@ fn a_merchant_whose_app_hangs_delays_no_other() {
 }
 
 #[test]
+fn a_dozen_apps_that_hang_delay_no_other() {
+    const HANGING: usize = 12;
+    const EVENTS: usize = 20;
+    let merid = |n: usize| format!("3000000000000{n:02}");
+    let key = |n: usize| format!("{:032x}", n * 1_000_003 + 1);
+    let hanging = Platform::start(|_| Action::Hang);
+    let url = hanging.url();
+    let shop = Shop::with(
+        |_| taken(),
+        |conf| {
+            for n in 0..HANGING {
+                conf.merchants += &merchant_at(&url, &merid(n), &key(n));
+            }
+        },
+    );
+    for event in 0..EVENTS {
+        for n in 0..HANGING {
+            let payment = Payment::of(&format!("DOZEN{n:03}N{event:03}")).to(&merid(n));
+            let form = crate::wire::answer(payment.json(), &key(n));
+            acknowledged(&crate::shop::callback(shop.address(), form));
+        }
+    }
+    hanging.wait_for(HANGING);
+    for _ in 0..10 {
+        let began = Instant::now();
+        shop.goes_well();
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}
+
+#[test]
+fn each_merchant_s_results_go_to_its_own_app_alone() {
+    let other = Platform::start(|_| taken());
+    let url = other.url();
+    let shop = Shop::with(
+        |_| taken(),
+        |conf| {
+            let entry = merchant(OTHER_MERID, OTHER_KEY);
+            let end = conf.merchants.find(&entry).unwrap();
+            conf.merchants.truncate(end);
+            conf.merchants += &merchant_at(&url, OTHER_MERID, OTHER_KEY);
+        },
+    );
+    // Both use the same order number, for different amounts.
+    let orderid = shop.order();
+    shop.sign(&crate::harness::submit_of(OTHER_MERID, &orderid, 77));
+    let ours = Payment::of(&orderid);
+    let theirs = Payment::of(&orderid).to(OTHER_MERID).with_amount(77);
+    for payment in [&ours, &theirs] {
+        acknowledged(&shop.notify(payment));
+    }
+    other.wait_for(1);
+    shop.hears(&orderid, 1);
+    for (app, payment) in [(&shop.app, &ours), (&other, &theirs)] {
+        let told = deliveries(app);
+        assert_eq!(told.len(), 1);
+        assert_eq!(
+            (told[0].body.as_str(), told[0].order.as_str()),
+            (payment.json().as_str(), "matched")
+        );
+    }
+    let crossed = theirs.with_amount(1280).with_queryid("QCROSSED001");
+    crate::shop::refused("the other merchant's amount", &shop.notify(&crossed));
+}
+
+#[test]
+fn two_thousand_events_of_an_outage_are_delivered_within_a_minute() {
+    const EVENTS: usize = 2_000;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let sidecar = Shop::setup(&platform, &format!("http://{address}"), |_| {}).start();
+    let callbacks = sidecar.setup.callbacks;
+    let senders: Vec<_> = (0..8)
+        .map(|sender| {
+            thread::spawn(move || {
+                for n in (sender..EVENTS).step_by(8) {
+                    let payment = Payment::of(&format!("BACKLOG{n:06}"));
+                    acknowledged(&crate::shop::callback(callbacks, payment.form()));
+                }
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    let app = Platform::start_at(address, |_| taken());
+    let distinct = || -> BTreeSet<_> { deliveries(&app).into_iter().map(|it| it.event).collect() };
+    eventually("all are delivered", Duration::from_secs(60), || {
+        app.count() >= EVENTS && distinct().len() >= EVENTS
+    });
+    eventually("all of that is written down", SOON, || {
+        let metrics = sidecar.metrics();
+        metrics.sum(&["countersign_events{", "state=\"delivered\""]) == EVENTS as f64
+    });
+    assert_eq!(app.count(), EVENTS, "some were delivered twice");
+}
+
+#[test]
 fn an_app_that_hangs_is_given_up_and_tried_again() {
     let app = |seen: &Seen| match attempt(seen) {
         1 => Action::Hang,

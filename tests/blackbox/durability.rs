@@ -8,7 +8,7 @@ use crate::harness::{
 use crate::platform::Platform;
 use crate::shop::{
     BACK, Book, Delivery, FORM, Payment, SOON, Shop, acknowledged, callback, deliveries,
-    is_acknowledged, taken,
+    is_acknowledged, list, taken,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Rounds of killing in a run of the suite; `COUNTERSIGN_KILL_ROUNDS` asks for more.
-const KILL_ROUNDS: usize = 8;
+const KILL_ROUNDS: usize = 20;
 const SENDERS: usize = 8;
 
 /// Notifies without a pause until told to stop, and keeps what was acknowledged.
@@ -115,12 +115,15 @@ fn every_acknowledged_event_outlives_kill_9() {
     }
 }
 
+/// The calls that make a commit durable.
+const SYNC: &str = "fsync,fdatasync";
+
 /// A fault in the running process's system calls, until it is dropped.
 struct Fault(Child);
 
 impl Fault {
     /// `None` where strace cannot do it here; says so.
-    fn begin(test: &str, sidecar: &Sidecar, inject: &str) -> Option<Self> {
+    fn begin(test: &str, sidecar: &Sidecar, calls: &str, fault: &str) -> Option<Self> {
         if !is_installed("strace") {
             skip(test, "strace is not installed");
             return None;
@@ -128,7 +131,8 @@ impl Fault {
         let process = sidecar.child.id();
         let child = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-p", &process.to_string()])
-            .args(["-e", "trace=fsync,fdatasync", "-e", inject])
+            .args(["-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:{fault}")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -170,12 +174,23 @@ fn all_traced(process: u32) -> bool {
 
 #[test]
 fn a_failing_fsync_is_never_acknowledged_and_mends_by_itself() {
+    let test = "a_failing_fsync_is_never_acknowledged_and_mends_by_itself";
+    never_acknowledged_and_mended(test, SYNC, "error=EIO");
+}
+
+#[test]
+fn a_failing_write_is_never_acknowledged_and_mends_by_itself() {
+    let test = "a_failing_write_is_never_acknowledged_and_mends_by_itself";
+    never_acknowledged_and_mended(test, "pwrite64,pwritev", "error=ENOSPC");
+}
+
+#[track_caller]
+fn never_acknowledged_and_mended(test: &str, calls: &str, error: &str) {
     let mut shop = Shop::open();
     let first = Payment::of(&shop.order());
     acknowledged(&shop.notify(&first));
-    let test = "a_failing_fsync_is_never_acknowledged_and_mends_by_itself";
-    let inject = "inject=fsync,fdatasync:error=EIO";
-    let Some(fault) = Fault::begin(test, &shop.sidecar, inject) else {
+    shop.listed(&first.orderid, "delivered");
+    let Some(fault) = Fault::begin(test, &shop.sidecar, calls, error) else {
         return;
     };
     let payments: Vec<_> = (0..20).map(|_| Payment::of(&fresh_orderid())).collect();
@@ -211,8 +226,7 @@ fn a_failing_fsync_is_never_acknowledged_and_mends_by_itself() {
 fn a_slow_disk_makes_slow_acknowledgements_never_early_ones() {
     let shop = Shop::open();
     let test = "a_slow_disk_makes_slow_acknowledgements_never_early_ones";
-    let inject = "inject=fsync,fdatasync:delay_enter=400000";
-    let Some(slow) = Fault::begin(test, &shop.sidecar, inject) else {
+    let Some(slow) = Fault::begin(test, &shop.sidecar, SYNC, "delay_enter=400000") else {
         return;
     };
     for _ in 0..3 {
@@ -225,8 +239,7 @@ fn a_slow_disk_makes_slow_acknowledgements_never_early_ones() {
         );
     }
     drop(slow);
-    let inject = "inject=fsync,fdatasync:delay_enter=6000000";
-    let Some(hanging) = Fault::begin(test, &shop.sidecar, inject) else {
+    let Some(hanging) = Fault::begin(test, &shop.sidecar, SYNC, "delay_enter=6000000") else {
         return;
     };
     let payment = Payment::of(&fresh_orderid());
@@ -442,6 +455,10 @@ fn a_store_of_the_first_version_is_taken_over_with_its_orders() {
     acknowledged(&callback(address, payment.form()));
     app.wait_for(1);
     assert_eq!(deliveries(&app)[0].order, "matched");
+    eventually("the delivery is written down", SOON, || {
+        let lines = list(&sidecar.setup);
+        lines.iter().any(|line| line.contains("delivered"))
+    });
     // And from then on it is an ordinary store.
     sidecar.restart();
     acknowledged(&callback(address, payment.form()));

@@ -2,7 +2,10 @@
 
 use crate::harness::{fresh_orderid, run_with_input};
 use crate::platform::Seen;
-use crate::shop::{Payment, SOON, Shop, acknowledged, id_of, inbox, list, refused_by_app, taken};
+use crate::shop::{
+    Payment, SOON, Shop, acknowledged, callback, id_of, inbox, is_acknowledged, list,
+    refused_by_app, taken,
+};
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -146,6 +149,41 @@ fn a_list_without_a_store_makes_none() {
     assert_ne!(output.status.code(), None);
     assert_eq!(stdout(&output), "");
     assert!(!setup.store().exists(), "a look is no change");
+}
+
+#[test]
+fn what_a_notification_holds_cannot_draw_on_the_screen() {
+    let shop = Shop::open();
+    let tricks = [
+        "\\u001b[2J\\u001b[31mPAID",
+        "A\\nB\\tC",
+        "A\\u202eB\\u0085C",
+        "\\u009b31m",
+    ];
+    let mut kept = 0;
+    for trick in tricks {
+        for member in ["orderid", "queryid", "resultcode"] {
+            let orderid = fresh_orderid();
+            let json = Payment::of(&orderid).json();
+            let from = format!("\"{member}\":\"");
+            let json = json.replacen(&from, &format!("{from}{trick}"), 1);
+            let form = crate::wire::answer(json, crate::harness::KEY);
+            // It may be refused, for no platform writes such things.
+            kept += usize::from(is_acknowledged(&callback(shop.address(), form)));
+        }
+    }
+    let lines = shop.list();
+    assert_eq!(lines.len(), kept, "{lines:?}");
+    let shown = lines
+        .iter()
+        .map(|line| stdout(&shop.inbox(&["show", id_of(line)])));
+    for text in lines.iter().cloned().chain(shown) {
+        let drawn: Vec<_> = text
+            .chars()
+            .filter(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}')
+            .collect();
+        assert!(drawn.is_empty(), "{drawn:?} in {text:?}");
+    }
 }
 
 #[test]
