@@ -31,7 +31,8 @@ static LOG: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 ///
 /// Other crates are held to warnings: at trace level Pingora writes whole messages, and a message beside its
 /// sign is a secret. Its connectors are silent: each failure comes back to us, and what they call an error
-/// besides is a pooled connection that another call was quicker to take.
+/// besides is a pooled connection that another call was quicker to take. So are its listeners: what a stranger
+/// does wrong in a handshake is no error of ours.
 pub fn start_log(format: LogFormat, level: &str) {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -41,7 +42,7 @@ pub fn start_log(format: LogFormat, level: &str) {
         *kept = Some(guard);
     }
     let filter = EnvFilter::new(format!(
-        "warn,pingora_core::connectors=off,countersign={level}"
+        "warn,pingora_core::connectors=off,pingora_core::services=off,countersign={level}"
     ));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -24,12 +24,13 @@ use crate::admin::{Admin, Listeners};
 use crate::config::settings::{Callbacks, Settings, Tls};
 use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
 use crate::http::client::{Client, Count, Transport};
+use crate::http::clients::Clients;
 use crate::http::public::Public;
 use crate::http::serve::{App, Handler, Limits};
 use crate::http::tls::{Certificate, tls};
 use crate::inbound::deliver::{Deliver, Wake};
 use crate::inbound::watch::Watch as OrderWatch;
-use crate::inbound::{Apps, Inbound, Platform};
+use crate::inbound::{Inbound, Platform};
 use crate::inbox::sqlite::Sqlite;
 use crate::inbox::store::Store;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
@@ -74,6 +75,7 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
     for listen in settings.app.listen.iter().chain(&public).chain(&admin) {
         check_free(listen)?;
     }
+    check(settings)?;
     let parts = Parts::assemble(settings, snapshot)?;
 
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings.threads));
@@ -165,7 +167,7 @@ struct Parts {
     store: Arc<dyn Store>,
     client: Arc<Client>,
     watch: Watch,
-    apps: Arc<Apps>,
+    apps: Arc<Clients>,
     wake: Arc<Wake>,
 }
 
@@ -179,7 +181,7 @@ impl Parts {
         Ok(Self {
             watch: watch(&settings.merchants, snapshot, &metrics)?,
             lifetime: Arc::default(),
-            apps: Arc::new(Apps::new(to_apps)),
+            apps: Arc::new(Clients::new(to_apps)),
             wake: Arc::default(),
             metrics,
             store,

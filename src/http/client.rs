@@ -323,42 +323,52 @@ impl Client {
         repeat: Repeat,
     ) -> Result<Response<Bytes>, Fault> {
         let deadline = Instant::now() + self.time;
-        let header = header.map_err(|e| unreachable(Step::Connect, &e))?;
-        let mut repeated = false;
-        if let Some((peer, stream)) = self.pooled().await {
-            self.transport.count.connection(true);
-            let exchange = self.exchange(&peer, stream, &header, &body);
-            match timeout_at(deadline.into(), exchange).await {
+        let header = Box::new(header.map_err(|e| unreachable(Step::Connect, &e))?);
+        let Some((peer, stream)) = self.pooled().await else {
+            let (peer, stream) = self.connect(deadline).await?;
+            return self
+                .finish(deadline, self.exchange(&peer, stream, header, &body))
+                .await;
+        };
+        self.transport.count.connection(true);
+        let again = (repeat == Repeat::Once).then(|| header.clone());
+        let exchange = self.exchange(&peer, stream, header, &body);
+        let result = timeout_at(deadline.into(), exchange).await;
+        match (result, again) {
+            (
                 Ok(Err(Failed {
                     fault,
                     silent: true,
-                })) if repeat == Repeat::Once => {
-                    tracing::debug!(%fault, "a pooled connection was dead; the query goes out once more");
-                    repeated = true;
-                }
-                result => return self.finish(result),
+                })),
+                Some(header),
+            ) => {
+                tracing::debug!(%fault, "a pooled connection was dead; the query goes out once more");
+                // The dead connection may have carried the request.
+                let connected = self.connect(deadline).await;
+                let (peer, stream) = connected.map_err(|fault| fault.but_sent(Sent::Unknown))?;
+                self.finish(deadline, self.exchange(&peer, stream, header, &body))
+                    .await
             }
+            (Ok(exchanged), _) => exchanged.map_err(|failed| failed.fault),
+            (Err(_), _) => Err(self.timed_out()),
         }
-        let (peer, stream) = match self.connect(deadline).await {
-            // The first connection may have carried the request.
-            Err(fault) if repeated => return Err(fault.but_sent(Sent::Unknown)),
-            connected => connected?,
-        };
-        self.transport.count.connection(false);
-        let exchange = self.exchange(&peer, stream, &header, &body);
-        self.finish(timeout_at(deadline.into(), exchange).await)
     }
 
-    fn finish(
+    async fn finish(
         &self,
-        result: Result<Result<Response<Bytes>, Failed>, tokio::time::error::Elapsed>,
+        deadline: Instant,
+        exchange: impl Future<Output = Result<Response<Bytes>, Failed>>,
     ) -> Result<Response<Bytes>, Fault> {
-        match result {
+        match timeout_at(deadline.into(), exchange).await {
             Ok(exchanged) => exchanged.map_err(|failed| failed.fault),
-            Err(_) => Err(Fault::TimedOut {
-                after: self.time,
-                sent: Sent::Unknown,
-            }),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    fn timed_out(&self) -> Fault {
+        Fault::TimedOut {
+            after: self.time,
+            sent: Sent::Unknown,
         }
     }
 
@@ -405,7 +415,10 @@ impl Client {
         for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
             let peer = self.peer(*address);
             match timeout_at(deadline.into(), self.transport.connector.new_stream(&peer)).await {
-                Ok(Ok(stream)) => return Ok((peer, stream)),
+                Ok(Ok(stream)) => {
+                    self.transport.count.connection(false);
+                    return Ok((peer, stream));
+                }
                 Ok(Err(error)) => last = Some(connect_fault(&error)),
                 Err(_) => break,
             }
@@ -427,14 +440,12 @@ impl Client {
         &self,
         peer: &HttpPeer,
         stream: Stream,
-        header: &RequestHeader,
+        header: Box<RequestHeader>,
         body: &[u8],
     ) -> Result<Response<Bytes>, Failed> {
         let mut session = HttpSession::new_with_options(stream, peer);
         let written = async {
-            session
-                .write_request_header(Box::new(header.clone()))
-                .await?;
+            session.write_request_header(header).await?;
             if !body.is_empty() {
                 session.write_body(body).await?;
             }
@@ -565,9 +576,11 @@ fn reason(error: &Error) -> String {
             return cause.to_string();
         }
     }
-    match &error.context {
-        Some(context) => context.as_str().to_owned(),
-        None => error.etype().as_str().to_owned(),
+    match (error.etype(), &error.context) {
+        (ErrorType::ConnectRefused, _) => "connection refused".to_owned(),
+        (ErrorType::ConnectNoRoute, _) => "no route to host".to_owned(),
+        (_, Some(context)) => context.as_str().to_owned(),
+        (other, None) => other.as_str().to_owned(),
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub mod client;
 
+pub mod clients;
+
 pub mod serve;
 
 pub mod public;

@@ -14,12 +14,12 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use url::Position;
 
-use super::apps::Apps;
 use super::ask::Platform;
 use crate::clock;
 use crate::config::settings::Confirm;
 use crate::config::{Merchant, Watch};
 use crate::http::client::Repeat;
+use crate::http::clients::Clients;
 use crate::inbox::event::{self, Event, Millis, Source, State};
 use crate::inbox::store::{Attempt, Store};
 use crate::observe::Metrics;
@@ -58,7 +58,7 @@ pub struct Deliver {
     /// Where they go.
     pub watch: Watch,
     /// The way there.
-    pub apps: Arc<Apps>,
+    pub apps: Arc<Clients>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Called for new events.

@@ -3,8 +3,6 @@
 //! Knows no socket and no SQL. Keeps the promises that `0000` is said only for what is on stable storage (I1), that
 //! nothing unverified is kept or delivered (I2), and that a stranger learns nothing from a refusal.
 
-mod apps;
-
 mod ask;
 
 mod back;
@@ -24,13 +22,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use crate::config::Watch;
 use crate::config::settings::{Acknowledge, Settings};
+use crate::http::clients::Clients;
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::store::Store;
 use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{self, Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::message::{self, AnswerError, Outcome, Subject};
-pub use apps::Apps;
 pub use ask::Platform;
 use deliver::Wake;
 
@@ -39,7 +37,7 @@ pub struct Inbound {
     watch: Watch,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
-    apps: Arc<Apps>,
+    apps: Arc<Clients>,
     wake: Arc<Wake>,
     acknowledge: Acknowledge,
     /// What the public URL has before `/notify`; a proxy may take it off.
@@ -88,16 +86,23 @@ impl Reason {
     }
 
     /// Our own fault or the app's: the platform is to try again. All else looks alike.
-    fn response(self) -> Response<Bytes> {
-        match self {
+    fn response(self, kind: Kind) -> Response<Bytes> {
+        let (status, words) = match self {
             Self::NotStored | Self::NotDelivered | Self::Overloaded | Self::AppUnreachable => {
-                let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "later\n");
-                let headers = response.headers_mut();
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-                response
+                (StatusCode::SERVICE_UNAVAILABLE, "later\n")
             }
-            _ => plain(StatusCode::BAD_REQUEST, "refused\n"),
+            _ => (StatusCode::BAD_REQUEST, "refused\n"),
+        };
+        let mut response = match kind {
+            Kind::Front => front::no_page(status),
+            Kind::Back | Kind::None => plain(status, words),
+        };
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
         }
+        response
     }
 }
 
@@ -130,7 +135,7 @@ impl Inbound {
         watch: Watch,
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
-        apps: Arc<Apps>,
+        apps: Arc<Clients>,
         wake: Arc<Wake>,
     ) -> Self {
         let callbacks = settings.callbacks.as_ref();
@@ -209,7 +214,7 @@ impl Inbound {
     ) -> Response<Bytes> {
         let (mut response, outcome, subject) = match result {
             Ok(taken) => (taken.response, taken.outcome, taken.subject),
-            Err(Refused { reason, subject }) => (reason.response(), reason.name(), subject),
+            Err(Refused { reason, subject }) => (reason.response(kind), reason.name(), subject),
         };
         self.metrics
             .callbacks

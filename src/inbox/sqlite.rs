@@ -81,6 +81,9 @@ const MIGRATIONS: [&str; 2] = [
 ];
 const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
 
+/// No attempt is planned further ahead: what lies beyond was planned before the clock was set back.
+const AHEAD: Millis = 10 * 60 * 1000;
+
 const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
                      received_at, next_attempt, attempts, last_attempt";
 
@@ -224,7 +227,7 @@ impl Store for Sqlite {
             let sql = format!(
                 "SELECT {EVENT} FROM (
                     SELECT *, row_number() OVER (PARTITION BY merid ORDER BY next_attempt) AS place
-                    FROM events WHERE state = 'pending' AND next_attempt <= ?1
+                    FROM events WHERE state = 'pending' AND (next_attempt <= ?1 OR next_attempt > ?1 + {AHEAD})
                 ) WHERE place <= ?2 ORDER BY next_attempt LIMIT ?3"
             );
             collect(connection, &sql, params![now, each, limit], read_event)

@@ -1,6 +1,5 @@
 //! The app's bytes become a call that may be signed: merchant found, members filled in, rules checked.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use url::Url;
@@ -9,7 +8,7 @@ use super::refused::{Code, Refused};
 use super::route::Endpoint;
 use crate::config::{Merchant, Snapshot};
 use crate::protocol::json::Object;
-use crate::protocol::message::{self, Order, Subject};
+use crate::protocol::message::{Order, Subject, read_query, read_submit};
 
 /// A call that keeps the rules, with the one snapshot that it uses from here to its answer.
 pub(super) struct Call {
@@ -53,9 +52,14 @@ impl Call {
         let mut subject = Subject::of(&object);
         let merchant = merchant(&object, &snapshot).map_err(|refused| refused.about(&subject))?;
         subject.merid = Some(merchant.merid.clone());
-        let json = fill_in(&object, endpoint, merchant, notify);
-        let order = check(&json, endpoint).map_err(|refused| refused.about(&subject))?;
-        let (json, merid) = (json.into_owned(), merchant.merid.clone());
+        let filled = fill_in(&object, endpoint, merchant, notify);
+        let order = match &filled {
+            Some(json) => check(&Object::parse(json.as_bytes())?, endpoint),
+            None => check(&object, endpoint),
+        };
+        let order = order.map_err(|refused| refused.about(&subject))?;
+        let merid = merchant.merid.clone();
+        let json = filled.unwrap_or_else(|| object.text().to_owned());
         Ok(Self {
             snapshot,
             merid,
@@ -109,12 +113,13 @@ fn merchant<'s>(object: &Object<'_>, snapshot: &'s Snapshot) -> Result<&'s Merch
     }
 }
 
-fn fill_in<'a>(
-    object: &Object<'a>,
+/// The app's bytes with the members that it may leave out; `None` where nothing is to be filled in.
+fn fill_in(
+    object: &Object<'_>,
     endpoint: Endpoint,
     merchant: &Merchant,
     notify: Option<&Notify>,
-) -> Cow<'a, str> {
+) -> Option<String> {
     let mut members = Vec::new();
     if object.raw("merid").is_none() {
         members.push(("merid", merchant.merid.as_str()));
@@ -127,20 +132,16 @@ fn fill_in<'a>(
             members.push(("fronturl", &notify.front));
         }
     }
-    if members.is_empty() {
-        return Cow::Borrowed(object.text());
-    }
-    Cow::Owned(object.splice(&members))
+    (!members.is_empty()).then(|| object.splice(&members))
 }
 
-fn check(json: &str, endpoint: Endpoint) -> Result<Option<Order>, Refused> {
-    let object = Object::parse(json.as_bytes())?;
+fn check(message: &Object<'_>, endpoint: Endpoint) -> Result<Option<Order>, Refused> {
     Ok(match endpoint {
         Endpoint::Query => {
-            message::read_query(&object)?;
+            read_query(message)?;
             None
         }
-        Endpoint::Submit | Endpoint::Link => Some(message::read_submit(&object)?),
+        Endpoint::Submit | Endpoint::Link => Some(read_submit(message)?),
         Endpoint::Extra => None,
     })
 }

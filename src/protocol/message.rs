@@ -161,7 +161,7 @@ pub enum Completeness {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The platform's plain JSON, byte for byte.
-    pub json: String,
+    pub json: Vec<u8>,
     /// The answer is a success without the `respcode` that §3.4.4 calls mandatory.
     pub without_respcode: bool,
 }
@@ -200,7 +200,7 @@ pub fn read_answer(
             return Err(AnswerError::Foreign(member));
         }
         Ok(Answer {
-            json: object.text().to_owned(),
+            json: bytes,
             without_respcode,
         })
     })

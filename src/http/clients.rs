@@ -1,4 +1,4 @@
-//! The way to the merchants' apps: one client an origin, one pool for all.
+//! Clients for whatever origins others name, the merchants' apps above all: one each, one pool for all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::http::client::{Client, Transport};
+use super::client::{Client, Transport};
 
 /// To an open connection.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
-/// An app takes an event, or shows its page, in this time.
+/// An exchange is over in this time: an app has taken an event, or shown its page.
 const TIME: Duration = Duration::from_secs(10);
 /// More origins than a merchants file has; beyond that the old ones are forgotten.
 const MAX_CLIENTS: usize = 4096;
 
 /// Clients by origin.
-pub struct Apps {
+pub struct Clients {
     transport: Transport,
     clients: Mutex<HashMap<String, Arc<Client>>>,
 }
 
-impl Apps {
+impl Clients {
     /// No client yet.
     pub fn new(transport: Transport) -> Self {
         Self {
