@@ -6,6 +6,7 @@ use crate::shop::{
     Payment, SOON, Shop, acknowledged, callback, id_of, inbox, is_acknowledged, list,
     refused_by_app, taken,
 };
+use std::collections::BTreeSet;
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -202,7 +203,10 @@ fn looking_disturbs_no_sidecar() {
             acknowledged(&shop.notify(&Payment::of(&fresh_orderid())));
         }
     });
-    crate::harness::eventually("all are told", SOON, || shop.app.count() == 100);
+    crate::harness::eventually("all are told", SOON, || {
+        let told: BTreeSet<_> = shop.deliveries().into_iter().map(|it| it.event).collect();
+        told.len() == 100
+    });
     assert_eq!(shop.list().len(), 100);
 }
 
