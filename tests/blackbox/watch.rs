@@ -23,8 +23,12 @@ fn is_asked(shop: &Shop, orderid: &str, times: usize) {
     );
 }
 
-/// Restarts with the clock so far ahead of the real one.
+/// Restarts with the clock so far ahead of the real one, once everything that was told is written down as told.
 fn go_to(shop: &mut Shop, ahead: Duration) {
+    eventually("nothing is pending", SOON, || {
+        let pending = ["countersign_events{", "state=\"pending\""];
+        shop.sidecar.metrics().sum(&pending) == 0.0
+    });
     shop.sidecar.setup.clock_ahead = ahead;
     shop.sidecar.restart();
 }
