@@ -3,6 +3,7 @@
 use crate::client::{fetch, post_with};
 use crate::harness::{ORDERID, Sidecar, fresh_orderid, merchant, query_json};
 use crate::platform::{Action, Platform, honestly, unsigned};
+use crate::shop::{BACK, Book, FORM, FRONT, Payment, SOON, Shop, taken};
 use crate::wire;
 use serde_json::json;
 use std::fs;
@@ -188,4 +189,101 @@ fn no_secret_is_written_or_answered_anywhere() {
         texts > 10 && files > 0,
         "{texts} texts, {files} store files"
     );
+}
+
+/// Everything a callback can meet, the good and the bad, with orders that hold names and id numbers.
+#[test]
+fn callbacks_leave_no_secret_behind() {
+    let book = Book::default();
+    let app = |seen: &crate::platform::Seen| match seen.header("countersign-attempt") {
+        // What the app says is written nowhere either.
+        Some("1") => Action::Reply(crate::platform::http(
+            500,
+            &[],
+            format!("{ACCNAME} {ACCNO}"),
+        )),
+        _ => taken(),
+    };
+    let honest = honestly(&[(MERID, KEY)]);
+    let platform = Platform::start(move |seen| match seen.target.as_str() {
+        "/api/icashier" => Action::Cut(Vec::new()),
+        _ => honest(seen),
+    });
+    let mut shop = Shop::between(book, platform, Platform::start(app), |conf| {
+        conf.merchants = entry(KEY) + &conf.merchants[conf.merchants.find("back =").unwrap()..];
+        conf.log_level = "trace";
+    });
+    let answer = |payment: &Payment, key: &str| wire::answer(payment.json(), key);
+    let mut forms = Vec::new();
+    for n in 0..4 {
+        let orderid = fresh_orderid();
+        shop.sidecar.submit(submit(&orderid, 1280));
+        let payment = Payment::of(&orderid)
+            .to(MERID)
+            .with_queryid(&format!("QCANARY{n}"));
+        forms.push(answer(&payment, [KEY, OLD_KEY][n % 2]));
+        let cheap = payment.clone().with_amount(1);
+        forms.push(answer(&cheap.with_queryid(&format!("QCHEAP{n}")), KEY));
+        forms.push(answer(&payment, "guess"));
+        forms.push(answer(&payment.to("999999999999999"), KEY));
+    }
+    // Our own words, with names and numbers in them, as nobody should send them back.
+    let own = submit(&fresh_orderid(), 1280);
+    forms.push(wire::answer(&own, KEY));
+    forms.push(wire::answer(&own, "guess"));
+    forms.push(wire::request(&own, KEY));
+    forms.push(wire::answer(own.replace('}', ",}"), KEY));
+    let mut acknowledged = 0;
+    for form in &forms {
+        for path in [BACK, FRONT] {
+            let answers = [
+                post_with(shop.address(), path, &[FORM], form),
+                fetch(shop.address(), &format!("{path}?{form}")).unwrap(),
+            ];
+            for answer in answers {
+                is_clean("an answer", &answer.body);
+                acknowledged += usize::from(answer.body == b"0000");
+            }
+        }
+    }
+    assert!(acknowledged >= 8, "{acknowledged}");
+    crate::harness::eventually("each was told after a failure", 2 * SOON, || {
+        shop.deliveries()
+            .iter()
+            .filter(|it| it.attempt == "2")
+            .count()
+            >= 4
+    });
+    for path in ["/", "/metrics", "/version", "/readyz"] {
+        is_clean(path, &shop.sidecar.admin(path).body);
+    }
+    for line in shop.list() {
+        let output = shop.inbox(&["show", crate::shop::id_of(&line)]);
+        is_clean("inbox show", &[output.stdout, output.stderr].concat());
+    }
+    shop.sidecar.restart();
+    let output = shop.sidecar.output();
+    is_clean("the log", output.as_bytes());
+    let mut files = vec![("the log".to_owned(), output.into_bytes())];
+    for file in fs::read_dir(shop.sidecar.setup.folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.contains("countersign.db") {
+            let bytes = fs::read(&path).unwrap();
+            is_clean(&name, &bytes);
+            files.push((name, bytes));
+        }
+    }
+    assert!(files.len() > 1);
+    // The text stands in the store, and may in the log; then its sign does not.
+    for (name, bytes) in files {
+        for form in &forms {
+            let sign = wire::value(form, "sign").unwrap();
+            assert!(!holds(&bytes, sign.as_bytes()), "{name} holds a sign");
+            assert!(
+                !holds(&bytes, sign.to_uppercase().as_bytes()),
+                "{name} holds a sign"
+            );
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The sidecar under test: the real binary with its own folder, files and ports, polled ready, killed on drop.
 
 use crate::client::{self, Response};
+use crate::clock;
 use crate::wire;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -96,6 +97,10 @@ pub(crate) struct Conf {
     pub(crate) log_level: &'static str,
     /// Where the merchants' file lies, relative to the folder.
     pub(crate) merchants_file: &'static str,
+    /// The listener for callbacks, with these further lines; none without.
+    pub(crate) callbacks: Option<String>,
+    /// Further lines of `[inbox]`.
+    pub(crate) inbox: String,
     /// Further sections.
     pub(crate) further: String,
 }
@@ -113,6 +118,8 @@ impl Conf {
             listen: Vec::new(),
             log_level: "info",
             merchants_file: "merchants.toml",
+            callbacks: None,
+            inbox: String::new(),
             further: String::new(),
         }
     }
@@ -123,7 +130,10 @@ pub(crate) struct Setup {
     pub(crate) folder: TempDir,
     pub(crate) app: SocketAddr,
     pub(crate) admin: SocketAddr,
+    pub(crate) callbacks: SocketAddr,
     pub(crate) merchants_file: PathBuf,
+    /// How far the clock of the next run is ahead; needs libfaketime.
+    pub(crate) clock_ahead: Duration,
 }
 
 impl Setup {
@@ -135,14 +145,16 @@ impl Setup {
             .tempdir()
             .unwrap();
         let address = || SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let (app, admin) = (address(), address());
+        let (app, admin, callbacks) = (address(), address(), address());
         let merchants_file = folder.path().join(conf.merchants_file);
         fs::write(&merchants_file, &conf.merchants).unwrap();
         let setup = Self {
             folder,
             app,
             admin,
+            callbacks,
             merchants_file,
+            clock_ahead: Duration::ZERO,
         };
         fs::write(setup.conf_file(), setup.main_file(&conf)).unwrap();
         setup
@@ -167,10 +179,19 @@ impl Setup {
         if !conf.extra_paths.is_empty() {
             writeln!(text, "extra_paths = {:?}", conf.extra_paths).unwrap();
         }
+        if let Some(further) = &conf.callbacks {
+            let address = self.callbacks;
+            writeln!(
+                text,
+                "\n[callbacks]\nlisten = [\"{address}\"]\npublic_url = \"http://{address}/cashier\"\n{further}"
+            )
+            .unwrap();
+        }
         write!(
             text,
-            "\n[inbox]\nstore = \"sqlite:{}\"\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
+            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
             self.store().display(),
+            conf.inbox,
             self.admin,
             conf.log_level,
             conf.further
@@ -203,7 +224,11 @@ impl Setup {
             .append(true)
             .open(self.output_file())
             .unwrap();
-        command()
+        let mut command = command();
+        if !self.clock_ahead.is_zero() {
+            clock::shift(&mut command, self.clock_ahead);
+        }
+        command
             .args(["run", "-c"])
             .arg(self.conf_file())
             .stdin(Stdio::null())
@@ -338,12 +363,28 @@ impl Sidecar {
         }
     }
 
+    /// Ends it hard, as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        stop(&mut self.child);
+    }
+
     /// Ends it hard and starts it again on the same files.
     #[track_caller]
     pub(crate) fn restart(&mut self) {
-        stop(&mut self.child);
+        self.kill();
         self.child = self.setup.spawn();
         self.wait_ready();
+    }
+
+    /// The most memory that it ever held.
+    pub(crate) fn peak_memory_kib(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let mut words = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap()
+            .split_whitespace();
+        words.next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn app(&self) -> SocketAddr {

@@ -11,8 +11,10 @@
 
 // What the tests stand on.
 mod client;
+mod clock;
 mod harness;
 mod platform;
+mod shop;
 mod wire;
 
 // What they claim, in the order of the contract.
@@ -34,6 +36,18 @@ mod wrong_answers;
 mod crowd;
 mod ledger;
 mod reload;
+
+// What comes back.
+mod back;
+mod confirm;
+mod delivery;
+mod disputes;
+mod durability;
+mod forgeries;
+mod front;
+mod inbox;
+mod public_port;
+mod watch;
 
 mod admin;
 mod canary;

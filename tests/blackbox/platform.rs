@@ -23,6 +23,8 @@ pub(crate) struct Seen {
     pub(crate) connection: usize,
     /// Counted from 1: which request on that connection.
     pub(crate) number: usize,
+    /// When it was complete.
+    pub(crate) at: Instant,
 }
 
 impl Seen {
@@ -243,6 +245,7 @@ fn serve(
             body,
             connection,
             number,
+            at: Instant::now(),
         };
         record.seen.lock().unwrap().push(seen.clone());
         record.more.notify_all();

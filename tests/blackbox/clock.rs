@@ -1,0 +1,40 @@
+//! A clock that is ahead, by libfaketime: for waits of minutes and days. The monotonic clock stays as it is.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+fn library() -> Option<PathBuf> {
+    let folders = [
+        "/usr/lib/x86_64-linux-gnu/faketime",
+        "/usr/lib/aarch64-linux-gnu/faketime",
+        "/usr/lib64/faketime",
+        "/usr/lib/faketime",
+        "/usr/local/lib/faketime",
+    ];
+    folders
+        .iter()
+        .map(|folder| PathBuf::from(folder).join("libfaketimeMT.so.1"))
+        .find(|path| path.is_file())
+}
+
+/// Whether the clock can be moved on this machine; where not, the test says that it was skipped.
+pub(crate) fn can_be_moved(test: &str) -> bool {
+    let found = library().is_some();
+    if !found {
+        crate::harness::skip(test, "libfaketime is not installed");
+    }
+    found
+}
+
+pub(crate) fn shift(command: &mut Command, ahead: Duration) {
+    let library = library().expect("can_be_moved was asked");
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME", format!("+{}s", ahead.as_secs()))
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+}
+
+pub(crate) fn minutes(count: u64) -> Duration {
+    Duration::from_secs(count * 60)
+}

@@ -1,0 +1,246 @@
+//! `countersign inbox`: what a person sees of the events and does about them, while the sidecar runs.
+
+use crate::harness::{fresh_orderid, run_with_input};
+use crate::platform::Seen;
+use crate::shop::{
+    Payment, SOON, Shop, acknowledged, callback, id_of, inbox, is_acknowledged, list,
+    refused_by_app, taken,
+};
+use std::collections::BTreeSet;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn with_an_app_that_is_ill() -> (Shop, Arc<AtomicBool>) {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&is_well);
+    let app = move |_: &Seen| match asked.load(Ordering::SeqCst) {
+        true => taken(),
+        false => refused_by_app(),
+    };
+    (Shop::with(app, |_| {}), is_well)
+}
+
+#[test]
+fn the_list_has_a_line_an_event_that_begins_with_its_id() {
+    let shop = Shop::open();
+    assert_eq!(shop.list().len(), 0);
+    let told: Vec<_> = (0..3).map(|_| shop.goes_well()).collect();
+    for delivery in &told {
+        let line = shop.listed(&delivery.orderid(), "delivered");
+        assert_eq!(id_of(&line), delivery.event);
+    }
+    assert_eq!(shop.list().len(), 3);
+}
+
+#[test]
+fn the_list_can_be_of_one_state() {
+    let shop = Shop::open();
+    let told = shop.goes_well();
+    let disputed = Payment::of(&shop.order()).with_amount(1);
+    shop.notify(&disputed);
+    shop.listed(&told.orderid(), "delivered");
+    for (state, orderid) in [
+        ("delivered", told.orderid()),
+        ("disputed", disputed.orderid.clone()),
+    ] {
+        let output = shop.inbox(&["list", "--state", state]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let lines = stdout(&output);
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        assert!(lines.contains(&orderid), "{lines}");
+    }
+    let output = shop.inbox(&["list", "--state", "parked"]);
+    assert_eq!(
+        (output.status.code(), stdout(&output).as_str()),
+        (Some(0), "")
+    );
+    let output = shop.inbox(&["list", "--state", "nonsense"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn an_event_is_shown_with_its_story() {
+    let (shop, _) = with_an_app_that_is_ill();
+    let payment = Payment::of(&shop.order());
+    acknowledged(&shop.notify(&payment));
+    let event = shop.hears(&payment.orderid, 2).remove(0).event;
+    let output = shop.inbox(&["show", &event]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown = stdout(&output);
+    for part in [&event, &payment.orderid, &payment.queryid, &payment.merid] {
+        assert!(shown.contains(part.as_str()), "{part} is missing: {shown}");
+    }
+    assert!(shown.contains("500"), "what the app answered: {shown}");
+}
+
+#[test]
+fn a_discarded_event_is_offered_no_more() {
+    let (shop, is_well) = with_an_app_that_is_ill();
+    let payment = Payment::of(&shop.order());
+    acknowledged(&shop.notify(&payment));
+    let event = shop.hears(&payment.orderid, 1).remove(0).event;
+    let output = shop.inbox(&["discard", &event]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    shop.listed(&payment.orderid, "discarded");
+    let before = shop.deliveries_of(&payment.orderid).len();
+    // Another one is tried three times meanwhile.
+    let fence = Payment::of(&shop.order());
+    acknowledged(&shop.notify(&fence));
+    shop.hears(&fence.orderid, 3);
+    is_well.store(true, Ordering::SeqCst);
+    shop.listed(&fence.orderid, "delivered");
+    // One attempt may have been under way.
+    assert!(shop.deliveries_of(&payment.orderid).len() <= before + 1);
+}
+
+#[test]
+fn a_delivered_event_can_be_told_again_under_its_id() {
+    let shop = Shop::open();
+    let first = shop.goes_well();
+    shop.listed(&first.orderid(), "delivered");
+    let output = shop.inbox(&["replay", &first.event]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let again = shop.hears(&first.orderid(), 2).remove(1);
+    assert_eq!((again.event, again.body), (first.event, first.body));
+}
+
+#[test]
+fn an_event_replayed_without_a_sidecar_is_told_by_the_next_one() {
+    let mut shop = Shop::open();
+    let payment = Payment::of(&shop.order()).with_amount(1);
+    shop.notify(&payment);
+    let line = shop.listed(&payment.orderid, "disputed");
+    shop.sidecar.kill();
+    let output = shop.inbox(&["replay", id_of(&line)]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    shop.sidecar.restart();
+    assert_eq!(shop.hears(&payment.orderid, 1)[0].event, id_of(&line));
+}
+
+#[test]
+fn what_is_not_there_is_said_to_be_not_there() {
+    let shop = Shop::open();
+    shop.goes_well();
+    for verb in ["show", "replay", "discard"] {
+        for id in ["0", "nonsense", "' OR 1=1 --", "99999999999999999999999"] {
+            let output = shop.inbox(&[verb, id]);
+            assert_eq!(output.status.code(), Some(1), "{verb} {id}: {output:?}");
+            assert_eq!(stdout(&output), "", "{verb} {id}");
+            assert!(!output.stderr.is_empty(), "{verb} {id}");
+        }
+        let output = shop.inbox(&[verb]);
+        assert_eq!(output.status.code(), Some(2), "{verb}: {output:?}");
+    }
+    assert_eq!(shop.inbox(&["nonsense"]).status.code(), Some(2));
+    let mut command = crate::harness::command();
+    command.args(["inbox", "list", "-c", "/nowhere/countersign.toml"]);
+    assert_eq!(run_with_input(&mut command, "").status.code(), Some(78));
+}
+
+#[test]
+fn a_list_without_a_store_makes_none() {
+    let setup = crate::harness::Setup::new(|_| {});
+    let output = inbox(&setup, &["list"]);
+    assert_ne!(output.status.code(), None);
+    assert_eq!(stdout(&output), "");
+    assert!(!setup.store().exists(), "a look is no change");
+}
+
+#[test]
+fn what_a_notification_holds_cannot_draw_on_the_screen() {
+    let shop = Shop::open();
+    let tricks = [
+        "\\u001b[2J\\u001b[31mPAID",
+        "A\\nB\\tC",
+        "A\\u202eB\\u0085C",
+        "\\u009b31m",
+    ];
+    let mut kept = 0;
+    for trick in tricks {
+        for member in ["orderid", "queryid", "resultcode"] {
+            let orderid = fresh_orderid();
+            let json = Payment::of(&orderid).json();
+            let from = format!("\"{member}\":\"");
+            let json = json.replacen(&from, &format!("{from}{trick}"), 1);
+            let form = crate::wire::answer(json, crate::harness::KEY);
+            // It may be refused, for no platform writes such things.
+            kept += usize::from(is_acknowledged(&callback(shop.address(), form)));
+        }
+    }
+    let lines = shop.list();
+    assert_eq!(lines.len(), kept, "{lines:?}");
+    let shown = lines
+        .iter()
+        .map(|line| stdout(&shop.inbox(&["show", id_of(line)])));
+    for text in lines.iter().cloned().chain(shown) {
+        let drawn: Vec<_> = text
+            .chars()
+            .filter(|c| (c.is_control() && *c != '\n') || *c == '\u{202e}')
+            .collect();
+        assert!(drawn.is_empty(), "{drawn:?} in {text:?}");
+    }
+}
+
+#[test]
+fn looking_disturbs_no_sidecar() {
+    let shop = Shop::open();
+    let setup = &shop.sidecar.setup;
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..15 {
+                    list(setup);
+                }
+            });
+        }
+        for _ in 0..100 {
+            acknowledged(&shop.notify(&Payment::of(&fresh_orderid())));
+        }
+    });
+    crate::harness::eventually("all are told", SOON, || {
+        let told: BTreeSet<_> = shop.deliveries().into_iter().map(|it| it.event).collect();
+        told.len() == 100
+    });
+    assert_eq!(shop.list().len(), 100);
+}
+
+#[test]
+fn events_that_were_kept_long_enough_are_forgotten_but_never_undelivered_ones() {
+    let (shop, is_well) = {
+        let is_well = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&is_well);
+        let app = move |_: &Seen| match asked.load(Ordering::SeqCst) {
+            true => taken(),
+            false => refused_by_app(),
+        };
+        let shop = Shop::with(app, |conf| conf.inbox = "keep = \"30d\"".to_owned());
+        (shop, is_well)
+    };
+    let test = "events_that_were_kept_long_enough_are_forgotten_but_never_undelivered_ones";
+    if !crate::clock::can_be_moved(test) {
+        return;
+    }
+    let mut shop = shop;
+    let old = shop.goes_well().orderid();
+    shop.listed(&old, "delivered");
+    is_well.store(false, Ordering::SeqCst);
+    let open = Payment::of(&shop.order());
+    acknowledged(&shop.notify(&open));
+    shop.hears(&open.orderid, 1);
+    shop.sidecar.setup.clock_ahead = Duration::from_secs(31 * 86_400);
+    shop.sidecar.restart();
+    crate::harness::eventually("the old one is forgotten", 6 * SOON, || {
+        !shop.list().iter().any(|line| line.contains(&old))
+    });
+    let lines = shop.list();
+    assert!(
+        lines.iter().any(|line| line.contains(&open.orderid)),
+        "{lines:?}"
+    );
+}
