@@ -26,8 +26,8 @@ use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
 use crate::http::client::{Client, Count, Transport};
 use crate::http::clients::Clients;
 use crate::http::public::Public;
-use crate::http::serve::{App, Handler, Limits};
-use crate::http::tls::{Certificate, tls};
+use crate::http::serve::{App, Door, Handler, Limits};
+use crate::http::tls::{Certificate, acceptor};
 use crate::inbound::deliver::{Deliver, Wake};
 use crate::inbound::watch::Watch as OrderWatch;
 use crate::inbound::{Inbound, Platform};
@@ -86,10 +86,15 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
     };
     raise_descriptors(limits, callbacks.is_some());
     let app = App::new(parts.outbound(settings), limits, parts.lifetime.clone());
-    server.add_service(listener("app", app, &settings.app.listen, None, None));
+    server.add_service(listener(
+        "app",
+        Door::plain(app),
+        &settings.app.listen,
+        None,
+    ));
     let open = settings.app.listen.iter().chain(&public).cloned().collect();
     let ops = App::new(parts.admin(open), ADMIN_LIMITS, parts.lifetime.clone());
-    server.add_service(listener("admin", ops, &admin, Some(1), None));
+    server.add_service(listener("admin", Door::plain(ops), &admin, Some(1)));
     if let Some(callbacks) = callbacks {
         let certificate = certificate(callbacks)?;
         let guard = Public::new(
@@ -102,13 +107,11 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
             parts.lifetime.clone(),
         )
         .public(guard);
-        server.add_service(listener(
-            "callbacks",
-            app,
-            &public,
-            None,
-            certificate.clone(),
-        ));
+        let door = match certificate.clone() {
+            Some(certificate) => Door::tls(app, acceptor(certificate)),
+            None => Door::plain(app),
+        };
+        server.add_service(listener("callbacks", door, &public, None));
         if let Some(certificate) = certificate {
             server.add_service(background_service("certificate", Following(certificate)));
         }
@@ -339,12 +342,11 @@ fn pingora_conf(threads: usize) -> ServerConf {
 
 fn listener<H: Handler>(
     name: &str,
-    app: App<H>,
+    door: Door<H>,
     addresses: &[Listen],
     threads: Option<usize>,
-    certificate: Option<Arc<Certificate>>,
-) -> Service<App<H>> {
-    let mut service = Service::new(name.to_owned(), app);
+) -> Service<Door<H>> {
+    let mut service = Service::new(name.to_owned(), door);
     service.threads = threads;
     for address in addresses {
         let endpoint = match address {
@@ -352,11 +354,7 @@ fn listener<H: Handler>(
             Listen::Unix(path) => ListenerConfig::uds(path.to_string_lossy()),
         };
         let buffer = L4BufferSettings::new(CONNECTION_BUFFER, CONNECTION_BUFFER);
-        let endpoint = endpoint.l4_buffer(buffer);
-        service.add_listener(match &certificate {
-            Some(certificate) => endpoint.tls(tls(certificate.clone()).expect("takes no file")),
-            None => endpoint,
-        });
+        service.add_listener(endpoint.l4_buffer(buffer));
     }
     service
 }

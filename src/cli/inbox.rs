@@ -80,7 +80,7 @@ async fn show(one: &One) -> Result<(), Failure> {
     println!("merchant   {}", event.merid);
     println!(
         "order      {} ({})",
-        event.orderid,
+        shown(&event.orderid),
         if event.matched {
             "matched"
         } else {
@@ -89,7 +89,9 @@ async fn show(one: &One) -> Result<(), Failure> {
     );
     println!(
         "payment    {} {} {} cents",
-        event.queryid, event.resultcode, event.amount
+        shown(&event.queryid),
+        shown(&event.resultcode),
+        event.amount
     );
     println!("source     {}", event.source.name());
     println!("kept       {} ms since 1970", event.received_at);
@@ -99,7 +101,10 @@ async fn show(one: &One) -> Result<(), Failure> {
     for attempt in store.attempts(&one.id).await.map_err(failed)? {
         println!(
             "attempt {:<3}{} ms since 1970, {} ms: {}",
-            attempt.number, attempt.at, attempt.took, attempt.outcome
+            attempt.number,
+            attempt.at,
+            attempt.took,
+            shown(&attempt.outcome)
         );
     }
     Ok(())
@@ -136,18 +141,28 @@ fn line(event: &Event) -> String {
     let Event {
         id,
         merid,
-        orderid,
-        resultcode,
         amount,
         attempts,
-        last_attempt,
-        state,
         ..
     } = event;
-    format!(
-        "{id}  {:<9}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last_attempt}",
-        state.name()
-    )
+    let [orderid, resultcode, last] =
+        [&event.orderid, &event.resultcode, &event.last_attempt].map(|text| shown(text));
+    let state = event.state.name();
+    format!("{id}  {state:<9}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last}")
+}
+
+/// A platform's text on a terminal: whatever could move the cursor or turn the line around is spelled out.
+fn shown(text: &str) -> String {
+    let plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ';
+    text.chars()
+        .map(|c| {
+            if plain(&c) {
+                c.to_string()
+            } else {
+                c.escape_unicode().to_string()
+            }
+        })
+        .collect()
 }
 
 fn state(name: &str) -> Result<State, String> {

@@ -11,7 +11,7 @@ use super::{Failure, environment};
 use crate::config::{self, ReloadOutcome, Snapshot};
 use crate::http::client::Transport;
 use crate::http::clients::Clients;
-use crate::http::serve::{App, Limits, serve};
+use crate::http::serve::{App, Door, Limits, serve};
 use crate::lifetime::Lifetime;
 use crate::observe::Uncounted;
 use crate::protocol::key::Key;
@@ -102,7 +102,7 @@ pub(super) fn start(
     };
     let platform = Arc::new(Platform::new(options, Clients::new(transport)));
     let app = App::new(platform.clone(), LIMITS, Arc::new(Lifetime::default()));
-    tokio::spawn(serve(listener, Arc::new(app)));
+    tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
     Ok(platform)
 }
 

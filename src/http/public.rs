@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, HeaderName, Method, header};
 use ipnet::IpNet;
+use pingora::protocols::IO;
 use pingora::protocols::http::ServerSession;
 
 use super::serve::Refusal;
@@ -62,8 +63,9 @@ impl Public {
     }
 
     /// Counts a new connection, unless its address has too many. A trusted proxy's are bounded in all only.
-    pub fn admit(&self, session: &ServerSession) -> Option<Admitted> {
-        let address = peer(session)?;
+    pub fn admit(&self, connection: &dyn IO) -> Option<Admitted> {
+        let digest = connection.get_socket_digest()?;
+        let address = digest.peer_addr()?.as_inet()?.ip().to_canonical();
         let mut connections = self
             .connections
             .lock()
@@ -155,10 +157,15 @@ fn is_unambiguous(raw: &[u8]) -> bool {
         };
         let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
         fields += 1;
+        let value = line.get(name.len() + 1..).unwrap_or_default().trim_ascii();
         match name.to_ascii_lowercase().as_slice() {
             b"host" => hosts += 1,
-            b"content-length" => lengths += 1,
-            b"transfer-encoding" => codings += 1,
+            b"content-length" if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
+                lengths += 1
+            }
+            b"transfer-encoding" if value.eq_ignore_ascii_case(b"chunked") => codings += 1,
+            // One number or one coding, and no list of them.
+            b"content-length" | b"transfer-encoding" => return false,
             _ => {}
         }
         // No white space around names and no folded lines: both are read differently by different readers.
@@ -197,6 +204,10 @@ mod tests {
             "Host : a\r\n",
             "Host: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
             "Host: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "Host: a\r\nContent-Length: 1, 1\r\n",
+            "Host: a\r\nContent-Length: +1\r\n",
+            "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+            "Host: a\r\nTransfer-Encoding: chunked, chunked\r\n",
             "Host: a\r\nX: \0\r\n",
         ] {
             assert!(!request(fields), "{fields:?}");

@@ -15,15 +15,17 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, header};
 use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
 use pingora::http::ResponseHeader;
+use pingora::listeners::tls::Acceptor;
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::public::{Admitted, Public};
+use super::public::Public;
 use crate::lifetime::Lifetime;
 
 /// A response with this among its extensions ends in the middle: for a platform that goes wrong on purpose.
@@ -92,7 +94,7 @@ pub struct App<H> {
     handler: H,
     limits: Limits,
     in_flight: Semaphore,
-    connections: Arc<Semaphore>,
+    connections: Semaphore,
     lifetime: Arc<Lifetime>,
     public: Option<Public>,
 }
@@ -104,7 +106,7 @@ impl<H: Handler> App<H> {
             handler,
             limits,
             in_flight: Semaphore::new(limits.max_in_flight),
-            connections: Arc::new(Semaphore::new(limits.max_connections)),
+            connections: Semaphore::new(limits.max_connections),
             lifetime,
             public: None,
         }
@@ -114,17 +116,6 @@ impl<H: Handler> App<H> {
     pub fn public(mut self, public: Public) -> Self {
         self.public = Some(public);
         self
-    }
-
-    /// A new connection's place among those that may be open at once.
-    fn admit(&self, session: &ServerSession) -> Option<Place> {
-        Some(Place {
-            _one: self.connections.clone().try_acquire_owned().ok()?,
-            _from_there: match &self.public {
-                Some(public) => Some(public.admit(session)?),
-                None => None,
-            },
-        })
     }
 
     /// Reads what belongs to the request and decides its response.
@@ -215,12 +206,6 @@ impl<H: Handler> App<H> {
     }
 }
 
-/// Kept as long as its connection is open.
-struct Place {
-    _one: OwnedSemaphorePermit,
-    _from_there: Option<Admitted>,
-}
-
 #[async_trait]
 impl<H: Handler> HttpServerApp for App<H> {
     async fn process_new_http(
@@ -228,12 +213,6 @@ impl<H: Handler> HttpServerApp for App<H> {
         mut session: ServerSession,
         _shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        // A connection's first session is told from the others by having no place yet.
-        let place = match session.take_connection_user_context() {
-            Some(place) => place,
-            None => Box::new(self.admit(&session)?),
-        };
-        session.set_connection_user_context(Some(place));
         // Pingora marks every session but a connection's first as kept alive without a bound.
         let kept_alive = session.get_keepalive() == Some(0);
         let time = if kept_alive && self.public.is_none() {
@@ -262,17 +241,63 @@ impl<H: Handler> HttpServerApp for App<H> {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return None,
         }
-        let mut kept = HttpPersistentSettings::for_session(&session);
-        if let Some(place) = session.take_connection_user_context() {
-            kept.set_user_context(place);
-        }
+        let kept = HttpPersistentSettings::for_session(&session);
         let stream = session.finish().await.ok()??;
         Some(ReusedHttpStream::from_reusable_stream(stream, kept))
     }
 }
 
+/// The way into an app: connections are counted, and their TLS is done, before anything else is.
+pub struct Door<H> {
+    app: Arc<App<H>>,
+    tls: Option<Acceptor>,
+}
+
+impl<H: Handler> Door<H> {
+    /// A door in plain HTTP.
+    pub fn plain(app: App<H>) -> Self {
+        Self {
+            app: Arc::new(app),
+            tls: None,
+        }
+    }
+
+    /// A door in HTTPS. Pingora's own listeners would give a handshake a minute, uncounted.
+    pub fn tls(app: App<H>, tls: Acceptor) -> Self {
+        Self {
+            app: Arc::new(app),
+            tls: Some(tls),
+        }
+    }
+}
+
+#[async_trait]
+impl<H: Handler> ServerApp for Door<H> {
+    /// Ready when the connection has ended.
+    async fn process_new(
+        self: &Arc<Self>,
+        stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let _one = self.app.connections.try_acquire().ok()?;
+        let _from_there = match &self.app.public {
+            Some(public) => Some(public.admit(stream.as_ref())?),
+            None => None,
+        };
+        let stream = match &self.tls {
+            None => stream,
+            Some(acceptor) => {
+                let plain = stream.into_any().downcast::<L4Stream>().ok()?;
+                let handshake = timeout(HEADER_TIME, acceptor.tls_handshake(*plain));
+                Box::new(handshake.await.ok()?.ok()?)
+            }
+        };
+        self.app.process_new(stream, shutdown).await
+    }
+}
+
 /// Serves a listener that Pingora does not manage, until the task is dropped.
-pub async fn serve<H: Handler>(listener: TcpListener, app: Arc<App<H>>) {
+pub async fn serve<H: Handler>(listener: TcpListener, door: Arc<Door<H>>) {
     let (_end, shutdown) = watch::channel(false);
     loop {
         let Ok((connection, _)) = listener.accept().await else {
@@ -282,10 +307,10 @@ pub async fn serve<H: Handler>(listener: TcpListener, app: Arc<App<H>>) {
         };
         // Header and body are two writes: the second must not wait for the first one's acknowledgement.
         let _ = connection.set_nodelay(true);
-        let (app, shutdown) = (app.clone(), shutdown.clone());
+        let (door, shutdown) = (door.clone(), shutdown.clone());
         tokio::spawn(async move {
-            let stream = Stream::from(connection);
-            app.process_new(Box::new(stream), &shutdown).await
+            let stream = L4Stream::from(connection);
+            door.process_new(Box::new(stream), &shutdown).await
         });
     }
 }

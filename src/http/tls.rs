@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pingora::listeners::tls::TlsSettings;
+use pingora::listeners::tls::Acceptor;
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -75,12 +76,12 @@ impl Certificate {
     }
 }
 
-/// A listener's settings with this certificate.
-pub fn tls(certificate: Arc<Certificate>) -> pingora::Result<TlsSettings> {
-    // Without files of its own: the resolver comes first.
-    let mut settings = TlsSettings::intermediate("", "")?;
-    settings.set_cert_resolver(certificate);
-    Ok(settings)
+/// What a listener's handshakes are done with.
+pub fn acceptor(certificate: Arc<Certificate>) -> Acceptor {
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    Acceptor::from_server_config(Arc::new(config))
 }
 
 /// Of both files; one that cannot be read counts as empty.

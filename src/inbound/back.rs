@@ -22,11 +22,7 @@ impl Inbound {
     pub(super) async fn back(&self, request: &Request<Bytes>) -> Result<Taken, Refused> {
         let deadline = Instant::now() + PATIENCE;
         let outcome = self.verify(envelope_of(request)?)?;
-        let subject = Subject {
-            merid: Some(outcome.merid.clone()),
-            orderid: Some(outcome.orderid.clone()),
-            queryid: Some(outcome.queryid.clone()),
-        };
+        let subject = Subject::about(&outcome.merid, &outcome.orderid);
         let refused = |reason| Refused {
             reason,
             subject: subject.clone(),
@@ -53,7 +49,9 @@ impl Inbound {
             }
             Put::Foreign => return Err(refused(Reason::ForeignOrder)),
         };
-        self.wake.now();
+        if state == State::Pending {
+            self.wake.now();
+        }
         if self.acknowledge == Acknowledge::Delivered && state == State::Pending {
             self.delivered_by(&id, deadline)
                 .await

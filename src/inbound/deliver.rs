@@ -3,8 +3,8 @@
 //! At least once, the same id each time, one attempt at a time for an event. An app that is down delays nobody
 //! else: each merchant has its own share of the attempts in flight.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ use crate::config::{Merchant, Watch};
 use crate::http::client::Repeat;
 use crate::http::clients::Clients;
 use crate::inbox::event::{self, Event, Millis, Source, State};
-use crate::inbox::store::{Attempt, Store};
+use crate::inbox::store::{Attempt, Store, StoreError};
 use crate::observe::Metrics;
-use crate::protocol::message::ResultCode;
+use crate::protocol::message::{ResultCode, Subject};
 
 /// After the first failure, the second, and so on; the last one again and again.
 const DELAYS: [Millis; 8] = [
@@ -32,9 +32,13 @@ const DELAYS: [Millis; 8] = [
 /// The delays vary by a fifth, so that what failed together does not come back together.
 const JITTER: f64 = 0.2;
 /// Attempts in flight.
-const IN_FLIGHT: usize = 64;
+const IN_FLIGHT: usize = 512;
 /// Attempts in flight for one merchant.
 const EACH: u32 = 8;
+/// The same after its app has failed: so many apps may hang, one attempt each, before others wait.
+const EACH_FAILING: usize = 1;
+/// Events of one look: some for each of many merchants.
+const LOOKED_AT: u32 = 4096;
 /// How long after its time an event may be found, where nobody called.
 const LOOK: Duration = Duration::from_millis(200);
 /// The pause after the store failed.
@@ -81,21 +85,30 @@ enum Came {
     Denied,
 }
 
-/// Events in flight, with their merchants.
-type Flying = Arc<Mutex<HashMap<String, String>>>;
+/// What is in flight, shared with the attempts.
+type Flying = Arc<Mutex<Flights>>;
+
+#[derive(Default)]
+struct Flights {
+    /// Events, with their merchants.
+    events: HashMap<String, String>,
+    /// Merchants whose last attempt failed.
+    failing: HashSet<String>,
+}
 
 impl Deliver {
     /// Delivers until the task is dropped.
     pub async fn run(self: Arc<Self>) {
         let flying = Flying::default();
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
+        // As if the clock had been set back before we started.
+        let mut last = Millis::MAX;
         loop {
-            match self
-                .store
-                .due(clock::now(), EACH, IN_FLIGHT as u32 * EACH)
-                .await
-            {
-                Ok(due) => self.clone().launch(due, &flying, &permits),
+            let now = clock::now();
+            let looked = self.look(now, now < last).await;
+            last = now;
+            match looked {
+                Ok(due) => self.launch(due, &flying, &permits),
                 Err(error) => {
                     tracing::error!(%error, "events cannot be read; delivery waits");
                     tokio::time::sleep(BACK_OFF).await;
@@ -105,21 +118,39 @@ impl Deliver {
         }
     }
 
-    fn launch(self: Arc<Self>, due: Vec<Event>, flying: &Flying, permits: &Arc<Semaphore>) {
+    async fn look(&self, now: Millis, clock_was_set_back: bool) -> Result<Vec<Event>, StoreError> {
+        if clock_was_set_back {
+            self.store.set_back(now).await?;
+        }
+        self.store.due(now, EACH, LOOKED_AT).await
+    }
+
+    fn launch(self: &Arc<Self>, due: Vec<Event>, flying: &Flying, permits: &Arc<Semaphore>) {
         for event in due {
             let Some(flight) = Flight::take_off(&event, flying, permits) else {
                 continue;
             };
             let deliver = self.clone();
             tokio::spawn(async move {
-                deliver.attempt(event).await;
-                drop(flight);
+                let failed = deliver.attempt_unless_done(event).await;
+                flight.land(failed);
                 deliver.wake.now();
             });
         }
     }
 
-    async fn attempt(&self, event: Event) {
+    /// The event was read before it took off: another attempt may have landed in between. Whether the app failed.
+    async fn attempt_unless_done(&self, event: Event) -> bool {
+        match self.store.event(&event.id).await {
+            Ok(Some(now)) if now.state == State::Pending && now.attempts == event.attempts => {
+                self.attempt(now).await
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the app failed.
+    async fn attempt(&self, event: Event) -> bool {
         let (at, started) = (clock::now(), Instant::now());
         let snapshot = self.watch.snapshot();
         let number = event.attempts + 1;
@@ -142,6 +173,13 @@ impl Deliver {
                 State::Disputed,
             ),
         };
+        if state == State::Disputed {
+            self.metrics.count_dispute(
+                true,
+                &event.id,
+                &Subject::about(&event.merid, &event.orderid),
+            );
+        }
         self.metrics
             .delivery_attempts
             .with_label_values(&[outcome])
@@ -169,6 +207,7 @@ impl Deliver {
             tracing::error!(%error, "the attempt could not be written down");
             tokio::time::sleep(BACK_OFF).await;
         }
+        outcome != "taken"
     }
 
     async fn offer(&self, event: &Event, number: u32, merchant: &Merchant) -> Came {
@@ -233,27 +272,48 @@ struct Flight {
 impl Flight {
     fn take_off(event: &Event, flying: &Flying, permits: &Arc<Semaphore>) -> Option<Self> {
         let mut all = lock(flying);
-        let same_merchant = all.values().filter(|merid| **merid == event.merid).count();
-        if all.contains_key(&event.id) || same_merchant >= EACH as usize {
+        let same_merchant = all
+            .events
+            .values()
+            .filter(|merid| **merid == event.merid)
+            .count();
+        let each = if all.failing.contains(&event.merid) {
+            EACH_FAILING
+        } else {
+            EACH as usize
+        };
+        if all.events.contains_key(&event.id) || same_merchant >= each {
             return None;
         }
         let permit = permits.clone().try_acquire_owned().ok()?;
-        all.insert(event.id.clone(), event.merid.clone());
+        all.events.insert(event.id.clone(), event.merid.clone());
         Some(Self {
             id: event.id.clone(),
             flying: flying.clone(),
             _permit: permit,
         })
     }
+
+    fn land(self, failed: bool) {
+        let mut all = lock(&self.flying);
+        if let Some(merid) = all.events.get(&self.id).cloned() {
+            if failed {
+                all.failing.insert(merid);
+            } else {
+                all.failing.remove(&merid);
+            }
+        }
+        drop(all);
+    }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        lock(&self.flying).remove(&self.id);
+        lock(&self.flying).events.remove(&self.id);
     }
 }
 
-fn lock(flying: &Flying) -> MutexGuard<'_, HashMap<String, String>> {
+fn lock(flying: &Flying) -> MutexGuard<'_, Flights> {
     flying.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -10,15 +10,26 @@ use crate::outbound::relay;
 use crate::protocol::json::Object;
 use crate::protocol::message::Subject;
 
+/// Every field of the document's results (§3.2.3, §3.4.4), and the envelope's own.
+const FIELDS: [&str; 11] = [
+    "resp",
+    "sign",
+    "respcode",
+    "respmsg",
+    "resultcode",
+    "resultmsg",
+    "queryid",
+    "txnamt",
+    "merid",
+    "orderid",
+    "paytime",
+];
+
 impl Inbound {
     pub(super) async fn front(&self, request: &Request<Bytes>) -> Result<Taken, Refused> {
         let query = request.uri().query().unwrap_or_default();
         let outcome = self.verify(query.as_bytes())?;
-        let subject = Subject {
-            merid: Some(outcome.merid.clone()),
-            orderid: Some(outcome.orderid.clone()),
-            queryid: Some(outcome.queryid.clone()),
-        };
+        let subject = Subject::about(&outcome.merid, &outcome.orderid);
         let refused = |reason| Refused {
             reason,
             subject: subject.clone(),
@@ -33,8 +44,13 @@ impl Inbound {
         {
             let mut fields = front.query_pairs_mut();
             for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-                // What the platform or the shop put beside the envelope; the envelope's own fields come after and alone.
-                if name != "resp" && name != "sign" && object.raw(&name).is_none() {
+                // What the shop put beside the envelope may pass. What could be taken for the platform's word, by a
+                // reader that ignores case too, comes from the envelope alone.
+                let ours = FIELDS
+                    .into_iter()
+                    .chain(object.names())
+                    .any(|field| field.eq_ignore_ascii_case(&name));
+                if !ours {
                     fields.append_pair(&name, &value);
                 }
             }

@@ -129,11 +129,7 @@ impl Watch {
             }
             Ok(Put::Repeated { .. }) => ("known", next),
             Ok(Put::Disputed { id, new }) => {
-                let subject = Subject {
-                    merid: Some(order.merid.clone()),
-                    orderid: Some(order.orderid.clone()),
-                    queryid: None,
-                };
+                let subject = Subject::about(&order.merid, &order.orderid);
                 self.metrics.count_dispute(new, &id, &subject);
                 ("disputed", None)
             }

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rusqlite::config::DbConfig;
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
 };
@@ -68,7 +69,7 @@ const MIGRATIONS: [&str; 2] = [
         last_attempt TEXT NOT NULL DEFAULT ''
     ) STRICT;
     CREATE INDEX events_payment ON events (merid, queryid, resultcode);
-    CREATE INDEX events_pending ON events (next_attempt) WHERE state = 'pending';
+    CREATE INDEX events_pending ON events (merid, next_attempt) WHERE state = 'pending';
     CREATE INDEX events_state ON events (state, received_at);
     CREATE TABLE attempts (
         event TEXT NOT NULL,
@@ -81,8 +82,10 @@ const MIGRATIONS: [&str; 2] = [
 ];
 const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
 
-/// No attempt is planned further ahead: what lies beyond was planned before the clock was set back.
-const AHEAD: Millis = 10 * 60 * 1000;
+/// No attempt is planned further ahead than this, and no question than that: what lies beyond was planned before the
+/// clock was set back.
+const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
+const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
 const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
                      received_at, next_attempt, attempts, last_attempt";
@@ -222,13 +225,34 @@ impl Store for Sqlite {
             .await
     }
 
+    async fn set_back(&self, now: Millis) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            let events = "UPDATE events SET next_attempt = ?1 WHERE state = 'pending' AND next_attempt > ?1 + ?2";
+            transaction.execute(events, [now, AHEAD_ATTEMPT])?;
+            let orders = "UPDATE orders SET next_look = ?1 WHERE next_look > ?1 + ?2";
+            transaction.execute(orders, [now, AHEAD_LOOK])?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.read(move |connection| {
+            // From merchant to merchant by the index: a long backlog of one costs the others nothing.
             let sql = format!(
-                "SELECT {EVENT} FROM (
-                    SELECT *, row_number() OVER (PARTITION BY merid ORDER BY next_attempt) AS place
-                    FROM events WHERE state = 'pending' AND (next_attempt <= ?1 OR next_attempt > ?1 + {AHEAD})
-                ) WHERE place <= ?2 ORDER BY next_attempt LIMIT ?3"
+                "WITH RECURSIVE merchants(merid) AS (
+                    SELECT min(merid) FROM events WHERE state = 'pending'
+                    UNION ALL
+                    SELECT (SELECT min(merid) FROM events WHERE state = 'pending' AND merid > merchants.merid)
+                    FROM merchants WHERE merchants.merid IS NOT NULL
+                )
+                SELECT {EVENT} FROM events WHERE rowid IN (
+                    SELECT due.rowid FROM merchants JOIN events AS due ON due.rowid IN (
+                        SELECT rowid FROM events
+                        WHERE state = 'pending' AND merid = merchants.merid AND next_attempt <= ?1
+                        ORDER BY next_attempt LIMIT ?2
+                    )
+                ) ORDER BY next_attempt LIMIT ?3"
             );
             collect(connection, &sql, params![now, each, limit], read_event)
         })
@@ -658,6 +682,8 @@ fn connect(path: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
     connection.busy_timeout(LOCK_PATIENCE)?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // Otherwise SQLite plans a statement again for each new time that it is asked about.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 

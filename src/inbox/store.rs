@@ -138,7 +138,10 @@ pub trait Store: Send + Sync {
     /// Keeps a verified result, once for each story.
     async fn put(&self, outcome: &Verified<Outcome>, arrival: Arrival) -> Result<Put, StoreError>;
 
-    /// Pending events whose time has come, at most `each` a merchant and `limit` in all, the longest due first.
+    /// The clock was set back to `now`: what was planned further ahead than anything is planned is due now.
+    async fn set_back(&self, now: Millis) -> Result<(), StoreError>;
+
+    /// Pending events whose time has come, at most `each` a merchant, the longest due first, and `limit` in all.
     async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError>;
 
     /// Writes down what became of an attempt. An event that a person has decided about meanwhile stays decided.

@@ -106,6 +106,11 @@ impl<'a> Object<'a> {
         })
     }
 
+    /// The members' names, decoded.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|(name, _)| name.as_ref())
+    }
+
     /// Every member as plain text: strings decoded, `null` empty, other values as they stand.
     pub fn plain_members(&self) -> impl Iterator<Item = (&str, Cow<'a, str>)> {
         self.members.iter().map(|(name, raw)| {

@@ -101,6 +101,15 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// A merchant's order.
+    pub fn about(merid: &str, orderid: &str) -> Self {
+        Self {
+            merid: Some(merid.to_owned()),
+            orderid: Some(orderid.to_owned()),
+            queryid: None,
+        }
+    }
+
     /// Reads what is there; empty members count as missing, and one of another type is taken as it stands.
     pub fn of(message: &Object<'_>) -> Self {
         let member = |name| {

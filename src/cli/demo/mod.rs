@@ -19,7 +19,7 @@ use url::Url;
 use super::sandbox::{self, DEMO_KEYS, DEMO_MERID, demo_key};
 use super::{DEMO_VARIABLE, Failure};
 use crate::http::client::{Client, Repeat, Transport};
-use crate::http::serve::{App, Limits, serve};
+use crate::http::serve::{App, Door, Limits, serve};
 use crate::lifetime::Lifetime;
 use crate::observe::Uncounted;
 use crate::protocol::message::ResultCode;
@@ -395,7 +395,7 @@ fn start_shop(listener: TcpListener, at: Addresses) -> Result<Arc<Shop>, Failure
         max_connections: 1024,
     };
     let app = App::new(shop.clone(), limits, Arc::new(Lifetime::default()));
-    tokio::spawn(serve(listener, Arc::new(app)));
+    tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
     Ok(shop)
 }
 
