@@ -6,7 +6,7 @@
     reason = "a source tree that cannot be read fails the test"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,40 +16,35 @@ const TOLERATED: [(&str, &str); 1] = [
     ("http/serve.rs", "http::public"),
 ];
 
-/// A module with its modules in the order of their `mod` lines.
-struct Order {
-    top: Vec<String>,
-    folders: Vec<(String, Vec<String>)>,
-}
+/// The modules of the crate and of each folder, in the order of their `mod` lines.
+struct Order(BTreeMap<Vec<String>, Vec<String>>);
 
 impl Order {
     fn read(src: &Path) -> Self {
-        let top = declared(&fs::read_to_string(src.join("lib.rs")).unwrap());
-        let folder = |name: &String| {
-            let text = fs::read_to_string(src.join(name).join("mod.rs")).ok()?;
-            Some((name.clone(), declared(&text)))
-        };
-        let folders = top.iter().filter_map(folder).collect();
-        Self { top, folders }
-    }
-
-    fn inside(&self, module: &str) -> &[String] {
-        let mut folders = self.folders.iter();
-        folders
-            .find(|(name, _)| name == module)
-            .map_or(&[], |(_, files)| files)
+        let mut folders = BTreeMap::new();
+        for path in files(src) {
+            let file = path.strip_prefix(src).unwrap().to_str().unwrap();
+            let folder = match file.strip_suffix("/mod.rs") {
+                Some(folder) => words(folder, '/'),
+                None if file == "lib.rs" => Vec::new(),
+                None => continue,
+            };
+            folders.insert(folder, declared(&fs::read_to_string(&path).unwrap()));
+        }
+        Self(folders)
     }
 
     /// What the module `own` may not name of `named`, both written from the crate's root.
     fn broken_by(&self, own: &[String], named: &[String]) -> Option<String> {
-        let (own_top, named_top) = (own.first()?, named.first()?);
-        if own_top != named_top {
-            return is_below(&self.top, own_top, named_top).then(|| named_top.clone());
-        }
-        let (own_file, named_file) = (own.get(1)?, named.get(1)?);
-        is_below(self.inside(own_top), own_file, named_file)
-            .then(|| format!("{named_top}::{named_file}"))
+        let together = own.iter().zip(named);
+        let shared = together.take_while(|(own, named)| own == named).count();
+        let order = self.0.get(&own[..shared])?;
+        is_below(order, own.get(shared)?, named.get(shared)?).then(|| named[..=shared].join("::"))
     }
+}
+
+fn words(text: &str, between: char) -> Vec<String> {
+    text.split(between).map(str::to_owned).collect()
 }
 
 /// Whether both are modules and `named` is declared after `own`.
@@ -161,8 +156,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// `outbound/parse.rs` is `outbound::parse`, `outbound/mod.rs` is `outbound`.
 fn module(file: &str) -> Vec<String> {
-    let path = file.trim_end_matches(".rs").trim_end_matches("/mod");
-    path.split('/').map(str::to_owned).collect()
+    words(file.trim_end_matches(".rs").trim_end_matches("/mod"), '/')
 }
 
 #[test]
@@ -176,7 +170,9 @@ fn a_module_names_only_modules_above_it() {
             continue;
         }
         let own = module(file);
-        assert!(order.top.contains(&own[0]), "{file} is in no mod line");
+        let (name, folder) = own.split_last().unwrap();
+        let declared = order.0.get(folder).is_some_and(|it| it.contains(name));
+        assert!(declared, "{file} is in no mod line");
         for named in named(&own, &fs::read_to_string(&path).unwrap()) {
             names += 1;
             let what = order.broken_by(&own, &named);
@@ -184,7 +180,7 @@ fn a_module_names_only_modules_above_it() {
         }
     }
     assert!(names > 150, "{names} names were found");
-    assert!(order.top.len() > 8 && order.folders.len() > 5);
+    assert!(order.0.len() > 6, "{} folders", order.0.len());
     let tolerated = TOLERATED.map(|(file, what)| (file.to_owned(), what.to_owned()));
     assert_eq!(
         broken,
@@ -195,12 +191,12 @@ fn a_module_names_only_modules_above_it() {
 
 #[test]
 fn a_name_from_below_is_found_however_it_is_written() {
-    let words = |words: &str| words.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let order = Order {
-        top: words("first second third"),
-        folders: vec![("second".to_owned(), words("early own late"))],
-    };
-    let own = words("second own");
+    let order = Order(BTreeMap::from([
+        (Vec::new(), words("first second third", ' ')),
+        (words("second", ' '), words("early own late", ' ')),
+        (words("second own", ' '), words("inner outer", ' ')),
+    ]));
+    let own = words("second own", ' ');
     let broken = |text: &str| {
         let named = named(&own, text);
         let broken = named.iter().filter_map(|it| order.broken_by(&own, it));
@@ -233,4 +229,9 @@ fn a_name_from_below_is_found_however_it_is_written() {
     ] {
         assert!(broken(text).is_empty(), "{text}");
     }
+    let inner = words("second own inner", ' ');
+    let named = named(&inner, "use super::outer;\nuse super::super::late;\n");
+    let broken: Vec<_> = named.iter().map(|it| order.broken_by(&inner, it)).collect();
+    let late = "second::late".to_owned();
+    assert_eq!(broken, [Some(late), Some("second::own::outer".to_owned())]);
 }

@@ -1,5 +1,7 @@
 //! The command line: one file a command, exit codes as in the README.
 
+mod sandbox;
+
 mod run;
 
 mod check;
@@ -13,8 +15,6 @@ mod explain;
 mod probe;
 
 mod inbox;
-
-mod sandbox;
 
 mod demo;
 

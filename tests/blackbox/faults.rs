@@ -340,24 +340,27 @@ fn a_query_that_may_have_arrived_before_nobody_listened_any_more_is_unknown() {
 
 #[test]
 fn a_switch_to_another_protocol_is_no_answer_and_ends_its_connection() {
-    let garbage =
-        "\0\0\x12\x04HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}resp=eA&sign=0".repeat(3);
-    let switch = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n{garbage}"
-    );
-    let (platform, sidecar) = started(move |_| Action::Reply(switch.clone().into()));
-    for round in 0..3 {
-        for (n, (path, body)) in calls().into_iter().enumerate() {
-            let answer = sidecar.post(path, body);
-            assert_eq!(answer.status, 502, "{path}: {}", answer.text());
-            answer.problem(502, "malformed-answer", "yes");
-            let last = platform.last();
-            let calls = round * 3 + n + 1;
-            assert_eq!(
-                (platform.count(), last.connection, last.number),
-                (calls, calls, 1),
-                "{path}: its connection was used again"
-            );
+    const SWITCH: &[u8] =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let garbage: fn(&Seen) -> Vec<u8> = |_| b"\0\0\x12\x04\0\0\0\0\0 resp=eA&sign=0".repeat(3);
+    // Signed well, and yet in a protocol that nobody asked for.
+    let an_answer: fn(&Seen) -> Vec<u8> = honest;
+    for (name, behind) in [("garbage", garbage), ("an answer", an_answer)] {
+        let (platform, sidecar) =
+            started(move |seen| Action::Reply([SWITCH, &behind(seen)].concat()));
+        for round in 0..3 {
+            for (n, (path, body)) in calls().into_iter().enumerate() {
+                let answer = sidecar.post(path, body);
+                assert_eq!(answer.status, 502, "{name} {path}: {}", answer.text());
+                answer.problem(502, "malformed-answer", "yes");
+                let last = platform.last();
+                let calls = round * 3 + n + 1;
+                assert_eq!(
+                    (platform.count(), last.connection, last.number),
+                    (calls, calls, 1),
+                    "{name} {path}: its connection was used again"
+                );
+            }
         }
     }
 }

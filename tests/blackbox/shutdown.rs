@@ -248,6 +248,38 @@ fn what_comes_at_the_very_end_is_refused_as_draining() {
 }
 
 #[test]
+fn an_order_that_the_end_cut_short_is_named_and_asked_about_after_the_restart() {
+    let (platform, mut sidecar) = waiting_long();
+    let orderid = fresh_orderid();
+    let mut call = Connection::open(sidecar.app()).unwrap();
+    call.send(post_bytes("/api/icashier", &[], submit_json(&orderid)))
+        .unwrap();
+    platform.wait_for(1);
+    signal(&sidecar.child, "TERM");
+    let problem = call
+        .receive()
+        .unwrap()
+        .problem(504, "platform-timeout", "unknown");
+    exit_within(&mut sidecar.child, Duration::from_secs(3));
+    sidecar.restart();
+    let asked = || {
+        let seen = platform.last_of(&orderid);
+        seen.is_some_and(|seen| seen.target == "/api/query")
+    };
+    // As after any submit whose outcome is unknown.
+    eventually("it is asked about", Duration::from_secs(10), asked);
+    assert_eq!(
+        (&problem["merid"], &problem["orderid"]),
+        (&MERID.into(), &orderid.as_str().into())
+    );
+    let output = sidecar.output();
+    let line = output
+        .lines()
+        .find(|line| line.contains("platform-timeout"));
+    assert!(line.is_some_and(|line| line.contains(&orderid)), "{output}");
+}
+
+#[test]
 fn half_a_body_at_the_end_is_refused_as_draining() {
     let (_platform, mut sidecar) = waiting_long();
     let mut half = half_a_submit(&sidecar);
@@ -288,6 +320,10 @@ fn a_call_on_a_kept_connection_after_sigterm_is_answered_or_was_never_sent() {
             let was_sent = platform.last_of(&orderid).is_some();
             match answer {
                 Ok(answer) if answer.status == 200 => assert!(was_sent),
+                // Met by the end inside the call: told so.
+                Ok(answer) if answer.status == 504 => {
+                    answer.problem(504, "platform-timeout", "unknown");
+                }
                 Ok(answer) => {
                     answer.problem(503, "draining", "no");
                     assert!(!was_sent, "seed {seed}, {pause:?}: refused, and yet sent");
