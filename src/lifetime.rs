@@ -8,8 +8,10 @@ use tokio::sync::Notify;
 
 /// From the first SIGTERM to the end at the latest.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
-/// This shortly before the end, new requests are refused and those in flight are answered as they stand.
+/// This shortly before the end, new requests are refused, and nobody waits for the platform any longer.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// This shortly before the end, what is still in flight is answered for its handler.
+const CUT: Duration = Duration::from_millis(150);
 /// How often it is looked whether the end has come.
 const TICK: Duration = Duration::from_millis(20);
 /// Nobody needs us once nothing was asked for this long.
@@ -25,6 +27,7 @@ pub struct Lifetime {
     draining: AtomicBool,
     over: AtomicBool,
     last_call: Notify,
+    cut: Notify,
 }
 
 /// One request in flight.
@@ -46,6 +49,7 @@ impl Default for Lifetime {
             draining: AtomicBool::new(false),
             over: AtomicBool::new(false),
             last_call: Notify::new(),
+            cut: Notify::new(),
         }
     }
 }
@@ -68,7 +72,12 @@ impl Lifetime {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Ready when what is in flight can be waited for no longer.
+    /// Ready when a handler that has not answered by now is not going to.
+    pub async fn until_cut(&self) {
+        self.cut.notified().await;
+    }
+
+    /// Ready when the platform can be waited for no longer.
     pub async fn until_over(&self) {
         let last_call = self.last_call.notified();
         if !self.is_over() {
@@ -86,6 +95,9 @@ impl Lifetime {
             if late || self.is_quiet() {
                 self.over.store(true, Ordering::SeqCst);
                 self.last_call.notify_waiters();
+            }
+            if Instant::now() + CUT > deadline {
+                self.cut.notify_waiters();
             }
             // Who came in before `over` was seen is counted by now, and is answered first.
             tokio::time::sleep(TICK).await;

@@ -52,7 +52,7 @@ const CALLBACK_LIMITS: Limits = Limits {
 /// Connections of apps that are open and idle, beside those in flight.
 const IDLE_CONNECTIONS: usize = 1024;
 /// Descriptors for everything that is no connection.
-const OTHER_DESCRIPTORS: u64 = 256;
+const OTHER_DESCRIPTORS: usize = 384;
 /// A connection's read and write buffer: a call and its answer fit, and an idle connection costs little.
 const CONNECTION_BUFFER: usize = 4096;
 
@@ -79,12 +79,13 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
     let parts = Parts::assemble(settings, snapshot)?;
 
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings.threads));
-    let limits = Limits {
+    let mut limits = Limits {
         max_body: settings.app.max_body,
         max_in_flight: settings.app.max_in_flight,
         max_connections: settings.app.max_in_flight + IDLE_CONNECTIONS,
     };
-    raise_descriptors(limits, callbacks.is_some());
+    let mut callback_limits = CALLBACK_LIMITS;
+    fit_descriptors(&mut limits, &mut callback_limits);
     let app = App::new(parts.outbound(settings), limits, parts.lifetime.clone());
     server.add_service(listener(
         "app",
@@ -103,7 +104,7 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
         );
         let app = App::new(
             parts.inbound(settings),
-            CALLBACK_LIMITS,
+            callback_limits,
             parts.lifetime.clone(),
         )
         .public(guard);
@@ -160,7 +161,12 @@ pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client,
         platform.timeout,
         transport,
     );
-    client.map_err(CannotStart)
+    client.map_err(|error| {
+        CannotStart(format!(
+            "{}: platform.url: {error}",
+            settings.path.display()
+        ))
+    })
 }
 
 /// What the listeners and the background work share.
@@ -194,12 +200,14 @@ impl Parts {
 
     fn outbound(&self, settings: &Settings) -> Outbound {
         let (store, metrics) = (self.store.clone(), self.metrics.clone());
+        let (watch, client) = (self.watch.clone(), self.client.clone());
         Outbound::new(
             settings,
-            self.watch.clone(),
-            self.client.clone(),
+            watch,
+            client,
             store,
             metrics,
+            self.lifetime.clone(),
         )
     }
 
@@ -284,8 +292,9 @@ fn keep_secrets_out_of_dumps() {
     }
 }
 
-/// A call in flight has two connections.
-fn raise_descriptors(limits: Limits, callbacks: bool) {
+/// Raises the limit on descriptors as far as allowed, and takes fewer connections where that is not far enough: a crowd
+/// that says nothing must leave some for ops. A call in flight has two connections, one of them to the platform.
+fn fit_descriptors(app: &mut Limits, callbacks: &mut Limits) {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: before.maximum,
@@ -296,20 +305,26 @@ fn raise_descriptors(limits: Limits, callbacks: bool) {
     } else {
         before
     };
-    let of_callbacks = if callbacks {
-        CALLBACK_LIMITS.max_connections
-    } else {
-        0
+    let Some(allowed) = raised
+        .current
+        .and_then(|allowed| usize::try_from(allowed).ok())
+    else {
+        return;
     };
-    let connections = limits.max_connections + limits.max_in_flight + of_callbacks;
-    let needed = connections as u64 + OTHER_DESCRIPTORS;
-    if let Some(allowed) = raised.current.filter(|allowed| *allowed < needed) {
-        tracing::warn!(
-            allowed,
-            needed,
-            "fewer descriptors than connections may need; raise RLIMIT_NOFILE"
-        );
+    let needed =
+        app.max_connections + app.max_in_flight + callbacks.max_connections + OTHER_DESCRIPTORS;
+    if allowed >= needed {
+        return;
     }
+    tracing::warn!(
+        allowed,
+        needed,
+        "fewer descriptors than connections may need; raise RLIMIT_NOFILE"
+    );
+    let share = allowed.saturating_sub(OTHER_DESCRIPTORS).max(64) / 4;
+    app.max_connections = app.max_connections.min(share);
+    app.max_in_flight = app.max_in_flight.min(2 * share);
+    callbacks.max_connections = callbacks.max_connections.min(share);
 }
 
 fn certificate(callbacks: &Callbacks) -> Result<Option<Arc<Certificate>>, CannotStart> {

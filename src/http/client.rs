@@ -89,6 +89,9 @@ pub enum Fault {
     /// The connection ended before the answer did.
     #[error("the connection ended inside the exchange: {0}")]
     CutOff(String),
+    /// The process ends and waits no longer.
+    #[error("the sidecar ends and waits no longer")]
+    CutShort,
     /// The answer is longer than we read.
     #[error("the answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
@@ -102,7 +105,7 @@ impl Fault {
     pub fn sent(&self) -> Sent {
         match self {
             Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } => *sent,
-            Self::CutOff(_) => Sent::Unknown,
+            Self::CutOff(_) | Self::CutShort => Sent::Unknown,
             Self::TooLong | Self::NotHttp(_) => Sent::Yes,
         }
     }

@@ -4,8 +4,10 @@ pub mod client;
 
 pub mod clients;
 
-pub mod serve;
+mod refusal;
 
 pub mod public;
+
+pub mod serve;
 
 pub mod tls;

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use pingora::protocols::IO;
 use pingora::protocols::http::ServerSession;
 
-use super::serve::Refusal;
+use super::refusal::Refusal;
 
 /// Bytes of a request's line and fields (promises: 16 KiB).
 const MAX_HEADER: usize = 16 * 1024;

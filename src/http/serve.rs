@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::public::Public;
+pub use super::refusal::Refusal;
 use crate::lifetime::Lifetime;
 
 /// A response with this among its extensions ends in the middle: for a platform that goes wrong on purpose.
@@ -43,27 +44,6 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Answers a request that is not going to be handled.
     fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes>;
-}
-
-/// Why a request is not handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// Not HTTP, or HTTP whose framing could be read in two ways.
-    Malformed,
-    /// More bytes than [`Limits::max_body`].
-    BodyTooLarge,
-    /// The body did not come whole in time.
-    BodyIncomplete,
-    /// [`Limits::max_in_flight`] requests are being handled.
-    Overloaded,
-    /// The process is about to end.
-    Draining,
-    /// From an address that may not come in.
-    NotAllowed,
-    /// The process ends while the request is being handled: its fate is unknown.
-    CutShort,
-    /// The handler panicked.
-    Panicked,
 }
 
 /// The bounds of one listener.
@@ -131,7 +111,12 @@ impl<H: Handler> App<H> {
         if self.lifetime.is_over() {
             return refuse(&head, Refusal::Draining);
         }
-        let body = match self.read_body(session, &head).await {
+        session.set_read_timeout(Some(BODY_TIME));
+        let read = tokio::select! {
+            read = self.read_body(session, &head) => read,
+            () = self.lifetime.until_over() => Err(Refusal::Draining),
+        };
+        let body = match read {
             Ok(body) => body,
             Err(why) => {
                 // Nobody knows where the next request would begin.
@@ -148,7 +133,7 @@ impl<H: Handler> App<H> {
         let handled = AssertUnwindSafe(self.handler.handle(request, started)).catch_unwind();
         tokio::select! {
             response = handled => response.unwrap_or_else(|_| refuse(&head, Refusal::Panicked)),
-            () = self.lifetime.until_over() => refuse(&head, Refusal::CutShort),
+            () = self.lifetime.until_cut() => refuse(&head, Refusal::CutShort),
         }
     }
 

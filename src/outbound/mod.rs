@@ -22,15 +22,16 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 
 use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::Settings;
-use crate::http::client::{Client, Repeat, Sent};
+use crate::http::client::{Client, Fault, Repeat, Sent};
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::event::Millis;
 use crate::inbox::store::{Recorded, Store};
+use crate::lifetime::Lifetime;
 use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::message::{Answer, Order, Subject};
@@ -55,6 +56,7 @@ pub struct Outbound {
     pub store: Arc<dyn Store>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    lifetime: Arc<Lifetime>,
     extra_paths: Vec<String>,
     /// The platform's URL, without a slash at its end.
     platform: String,
@@ -77,6 +79,7 @@ impl Outbound {
         client: Arc<Client>,
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
+        lifetime: Arc<Lifetime>,
     ) -> Self {
         let public_url = settings
             .callbacks
@@ -87,6 +90,7 @@ impl Outbound {
             client,
             store,
             metrics,
+            lifetime,
             extra_paths: settings.platform.extra_paths.clone(),
             platform: settings
                 .platform
@@ -122,8 +126,7 @@ impl Outbound {
         let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
         let form = Bytes::from(envelope.form("req"));
         let response = self
-            .client
-            .post(
+            .send(
                 request.uri().path(),
                 &relay::own_headers(),
                 form,
@@ -142,8 +145,7 @@ impl Outbound {
         let headers = relay::page_headers(request.headers());
         let form = Bytes::from(envelope.form("req"));
         let sent = self
-            .client
-            .post("/api/icashier", &headers, form, Repeat::Never)
+            .send("/api/icashier", &headers, form, Repeat::Never)
             .await;
         if let Err(fault) = &sent
             && fault.sent() == Sent::Unknown
@@ -245,8 +247,7 @@ impl Outbound {
         }
         let body = request.body().clone();
         let sent = self
-            .client
-            .post(request.uri().path(), &headers, body, endpoint.repeat())
+            .send(request.uri().path(), &headers, body, endpoint.repeat())
             .await;
         let response = sent.map_err(|fault| Refused::from(fault).about(&shadow.subject))?;
         let believed = shadow.call.as_ref().is_some_and(|call| {
@@ -255,6 +256,20 @@ impl Outbound {
         let mut response = relay::response(response);
         response.headers_mut().insert(VERIFIED, flag(believed));
         Ok(response)
+    }
+
+    /// Posts to the platform, and stops waiting shortly before the process ends.
+    async fn send(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+        repeat: Repeat,
+    ) -> Result<Response<Bytes>, Fault> {
+        tokio::select! {
+            sent = self.client.post(path, headers, body, repeat) => sent,
+            () = self.lifetime.until_over() => Err(Fault::CutShort),
+        }
     }
 
     /// Nobody knows whether this order arrived: the watch asks about it before others.

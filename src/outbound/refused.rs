@@ -262,7 +262,7 @@ impl From<Fault> for Refused {
     fn from(fault: Fault) -> Self {
         let code = match fault {
             Fault::Unreachable { .. } => Code::PlatformUnreachable,
-            Fault::TimedOut { .. } => Code::PlatformTimeout,
+            Fault::TimedOut { .. } | Fault::CutShort => Code::PlatformTimeout,
             Fault::CutOff(_) => Code::PlatformCutOff,
             Fault::TooLong | Fault::NotHttp(_) => Code::MalformedAnswer,
         };
