@@ -13,6 +13,7 @@
 mod client;
 mod harness;
 mod platform;
+mod webdriver;
 mod wire;
 
 // What they claim, in the order of the contract.
@@ -33,6 +34,8 @@ mod wrong_answers;
 mod crowd;
 mod ledger;
 mod reload;
+
+mod browser;
 
 mod admin;
 mod canary;
