@@ -36,6 +36,7 @@ mod ledger;
 mod reload;
 
 mod browser;
+mod sandbox;
 
 mod admin;
 mod canary;
