@@ -1,5 +1,7 @@
 //! What people see of the sandbox: the customer's payment page, and the developer's page of what happened.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -20,6 +22,7 @@ main{max-width:26rem;margin:0 auto;padding:1.25rem}
 main.wide{max-width:64rem}
 h1{font-size:1.3rem;margin:.5rem 0 1rem}
 section,details{background:var(--paper);border:1px solid var(--line);border-radius:.6rem;padding:1rem;margin:0 0 1rem}
+section>:first-child{margin-top:0}section>:last-child{margin-bottom:0}
 .amount{font-size:2.2rem;font-weight:600;margin:.2rem 0}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.2rem 1rem;margin:0}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
@@ -27,10 +30,10 @@ button{font:inherit;width:100%;padding:.8rem;margin:.35rem 0;border-radius:.5rem
 button.first{background:var(--act);border-color:var(--act);color:var(--paper);font-weight:600}
 fieldset{border:0;padding:0;margin:0 0 .8rem}legend{color:var(--soft);padding:0}
 label{display:inline-block;margin:.15rem 1rem .15rem 0}
-summary{cursor:pointer;overflow-wrap:anywhere}
+summary{cursor:pointer;-webkit-tap-highlight-color:transparent;overflow-wrap:anywhere}
 ol{list-style:none;margin:.8rem 0 0;padding:0}
 li{border-top:1px solid var(--line);padding:.6rem 0;overflow-wrap:anywhere}
-code{font:.82rem/1.45 ui-monospace,Consolas,monospace;overflow-wrap:anywhere}
+code{font:.82rem/1.45 ui-monospace,Consolas,monospace;word-break:break-all}
 .soft{color:var(--soft)}
 .faults button{width:auto;padding:.4rem 1.2rem}
 input[type=text]{font:inherit;padding:.35rem .5rem;border:1px solid var(--line);border-radius:.4rem;background:var(--paper);color:var(--ink);max-width:100%}
@@ -76,8 +79,28 @@ impl Language {
         self.say("zh", "en")
     }
 
+    /// In a customer's words.
     fn result(self, result: ResultCode) -> &'static str {
-        self.say(result.chinese(), result.english())
+        match result {
+            ResultCode::Paid => self.say("已支付", "Paid"),
+            ResultCode::NotPaid => self.say("未支付", "Not paid"),
+            ResultCode::Processing => self.say("处理中", "Processing"),
+            ResultCode::Failed => self.say("支付失败", "Payment failed"),
+            ResultCode::Investigation => self.say("协查调单", "Under investigation"),
+        }
+    }
+
+    /// What a message is, where the reader's language has another word for it.
+    fn kind(self, kind: &str) -> Cow<'_, str> {
+        match (self, kind.strip_prefix("answer ")) {
+            (Self::English, _) => kind.into(),
+            (Self::Chinese, Some(status)) => format!("应答 {status}").into(),
+            (Self::Chinese, None) => match kind {
+                "notification" => "后台通知".into(),
+                "customer sent to fronturl" => "客户跳转 fronturl".into(),
+                _ => kind.into(),
+            },
+        }
     }
 
     fn action(self, action: &str) -> &'static str {
@@ -85,7 +108,7 @@ impl Language {
             "Bank" => self.say("银联", "UnionPay"),
             "WeiXin" => self.say("微信支付", "WeChat Pay"),
             "AliPay" => self.say("支付宝", "Alipay"),
-            _ => self.say("任选", "any"),
+            _ => self.say("任选", "Any"),
         }
     }
 }
@@ -112,7 +135,9 @@ impl Sandbox {
                     dl {
                         dt { (language.say("商户", "Merchant")) } dd { (order.merid) }
                         dt { (language.say("订单号", "Order")) } dd { (order.orderid) }
-                        dt { (language.say("支付方式", "Method")) } dd { (language.action(&order.action)) }
+                        @if order.action != "Arbi" {
+                            dt { (language.say("支付方式", "Method")) } dd { (language.action(&order.action)) }
+                        }
                         dt { (language.say("状态", "State")) } dd { (language.result(order.result)) }
                     }
                 }
@@ -176,7 +201,7 @@ impl Sandbox {
                     ol {
                         @for message in &order.messages {
                             li {
-                                span.soft { (order::paytime(message.at)) } " " strong { (message.kind) }
+                                span.soft { (order::paytime(message.at)) } " " strong { (language.kind(&message.kind)) }
                                 @if !message.plain.is_empty() { br; code { (message.plain) } }
                                 br; code.soft { (message.wire) }
                                 @if !message.answer.is_empty() { br; "→ " code { (message.answer) } }

@@ -15,6 +15,7 @@ mod clock;
 mod harness;
 mod platform;
 mod shop;
+mod webdriver;
 mod wire;
 
 // What they claim, in the order of the contract.
@@ -48,6 +49,10 @@ mod front;
 mod inbox;
 mod public_port;
 mod watch;
+
+// The platform to develop against.
+mod browser;
+mod sandbox;
 
 mod admin;
 mod canary;

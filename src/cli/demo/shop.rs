@@ -24,6 +24,7 @@ const STYLE: &str = "
 body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,'PingFang SC','Noto Sans CJK SC','Microsoft YaHei',sans-serif}
 main{max-width:30rem;margin:0 auto;padding:1.25rem}
 section{background:var(--paper);border:1px solid var(--line);border-radius:.6rem;padding:1rem;margin:0 0 1rem}
+section>:first-child{margin-top:0}section>:last-child{margin-bottom:0}
 h1{font-size:1.4rem}.price{font-size:1.8rem;font-weight:600;margin:.2rem 0}
 button{font:inherit;padding:.7rem 1.6rem;border-radius:.5rem;border:1px solid var(--act);background:var(--act);color:var(--paper);cursor:pointer}
 button.quiet{background:none;color:var(--act)}
@@ -89,17 +90,17 @@ impl Shop {
             (&Method::POST, "/pay/back") => self.book(request),
             (&Method::GET, "/pay/front") => {
                 let query = request.uri().query().unwrap_or_default();
-                let orderid =
-                    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "orderid");
-                self.thanks(
-                    &orderid
-                        .map(|(_, orderid)| orderid.into_owned())
-                        .unwrap_or_default(),
-                    english,
-                )
+                let field = |wanted: &str| {
+                    let mut pairs = form_urlencoded::parse(query.as_bytes());
+                    pairs
+                        .find(|(name, _)| name == wanted)
+                        .map(|(_, value)| value.into_owned())
+                };
+                let seen = field("resultcode").and_then(|code| ResultCode::parse(&code));
+                self.thanks(&field("orderid").unwrap_or_default(), seen, english)
             }
             (&Method::GET, path) => match path.strip_prefix("/orders/") {
-                Some(orderid) => self.thanks(orderid, english),
+                Some(orderid) => self.thanks(orderid, None, english),
                 None => plain(StatusCode::NOT_FOUND, "nothing here\n"),
             },
             _ => plain(StatusCode::NOT_FOUND, "nothing here\n"),
@@ -200,22 +201,25 @@ impl Shop {
         )
     }
 
-    fn thanks(&self, orderid: &str, english: bool) -> Response<Bytes> {
+    /// An order's page. What the customer came back with is `seen`: for showing that nothing was paid, never for booking.
+    fn thanks(&self, orderid: &str, seen: Option<ResultCode>, english: bool) -> Response<Bytes> {
         let order = self.state().orders.get(orderid).cloned();
         let Some(order) = order else {
             return plain(StatusCode::NOT_FOUND, "no such order\n");
         };
+        let unpaid = seen.filter(|seen| *seen == ResultCode::NotPaid);
+        let result = order.result.or(unpaid);
         let here = format!("{}/orders/{orderid}", self.origin);
         page(
             english,
             html! {
-                @if order.result.is_none() {
+                @if result.is_none() {
                     // The shop's own page, not the sidecar's address that showed it.
                     meta http-equiv="refresh" content={ "1; url=" (here) };
                 }
                 section {
                     h1 { (say(english, "订单", "Order")) " " (orderid) }
-                    p.price { (shown(order.result, english)) }
+                    p.price { (shown(result, english)) }
                     p { a href={ (self.origin) "/" } { (say(english, "返回商店", "Back to the shop")) } }
                 }
             },

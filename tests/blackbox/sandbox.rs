@@ -1,0 +1,511 @@
+//! `countersign sandbox`: each fault with what a real sidecar makes of it, the schedule as an app sees it, the demo's keys.
+
+use crate::client::{self, Response};
+use crate::harness::{
+    KEY, MERID, Setup, Sidecar, command, eventually, exit_within, free_port, fresh_orderid,
+    merchant, query_json,
+};
+use crate::platform::{Action, Platform, Seen, http};
+use crate::wire;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// For whatever is to happen at once; a machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Seconds before each notification (document §3.3.1).
+const GAPS: [f64; 10] = [0., 10., 10., 10., 60., 60., 60., 180., 180., 180.];
+
+/// The sandbox's process, with the vectors' merchant.
+struct Sandbox {
+    process: Child,
+    address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Sandbox {
+    fn start(speed: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let merchants = folder.path().join("merchants.toml");
+        fs::write(&merchants, merchant(MERID, KEY)).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let process = command()
+            .args(["sandbox", "--speed", speed, "--listen"])
+            .arg(address.to_string())
+            .arg("--merchants")
+            .arg(merchants)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let sandbox = Self {
+            process,
+            address,
+            _folder: folder,
+        };
+        eventually("the sandbox is there", PATIENCE, || {
+            client::fetch(address, "/").is_ok_and(|page| page.status == 200)
+        });
+        sandbox
+    }
+
+    /// This order goes wrong from now on.
+    #[track_caller]
+    fn go_wrong(&self, orderid: &str, fault: &str) {
+        let body = json!({"orderid": orderid, "faults": [fault]}).to_string();
+        let taken = client::post(self.address, "/sandbox/faults", body);
+        assert_eq!(taken.status, 302, "{fault}: {}", taken.text());
+    }
+
+    fn order(&self, orderid: &str) -> Value {
+        let orders = client::fetch(self.address, "/sandbox/orders").unwrap();
+        let orders = orders.json();
+        let mut all = orders.as_array().unwrap().iter();
+        all.find(|order| order["orderid"] == orderid)
+            .unwrap_or_else(|| panic!("no order {orderid}"))
+            .clone()
+    }
+
+    /// What the customer's browser does on the payment page.
+    #[track_caller]
+    fn pay(&self, orderid: &str) {
+        let order = self.order(orderid);
+        let path = format!("/pay?q={}", order["queryid"].as_str().unwrap());
+        let paid = client::post_with(self.address, &path, &[], "result=0000");
+        assert_eq!(paid.status, 302, "{}", paid.text());
+    }
+
+    /// What each notification of an order was answered with, once so many were sent.
+    #[track_caller]
+    fn notifications(&self, orderid: &str, count: usize) -> Vec<String> {
+        let mut answers = Vec::new();
+        eventually("the notifications are sent", PATIENCE, || {
+            let order = self.order(orderid);
+            let all = order["messages"].as_array().unwrap().iter();
+            answers = all
+                .filter(|message| message["kind"] == "notification")
+                .map(|message| message["answer"].as_str().unwrap().to_owned())
+                .collect();
+            answers.len() >= count
+        });
+        answers
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// The sandbox, a sidecar before it, and an app behind that takes everything.
+struct Stage {
+    sandbox: Sandbox,
+    sidecar: Sidecar,
+    app: Platform,
+}
+
+impl Stage {
+    fn set() -> Self {
+        let sandbox = Sandbox::start("60");
+        let app = Platform::start(|_| Action::Reply(http(200, &[], "0000")));
+        let merchants = with_line(
+            &merchant(MERID, KEY),
+            &format!("back = \"{}/back\"", app.url()),
+        );
+        let callbacks = format!("127.0.0.1:{}", free_port());
+        let sidecar = Sidecar::start(|conf| {
+            conf.platform = format!("http://{}", sandbox.address);
+            conf.merchants = merchants;
+            conf.timeout = "1s";
+            conf.further = format!(
+                "[callbacks]\nlisten = [{callbacks:?}]\npublic_url = \"http://{callbacks}\"\n"
+            );
+        });
+        Self {
+            sandbox,
+            sidecar,
+            app,
+        }
+    }
+
+    /// An order that the platform has, and that goes wrong from here on.
+    #[track_caller]
+    fn order_with(&self, fault: &str) -> String {
+        let orderid = self.order();
+        self.sandbox.go_wrong(&orderid, fault);
+        orderid
+    }
+
+    #[track_caller]
+    fn order(&self) -> String {
+        let orderid = fresh_orderid();
+        let submitted = self.sidecar.submit(submit(&orderid, None));
+        assert_eq!(submitted.status, 302, "{}", submitted.text());
+        orderid
+    }
+
+    fn query(&self, orderid: &str) -> Response {
+        self.sidecar.query(query_json(MERID, orderid))
+    }
+
+    /// The results of an order that the app heard, in their order: event and JSON.
+    fn heard(&self, orderid: &str) -> Vec<(String, Value)> {
+        let all = self.app.seen().into_iter();
+        all.map(|seen| {
+            let event = seen.header("countersign-event").unwrap_or_default();
+            (
+                event.to_owned(),
+                serde_json::from_slice(&seen.body).unwrap(),
+            )
+        })
+        .filter(|(_, result): &(_, Value)| result["orderid"] == orderid)
+        .collect()
+    }
+
+    #[track_caller]
+    fn hears(&self, orderid: &str, count: usize) -> Vec<(String, Value)> {
+        eventually("the app hears of it", PATIENCE, || {
+            self.heard(orderid).len() >= count
+        });
+        self.heard(orderid)
+    }
+
+    /// Another order, without a fault, comes through: what was to come before it has come.
+    #[track_caller]
+    fn comes_through(&self) {
+        let orderid = self.order();
+        self.sandbox.pay(&orderid);
+        self.hears(&orderid, 1);
+    }
+
+    fn callbacks(&self, outcome: &str) -> f64 {
+        let metrics = self.sidecar.metrics();
+        metrics.sum(&["countersign_callbacks_total", &format!("\"{outcome}\"")])
+    }
+
+    fn oddities(&self, kind: &str) -> f64 {
+        let metrics = self.sidecar.metrics();
+        metrics.sum(&["countersign_oddities_total", &format!("\"{kind}\"")])
+    }
+}
+
+/// A merchant's entry with one more line.
+fn with_line(merchant: &str, line: &str) -> String {
+    format!("{}\n{line}\n", merchant.trim_end())
+}
+
+fn submit(orderid: &str, backurl: Option<&str>) -> String {
+    let backurl = backurl.unwrap_or("https://shop.example.com/pay/back");
+    json!({"action": "AliPay", "txnamt": 1280, "merid": MERID, "orderid": orderid, "backurl": backurl})
+        .to_string()
+}
+
+#[test]
+fn an_answer_and_a_callback_whose_sign_is_wrong_are_refused() {
+    let stage = Stage::set();
+    for (n, (fault, code, reason)) in [
+        ("wrong-sign", "bad-signature", "bad-signature"),
+        ("other-key", "bad-signature", "bad-signature"),
+        ("empty-sign", "unsigned-answer", "unsigned"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let orderid = stage.order_with(fault);
+        stage.query(&orderid).problem(502, code, "yes");
+        let before = stage.callbacks(reason);
+        stage.sandbox.pay(&orderid);
+        let answers = stage.sandbox.notifications(&orderid, 1);
+        assert!(answers[0].starts_with("400 "), "{fault}: {answers:?}");
+        assert!(stage.callbacks(reason) > before, "{fault}");
+        stage.comes_through();
+        assert_eq!(stage.heard(&orderid), [], "{fault}");
+        assert_eq!(stage.app.count(), n + 1, "{fault}");
+    }
+}
+
+#[test]
+fn a_callback_over_another_amount_is_held_for_a_person() {
+    let stage = Stage::set();
+    let orderid = stage.order_with("wrong-amount");
+    stage.sandbox.pay(&orderid);
+    let answers = stage.sandbox.notifications(&orderid, 2);
+    assert!(
+        answers.iter().all(|answer| answer.starts_with("400 ")),
+        "{answers:?}"
+    );
+    assert!(stage.callbacks("disputed") >= 2.0);
+    let metrics = stage.sidecar.metrics();
+    assert_eq!(metrics.sum(&["countersign_disputes_total"]), 1.0);
+    let listed = command()
+        .args(["inbox", "list", "--state", "disputed", "-c"])
+        .arg(stage.sidecar.setup.conf_file())
+        .output();
+    let listed = String::from_utf8_lossy(&listed.unwrap().stdout).into_owned();
+    assert!(listed.contains(&orderid), "{listed}");
+    stage.comes_through();
+    assert_eq!(stage.heard(&orderid), []);
+}
+
+#[test]
+fn a_notification_that_comes_twice_is_delivered_once() {
+    let stage = Stage::set();
+    let orderid = stage.order_with("doubled");
+    stage.sandbox.pay(&orderid);
+    assert_eq!(stage.sandbox.notifications(&orderid, 2), ["0000", "0000"]);
+    stage.comes_through();
+    assert_eq!(stage.heard(&orderid).len(), 1);
+    assert_eq!(stage.callbacks("repeated"), 1.0);
+}
+
+#[test]
+fn results_out_of_order_are_two_events_told_as_they_came() {
+    let stage = Stage::set();
+    let orderid = stage.order_with("reordered");
+    stage.sandbox.pay(&orderid);
+    assert_eq!(stage.sandbox.notifications(&orderid, 2), ["0000", "0000"]);
+    let heard = stage.hears(&orderid, 2);
+    let codes: Vec<_> = heard
+        .iter()
+        .map(|(_, result)| &result["resultcode"])
+        .collect();
+    assert_eq!(codes, ["0000", "1002"]);
+    assert_ne!(heard[0].0, heard[1].0, "one event for two results");
+    // What was final stays so for whoever asks.
+    assert_eq!(stage.query(&orderid).json()["resultcode"], "0000");
+}
+
+#[test]
+fn a_notification_that_is_late_is_delivered_when_it_comes() {
+    let stage = Stage::set();
+    let orderid = stage.order_with("delayed");
+    stage.sandbox.pay(&orderid);
+    let began = Instant::now();
+    assert_eq!(stage.hears(&orderid, 1)[0].1["resultcode"], "0000");
+    // 30 s, sixty times faster.
+    assert!(
+        began.elapsed() > Duration::from_millis(400),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn without_a_notification_there_is_no_event_and_a_query_tells() {
+    let stage = Stage::set();
+    let orderid = stage.order_with("never");
+    stage.sandbox.pay(&orderid);
+    stage.comes_through();
+    assert_eq!(stage.heard(&orderid), []);
+    let answer = stage.query(&orderid);
+    assert_eq!(answer.header("countersign-verified"), Some("true"));
+    assert_eq!(answer.json()["resultcode"], "0000");
+}
+
+#[test]
+fn answers_that_do_not_come_whole_say_what_may_have_happened() {
+    let stage = Stage::set();
+    for (fault, status, code, sent) in [
+        ("slow-answers", 504, "platform-timeout", "unknown"),
+        ("cut-answers", 502, "platform-cut-off", "unknown"),
+        ("status-500", 502, "platform-error", "yes"),
+    ] {
+        let orderid = stage.order_with(fault);
+        let problem = stage.query(&orderid).problem(status, code, sent);
+        assert_eq!(problem["orderid"], orderid, "{fault}");
+        // Only the answers go wrong: the notification comes.
+        stage.sandbox.pay(&orderid);
+        stage.hears(&orderid, 1);
+    }
+}
+
+#[test]
+fn careless_encodings_are_understood_and_counted() {
+    let stage = Stage::set();
+    for (fault, oddity) in [
+        ("raw-plus", Some("raw-plus")),
+        ("line-breaks", Some("line-breaks")),
+        ("upper-case-sign", None),
+        ("json-envelope", None),
+    ] {
+        let orderid = stage.order_with(fault);
+        let odd = || oddity.map_or(0.0, |kind| stage.oddities(kind));
+        let before = odd();
+        let answer = stage.query(&orderid);
+        assert_eq!(answer.status, 200, "{fault}: {}", answer.text());
+        assert_eq!(
+            answer.header("countersign-verified"),
+            Some("true"),
+            "{fault}"
+        );
+        assert_eq!(answer.json()["orderid"], orderid, "{fault}");
+        let asked = odd();
+        stage.sandbox.pay(&orderid);
+        assert_eq!(
+            stage.sandbox.notifications(&orderid, 1),
+            ["0000"],
+            "{fault}"
+        );
+        assert_eq!(
+            stage.hears(&orderid, 1)[0].1["resultcode"],
+            "0000",
+            "{fault}"
+        );
+        if oddity.is_some() {
+            assert!(before < asked, "{fault}: not counted in an answer");
+            assert!(asked < odd(), "{fault}: not counted in a callback");
+        }
+    }
+}
+
+#[test]
+fn every_fault_of_the_page_is_tried_here() {
+    let sandbox = Sandbox::start("60");
+    let page = client::fetch(sandbox.address, "/").unwrap().text();
+    let mut offered: Vec<_> = page
+        .split("name=\"fault\" value=\"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap())
+        .collect();
+    offered.sort_unstable();
+    let mut tried = [
+        "wrong-sign",
+        "other-key",
+        "empty-sign",
+        "wrong-amount",
+        "doubled",
+        "reordered",
+        "delayed",
+        "never",
+        "slow-answers",
+        "cut-answers",
+        "status-500",
+        "raw-plus",
+        "line-breaks",
+        "upper-case-sign",
+        "json-envelope",
+    ];
+    tried.sort_unstable();
+    assert_eq!(offered, tried);
+    let unknown = json!({"faults": ["no-such-fault"]}).to_string();
+    let answer = client::post(sandbox.address, "/sandbox/faults", unknown);
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("wrong-sign"), "{}", answer.text());
+}
+
+/// Pays an order at `sandbox` whose backurl is an app that speaks the protocol itself and says `0000` from its n-th call on;
+/// when each call came, after the last of them.
+fn calls_until(sandbox: &Sandbox, n: usize) -> Vec<Instant> {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&calls);
+    let app = Platform::start(move |seen: &Seen| {
+        let mut calls = kept.lock().unwrap();
+        calls.push(Instant::now());
+        assert_eq!(seen.method, "GET");
+        assert!(
+            seen.target.starts_with("/back?shop=1&resp="),
+            "{}",
+            seen.target
+        );
+        let body = if calls.len() < n { "not yet" } else { "0000" };
+        Action::Reply(http(200, &[], body))
+    });
+    let orderid = fresh_orderid();
+    let order = submit(&orderid, Some(&format!("{}/back?shop=1", app.url())));
+    let form = ["Content-Type: application/x-www-form-urlencoded"];
+    let signed = wire::request(order, KEY);
+    let submitted = client::post_with(sandbox.address, "/api/icashier", &form, signed);
+    assert_eq!(submitted.status, 302, "{}", submitted.text());
+    sandbox.pay(&orderid);
+    eventually("no call is due any more", PATIENCE, || {
+        !calls.lock().unwrap().is_empty() && sandbox.order(&orderid)["next_call"].is_null()
+    });
+    let calls = calls.lock().unwrap().clone();
+    assert_eq!(
+        sandbox.notifications(&orderid, calls.len()).len(),
+        calls.len()
+    );
+    calls
+}
+
+#[test]
+fn an_app_that_refuses_is_called_ten_times_with_growing_gaps() {
+    const SPEED: f64 = 600.;
+    let sandbox = Sandbox::start("600");
+    let calls = calls_until(&sandbox, usize::MAX);
+    assert_eq!(calls.len(), GAPS.len());
+    for (pair, seconds) in calls.windows(2).zip(&GAPS[1..]) {
+        let (gap, due) = (pair[1] - pair[0], Duration::from_secs_f64(seconds / SPEED));
+        assert!(gap >= due, "{gap:?} where {due:?} was due");
+        // As much again for a busy machine.
+        assert!(
+            gap < due + Duration::from_secs(1),
+            "{gap:?} where {due:?} was due"
+        );
+    }
+}
+
+#[test]
+fn the_calls_stop_at_0000() {
+    let sandbox = Sandbox::start("600");
+    assert_eq!(calls_until(&sandbox, 1).len(), 1);
+    assert_eq!(calls_until(&sandbox, 3).len(), 3);
+}
+
+#[test]
+fn nobody_deploys_the_demos_keys() {
+    for key in [
+        "demo-key-one-0123456789abcdef0123",
+        "demo-key-two-0123456789abcdef0123",
+    ] {
+        let old = with_line(&merchant(MERID, KEY), &format!("old_keys = [\"{key}\"]"));
+        for merchants in [merchant(MERID, key), old] {
+            let setup = Setup::new(|conf| conf.merchants = merchants);
+            let (code, said) = setup.refused(PATIENCE);
+            assert_eq!(code, Some(78), "{said}");
+            assert!(
+                said.contains("demo's key") && said.contains(MERID),
+                "{said}"
+            );
+            assert!(!said.contains(key), "{said}");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    // Where somebody else has the demo's port already, that serves as well.
+    let _taken = TcpListener::bind(("127.0.0.1", 8000));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let run = |command: &mut Command| {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("output");
+        let file = fs::File::create(&output).unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stderr(file)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let status = exit_within(&mut child, PATIENCE);
+        drop(child.kill());
+        drop(child.wait());
+        (
+            status.and_then(|status| status.code()),
+            fs::read_to_string(output).unwrap(),
+        )
+    };
+    let (code, said) = run(command().arg("demo"));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("127.0.0.1:8000"), "{said}");
+    let (code, said) = run(command().args(["sandbox", "--listen", &address]));
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains(&address), "{said}");
+}

@@ -1,0 +1,245 @@
+//! A real browser: headless Chromium, driven over the WebDriver protocol (W3C) by as much of it as the tests need.
+
+use crate::client::Connection;
+use crate::harness::{eventually, exit_within, free_port, is_installed};
+use crate::wire;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// What the browser is given to show what is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The member that a reference to an element stands under (WebDriver, section 12.2).
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// Of a window on a desk, in points.
+const WIDTH: u64 = 900;
+
+/// One browser at a time: each takes more of the machine than everything else in the suite.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// What is missing here to drive a browser, if anything.
+pub(crate) fn missing() -> Option<String> {
+    let missing = ["chromium", "chromedriver"]
+        .into_iter()
+        .find(|program| !is_installed(program));
+    missing.map(|program| format!("{program} is not installed"))
+}
+
+/// The screen that a customer sits at.
+#[derive(Clone, Copy)]
+pub(crate) enum Screen {
+    Desk,
+    /// 390 × 844 points, as a common phone has.
+    Phone,
+}
+
+/// A browser with an empty profile, as far as the first page.
+pub(crate) struct Browser {
+    driver: SocketAddr,
+    process: Child,
+    /// The path of its session at the driver.
+    session: String,
+    screen: Screen,
+    profile: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Browser {
+    /// Asks for pages in this language (`zh-CN`, `en`).
+    pub(crate) fn start(language: &str, screen: Screen) -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let profile = tempfile::tempdir().unwrap();
+        let driver = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut command = Command::new("chromedriver");
+        for (name, _) in std::env::vars_os() {
+            if name
+                .to_string_lossy()
+                .to_ascii_lowercase()
+                .ends_with("_proxy")
+            {
+                command.env_remove(name);
+            }
+        }
+        let process = command
+            .arg(format!("--port={}", driver.port()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut browser = Self {
+            driver,
+            process,
+            session: String::new(),
+            screen,
+            profile,
+            _turn: turn,
+        };
+        eventually("the driver is ready", PATIENCE, || {
+            browser
+                .command("GET", "/status", &Value::Null)
+                .is_ok_and(|status| status["ready"] == true)
+        });
+        let wanted = browser.capabilities(language);
+        let session = browser.command("POST", "/session", &wanted).unwrap();
+        browser.session = format!("/session/{}", session["sessionId"].as_str().unwrap());
+        browser
+    }
+
+    fn capabilities(&self, language: &str) -> Value {
+        let profile = self.profile.path().display();
+        let arguments = [
+            // The pages are our own, and a container has no namespaces to build a sandbox from.
+            "--headless".to_owned(),
+            "--no-sandbox".to_owned(),
+            "--disable-gpu".to_owned(),
+            "--disable-dev-shm-usage".to_owned(),
+            "--disable-quic".to_owned(),
+            "--disable-background-networking".to_owned(),
+            "--disable-component-update".to_owned(),
+            "--disable-sync".to_owned(),
+            "--no-first-run".to_owned(),
+            "--no-proxy-server".to_owned(),
+            "--hide-scrollbars".to_owned(),
+            format!("--window-size={WIDTH},760"),
+            format!("--lang={language}"),
+            format!("--accept-lang={language}"),
+            format!("--user-data-dir={profile}"),
+        ];
+        let mut options = json!({ "args": arguments });
+        if let Screen::Phone = self.screen {
+            let metrics = json!({"width": 390, "height": 844, "pixelRatio": 2.0, "mobile": true, "touch": true});
+            options["mobileEmulation"] = json!({ "deviceMetrics": metrics });
+        }
+        json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+    }
+
+    /// One command; its value, or what the driver says went wrong.
+    fn command(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let body = match method {
+            "POST" => body.to_string(),
+            _ => String::new(),
+        };
+        // The driver listens to nobody who names it otherwise.
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.driver,
+            body.len()
+        );
+        let answer = Connection::open(self.driver).and_then(|mut c| c.exchange(request));
+        let answer = answer.map_err(|error| format!("{method} {path}: {error}"))?;
+        let value = answer.json()["value"].take();
+        match answer.status {
+            200 => Ok(value),
+            status => Err(format!("{method} {path}: {status} {value}")),
+        }
+    }
+
+    fn in_session(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        self.command(method, &format!("{}{path}", self.session), body)
+    }
+
+    pub(crate) fn open(&self, url: &str) {
+        self.in_session("POST", "/url", &json!({ "url": url }))
+            .unwrap();
+    }
+
+    pub(crate) fn address(&self) -> String {
+        let url = self.in_session("GET", "/url", &Value::Null).unwrap();
+        url.as_str().unwrap().to_owned()
+    }
+
+    /// Clicks where the element is, as a customer would; a click on what is covered fails.
+    #[track_caller]
+    pub(crate) fn click(&self, selector: &str) {
+        let wanted = json!({"using": "css selector", "value": selector});
+        let found = self.in_session("POST", "/element", &wanted).unwrap();
+        let id = found[ELEMENT].as_str().unwrap();
+        self.in_session("POST", &format!("/element/{id}/click"), &json!({}))
+            .unwrap();
+    }
+
+    /// What a script returns.
+    pub(crate) fn script(&self, script: &str) -> Result<Value, String> {
+        let body = json!({"script": script, "args": []});
+        self.in_session("POST", "/execute/sync", &body)
+    }
+
+    /// What is to be read on the page; nothing while it changes.
+    pub(crate) fn text(&self) -> String {
+        let text = self.script("return document.body ? document.body.innerText : ''");
+        let text = text.unwrap_or_default();
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until the page says all of this.
+    #[track_caller]
+    pub(crate) fn reads(&self, words: &[&str]) {
+        let mut text = String::new();
+        let mut address = String::new();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            (text, address) = (self.text(), self.address());
+            if words.iter().all(|word| text.contains(word)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("not all of {words:?} on {address}:\n{text}");
+    }
+
+    /// Nothing stands beside the screen: the page is as wide as the window, and no wider.
+    #[track_caller]
+    pub(crate) fn fits_its_width(&self) {
+        let widths = self.script("return [document.documentElement.scrollWidth, innerWidth]");
+        let widths = widths.unwrap();
+        assert!(
+            widths[0].as_u64() <= widths[1].as_u64(),
+            "{}: {widths}",
+            self.address()
+        );
+    }
+
+    /// Keeps a picture of the window as `NAME.png` in `COUNTERSIGN_SCREENSHOTS`, where that is set.
+    pub(crate) fn picture(&self, name: &str) {
+        let Some(folder) = std::env::var_os("COUNTERSIGN_SCREENSHOTS") else {
+            return;
+        };
+        self.fit_the_window();
+        let picture = self.in_session("GET", "/screenshot", &Value::Null).unwrap();
+        let png = wire::unbase64(picture.as_str().unwrap()).unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(Path::new(&folder).join(format!("{name}.png")), png).unwrap();
+    }
+}
+
+impl Browser {
+    /// As high as what is on the page, within reason. A phone stays as it is.
+    fn fit_the_window(&self) {
+        let heights = "return outerHeight - innerHeight + Math.ceil(document.querySelector('main').getBoundingClientRect().bottom)";
+        let height = self.script(heights).unwrap().as_u64().unwrap();
+        let wanted = json!({"width": WIDTH, "height": height.min(1250)});
+        if let Screen::Desk = self.screen {
+            self.in_session("POST", "/window/rect", &wanted).unwrap();
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver ends its browser with the session.
+        if !self.session.is_empty() {
+            drop(self.in_session("DELETE", "", &Value::Null));
+        }
+        drop(self.process.kill());
+        exit_within(&mut self.process, PATIENCE);
+    }
+}
