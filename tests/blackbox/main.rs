@@ -52,6 +52,7 @@ mod watch;
 
 // The platform to develop against.
 mod browser;
+mod conformance;
 mod sandbox;
 
 mod admin;

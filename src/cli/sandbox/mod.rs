@@ -1,10 +1,12 @@
 //! `countersign sandbox`: a stand-in platform, as a process of its own.
 
+mod conformance;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
 use super::{Failure, environment};
@@ -33,7 +35,10 @@ const LIMITS: Limits = Limits {
 };
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Sandbox {
+    #[command(subcommand)]
+    command: Option<Box<Command>>,
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
@@ -54,7 +59,16 @@ pub(super) struct Sandbox {
     fault: Vec<Fault>,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Try a merchant's own handler through a running sidecar: a table of what held
+    Conformance(conformance::Conformance),
+}
+
 pub(super) fn sandbox(args: &Sandbox) -> Result<(), Failure> {
+    if let Some(Command::Conformance(args)) = args.command.as_deref() {
+        return conformance::conformance(args);
+    }
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     runtime.block_on(async {
