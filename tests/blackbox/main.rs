@@ -12,6 +12,7 @@
 // What the tests stand on.
 mod client;
 mod clock;
+mod demo;
 mod harness;
 mod platform;
 mod shop;
@@ -54,6 +55,7 @@ mod watch;
 mod browser;
 mod conformance;
 mod sandbox;
+mod session;
 
 mod admin;
 mod canary;

@@ -96,6 +96,17 @@ impl Sandbox {
         (answer.status, json.unwrap_or_default(), is_signed)
     }
 
+    /// An order of an app that speaks the protocol itself, paid.
+    #[track_caller]
+    fn sell_for(&self, app: &Platform) -> String {
+        let orderid = fresh_orderid();
+        let order = submit(&orderid, Some(&format!("{}/back?shop=1", app.url())));
+        let (status, ..) = self.asked("/api/icashier", wire::request(order, KEY));
+        assert_eq!(status, 302);
+        self.pay(&orderid);
+        orderid
+    }
+
     /// What each notification of an order was answered with, once so many were sent.
     #[track_caller]
     fn notifications(&self, orderid: &str, count: usize) -> Vec<String> {
@@ -533,13 +544,7 @@ fn every_fault_of_the_page_is_tried_here() {
 fn notifications_are_posted_by_choice() {
     let sandbox = Sandbox::with(&["--post"]);
     let app = Platform::start(|_| Action::Reply(http(200, &[], "0000")));
-    let orderid = fresh_orderid();
-    let order = submit(&orderid, Some(&format!("{}/back?shop=1", app.url())));
-    assert_eq!(
-        sandbox.asked("/api/icashier", wire::request(order, KEY)).0,
-        302
-    );
-    sandbox.pay(&orderid);
+    sandbox.sell_for(&app);
     app.wait_for(1);
     let told = app.last();
     assert_eq!(
@@ -570,13 +575,7 @@ fn calls_until(sandbox: &Sandbox, n: usize) -> Vec<Instant> {
         let body = if calls.len() < n { "not yet" } else { "0000" };
         Action::Reply(http(200, &[], body))
     });
-    let orderid = fresh_orderid();
-    let order = submit(&orderid, Some(&format!("{}/back?shop=1", app.url())));
-    assert_eq!(
-        sandbox.asked("/api/icashier", wire::request(order, KEY)).0,
-        302
-    );
-    sandbox.pay(&orderid);
+    let orderid = sandbox.sell_for(&app);
     eventually("no call is due any more", PATIENCE, || {
         !calls.lock().unwrap().is_empty() && sandbox.order(&orderid)["next_call"].is_null()
     });
