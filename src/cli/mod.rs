@@ -56,7 +56,7 @@ enum Command {
     Inbox(inbox::Inbox),
     /// Run a stand-in platform, for development, or try an app through a running sidecar
     Sandbox(sandbox::Sandbox),
-    /// Show the round trip on this machine, with a stand-in platform
+    /// Show a whole payment on this machine: a stand-in platform, the sidecar and a small shop
     Demo(demo::Demo),
 }
 

@@ -101,8 +101,8 @@ impl Sandbox {
     fn sell_for(&self, app: &Platform) -> String {
         let orderid = fresh_orderid();
         let order = submit(&orderid, Some(&format!("{}/back?shop=1", app.url())));
-        let (status, ..) = self.asked("/api/icashier", wire::request(order, KEY));
-        assert_eq!(status, 302);
+        let (status, said, _) = self.asked("/api/icashier", wire::request(order, KEY));
+        assert_eq!(status, 302, "{said}");
         self.pay(&orderid);
         orderid
     }

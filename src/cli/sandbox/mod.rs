@@ -73,7 +73,7 @@ pub(super) fn sandbox(args: &Sandbox) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     runtime.block_on(async {
         let listener = bind(args.listen).await?;
-        let platform = start(listener, args.speed, args.post, args.closed.clone())?;
+        let platform = platform(&listener, args.speed, args.post, args.closed.clone())?;
         platform.set_faults(None, args.fault.clone());
         let _watch = match &args.merchants {
             Some(file) => Some(follow(file, &platform)?),
@@ -83,6 +83,7 @@ pub(super) fn sandbox(args: &Sandbox) -> Result<(), Failure> {
                 None
             }
         };
+        open(listener, &platform);
         println!(
             "platform http://{}, what happened: http://{}/",
             args.listen, args.listen
@@ -97,9 +98,9 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     bound.map_err(|error| Failure::Config(format!("cannot listen on {address}: {error}")))
 }
 
-/// Serves a platform without merchants on `listener` from now on.
-pub(super) fn start(
-    listener: TcpListener,
+/// A platform without merchants that is reached at `listener`, once it is open.
+pub(super) fn platform(
+    listener: &TcpListener,
     speed: f64,
     post: bool,
     closed: Vec<String>,
@@ -114,10 +115,13 @@ pub(super) fn start(
         post,
         closed,
     };
-    let platform = Arc::new(Platform::new(options, Clients::new(transport)));
+    Ok(Arc::new(Platform::new(options, Clients::new(transport))))
+}
+
+/// Serves a platform from now on; who called before has waited.
+pub(super) fn open(listener: TcpListener, platform: &Arc<Platform>) {
     let app = App::new(platform.clone(), LIMITS, Arc::new(Lifetime::default()));
     tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
-    Ok(platform)
 }
 
 /// One of the demo's keys.
