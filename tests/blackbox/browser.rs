@@ -1,9 +1,11 @@
 //! The demo in a customer's browser: buy in the shop, choose on the payment page, come back, and see what was said.
 
+use crate::client;
 use crate::demo::Demo;
 use crate::harness::skip;
 use crate::webdriver::{Browser, Screen, missing};
 use serde_json::Value;
+use std::net::SocketAddr;
 
 /// The words on the pages in the customer's language.
 struct Words {
@@ -187,4 +189,38 @@ fn a_customer_who_cancels_comes_back_and_nobody_is_told() {
         assert!(story.contains(words.not_paid), "{story}");
         assert_eq!(notifications(&demo.newest_order()), []);
     }
+}
+
+#[test]
+fn the_sandbox_s_page_takes_a_fault_and_follows_what_comes_of_it() {
+    if let Some(reason) = missing() {
+        let name = "the_sandbox_s_page_takes_a_fault_and_follows_what_comes_of_it";
+        return skip(name, &reason);
+    }
+    let demo = Demo::start();
+    let address = |url: &str| {
+        let address = url.trim_start_matches("http://").trim_end_matches('/');
+        address.parse::<SocketAddr>().unwrap()
+    };
+    let (shop, platform) = (address(&demo.shop), address(&demo.platform));
+    let browser = Browser::start(ENGLISH.language, Screen::Desk);
+    browser.open(&demo.platform);
+    browser.click("input[value='wrong-sign']");
+    browser.click("form[action='/sandbox/faults'] button");
+    browser.reads(&[ENGLISH.overview]);
+
+    // Somebody else buys and pays while the page is looked at.
+    let bought = client::post(shop, "/buy", "");
+    let link = bought.header("location").unwrap();
+    let link = link.strip_prefix(demo.platform.trim_end_matches('/'));
+    assert_eq!(client::fetch(platform, link.unwrap()).unwrap().status, 302);
+    let order = demo.newest_order();
+    let text = |name: &str| order[name].as_str().unwrap().to_owned();
+    browser.reads(&[&text("orderid")]);
+    browser.click(&format!("#{} summary", text("queryid")));
+    let page = format!("/pay?q={}", text("queryid"));
+    client::post_with(platform, &page, &[], "result=0000");
+    browser.reads(&[ENGLISH.notification, "→ 400 refused"]);
+    browser.fits_its_width();
+    browser.picture("overview-fault");
 }
