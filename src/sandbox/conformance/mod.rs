@@ -231,11 +231,13 @@ impl Trial {
         let told = self.told(&order, ResultCode::Paid, AMOUNT + 1);
         self.refused(&told).await?;
         let kept = self.nothing_kept(&before).await?;
-        let held = match (&before, self.sidecar.figures().await) {
-            (Ok(before), Ok(now)) if now.disputed > before.disputed => ", held for a person",
-            _ => "",
-        };
-        Ok(format!("not acknowledged{held}; {kept}"))
+        match (&before, self.sidecar.figures().await) {
+            (Ok(before), Ok(now)) if now.disputed == before.disputed => Err(Doubt::Broken(
+                "refused, but not for its amount; the sidecar's log says why".to_owned(),
+            )),
+            (Ok(_), Ok(_)) => Ok(format!("not acknowledged, held for a person; {kept}")),
+            _ => Ok(format!("not acknowledged; {kept}")),
+        }
     }
 
     async fn forged(&self) -> Outcome {
