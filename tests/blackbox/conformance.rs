@@ -186,6 +186,17 @@ fn a_good_app_conforms_over_a_restart_too() {
     assert_eq!(names, [&TOLD[..], &REST[..]].concat());
 }
 
+#[test]
+fn a_good_app_conforms_where_0000_waits_for_it() {
+    let mut shop = Shop::with(app_with_a_page(|_| taken()), |conf| {
+        conf.inbox = "acknowledge = \"delivered\"".to_owned();
+    });
+    let run = conformance(&mut shop, &["--restart-command", "true"], |_, _| {});
+    assert_eq!(run.code, Some(0), "{}", run.said);
+    run.all(&TOLD, "held");
+    run.all(&REST, "held");
+}
+
 /// An app that never takes anything is found out, and nothing else is held against the sidecar.
 #[track_caller]
 fn is_found_out(test: &str, app: fn(&Seen) -> Action) {
