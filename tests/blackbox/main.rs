@@ -55,9 +55,11 @@ mod browser;
 mod sandbox;
 
 mod admin;
+mod alerts;
 mod canary;
 mod cli;
 mod clients;
 mod explain;
+mod metrics;
 mod process;
 mod shutdown;
