@@ -61,5 +61,6 @@ mod cli;
 mod clients;
 mod explain;
 mod metrics;
+mod packages;
 mod process;
 mod shutdown;
