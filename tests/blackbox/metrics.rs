@@ -1,8 +1,13 @@
 //! The page of metrics, beside what the README says of it and what promtool says.
 
 use crate::client;
-use crate::harness::{MERID, ORDERID, Sidecar, is_installed, query_json, run_with_input, skip};
+use crate::harness::{
+    MERID, ORDERID, Sidecar, eventually, is_installed, query_json, run_with_input, skip,
+};
+use crate::shop::SOON;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::process::Command;
 
 /// Each metric with its labels; `le` belongs to the histogram.
@@ -103,7 +108,19 @@ fn the_process_is_seen_by_itself() {
     assert!(value("process_open_fds") > 5.0);
     assert!(value("process_max_fds") > value("process_open_fds"));
     assert_eq!(value("store_ok"), 1.0);
-    assert_eq!(value("requests_in_flight"), 0.0);
     let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(value(&version), 1.0);
+}
+
+#[test]
+fn a_request_that_is_on_its_way_is_in_flight() {
+    let sidecar = Sidecar::start(|_| {});
+    let in_flight = || sidecar.metrics().sum(&["countersign_requests_in_flight"]);
+    let mut waiting = TcpStream::connect(sidecar.app()).unwrap();
+    waiting
+        .write_all(b"POST /api/query HTTP/1.1\r\nHost: app\r\nContent-Length: 9\r\n\r\n")
+        .unwrap();
+    eventually("one is in flight", SOON, || in_flight() == 1.0);
+    drop(waiting);
+    eventually("none is in flight", SOON, || in_flight() == 0.0);
 }

@@ -148,6 +148,18 @@ fn the_pod_takes_whole_directories_and_no_privilege() {
     assert_eq!(*replicas, 1, "a store has one writer");
 }
 
+#[test]
+fn the_manifests_hold_against_the_schemas() {
+    let name = "the_manifests_hold_against_the_schemas";
+    if !is_installed("kubernetes-validate") {
+        return skip(name, "kubernetes-validate is not installed");
+    }
+    let mut validate = Command::new("kubernetes-validate");
+    validate.args(["--strict", "conf/kubernetes/countersign.yaml"]);
+    let output = validate.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Writes what a volume's sources hold, and says what `check` makes of it.
 fn checked(files: &[(&str, &str)]) -> Output {
     let folder = tempfile::tempdir().unwrap();
