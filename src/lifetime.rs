@@ -62,6 +62,11 @@ impl Lifetime {
         Busy(self)
     }
 
+    /// Requests that are being handled, on whichever listener.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Connections are to be closed after the response that is being made.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)

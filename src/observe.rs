@@ -8,6 +8,7 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -24,6 +25,11 @@ use crate::protocol::message::Subject;
 
 /// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
 const LOG_LINES: usize = 16_384;
+
+/// Upper bounds of the histograms: from a signed link to `platform.timeout` with room above.
+const REQUEST_SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
 
 static LOG: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
@@ -92,6 +98,8 @@ pub struct Metrics {
     pub ledger_failures: IntCounter,
     /// Callbacks by kind and outcome: `accepted`, `repeated`, or why they were refused.
     pub callbacks: IntCounterVec,
+    /// Seconds from a callback's header to its response, by kind; for `back` the commit is in them.
+    pub callback_seconds: HistogramVec,
     /// Attempts to deliver an event, by what came of them.
     pub delivery_attempts: IntCounterVec,
     /// Results that are held for a person.
@@ -104,6 +112,10 @@ pub struct Metrics {
     pub oldest_undelivered: Gauge,
     /// Orders without a final result.
     pub open_orders: IntGauge,
+    /// Whether the store can be written.
+    pub store_ok: IntGauge,
+    /// Requests being handled, on whichever listener.
+    pub requests_in_flight: IntGauge,
 }
 
 impl Default for Metrics {
@@ -115,6 +127,11 @@ impl Default for Metrics {
 impl Metrics {
     fn new() -> prometheus::Result<Self> {
         let registry = Registry::new_custom(Some("countersign".to_owned()), None)?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let build = Opts::new("build_info", "Always 1; the label says what is running");
+        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
+        build.set(1);
+        registry.register(Box::new(build))?;
         let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
             let metric = IntCounter::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
@@ -126,21 +143,26 @@ impl Metrics {
                 registry.register(Box::new(metric.clone()))?;
                 Ok(metric)
             };
+        // Each value at nought from the start: a rate does not see a series that begins at 1.
+        let counters_of =
+            |name: &str, help: &str, label, values: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let metric = counters(name, help, &[label])?;
+                for value in values {
+                    metric.with_label_values(&[value]);
+                }
+                Ok(metric)
+            };
         let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
             let metric = IntGauge::new(name, help)?;
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
-        let call_seconds = HistogramVec::new(
-            HistogramOpts::new("call_duration_seconds", "Time of calls, by endpoint").buckets(
-                vec![
-                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-                    30.0,
-                ],
-            ),
-            &["endpoint"],
-        )?;
-        registry.register(Box::new(call_seconds.clone()))?;
+        let durations = |name: &str, help: &str, label| -> prometheus::Result<HistogramVec> {
+            let options = HistogramOpts::new(name, help).buckets(REQUEST_SECONDS.to_vec());
+            let metric = HistogramVec::new(options, &[label])?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
         let reload_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "reload_duration_seconds",
@@ -170,30 +192,38 @@ impl Metrics {
                 "Calls of apps, by endpoint and outcome",
                 &["endpoint", "outcome"],
             )?,
-            call_seconds,
-            platform_connections: counters(
+            call_seconds: durations(
+                "call_duration_seconds",
+                "Time from a call's header to its response, by endpoint",
+                "endpoint",
+            )?,
+            platform_connections: counters_of(
                 "platform_connections_total",
                 "Connections to the platform that were opened, or reused for another call",
-                &["state"],
+                "state",
+                &["opened", "reused"],
             )?,
-            shadow: counters(
+            shadow: counters_of(
                 "shadow_calls_total",
                 "Calls that came signed, by what our key says",
-                &["verdict"],
+                "verdict",
+                &["match", "mismatch"],
             )?,
-            oddities: counters(
+            oddities: counters_of(
                 "oddities_total",
-                "Oddities of answers that were tolerated",
-                &["kind"],
+                "Oddities of answers and callbacks that were tolerated",
+                "kind",
+                &["raw-plus", "line-breaks", "unpadded", "no-respcode"],
             )?,
             old_key_answers: counter(
                 "old_key_answers_total",
                 "Answers signed with one of a merchant's old keys",
             )?,
-            reloads: counters(
+            reloads: counters_of(
                 "reloads_total",
                 "Reloads of the merchants file, by result",
-                &["result"],
+                "result",
+                &["applied", "refused", "unchanged"],
             )?,
             reload_seconds,
             loaded_at,
@@ -211,22 +241,43 @@ impl Metrics {
                 "Callbacks, by kind and outcome",
                 &["kind", "outcome"],
             )?,
-            delivery_attempts: counters(
+            callback_seconds: durations(
+                "callback_duration_seconds",
+                "Time from a callback's header to its response, the commit included, by kind",
+                "kind",
+            )?,
+            delivery_attempts: counters_of(
                 "delivery_attempts_total",
                 "Attempts to deliver an event, by outcome",
-                &["outcome"],
+                "outcome",
+                &["taken", "not-yet", "parked", "denied"],
             )?,
             disputes: counter("disputes_total", "Results that are held for a person")?,
-            watch_queries: counters(
+            watch_queries: counters_of(
                 "watch_queries_total",
                 "Questions about open orders, by outcome",
-                &["outcome"],
+                "outcome",
+                &[
+                    "found",
+                    "known",
+                    "not-paid",
+                    "no-result",
+                    "no-answer",
+                    "disputed",
+                    "not-stored",
+                    "unknown-merchant",
+                ],
             )?,
             events,
             oldest_undelivered,
             open_orders: gauge(
                 "open_orders",
                 "Orders without a final result that are asked about",
+            )?,
+            store_ok: gauge("store_ok", "1 where the store can be written, 0 where not")?,
+            requests_in_flight: gauge(
+                "requests_in_flight",
+                "Requests being handled on all listeners, this one not counted",
             )?,
             registry,
         })

@@ -91,6 +91,11 @@ impl Admin {
         let (_, last) = self.watch.last();
         let refused = matches!(last, ReloadOutcome::Refused(_));
         self.metrics.reload_ok.set(i64::from(!refused));
+        let others = self.lifetime.in_flight().saturating_sub(1);
+        let others = i64::try_from(others).unwrap_or(i64::MAX);
+        self.metrics.requests_in_flight.set(others);
+        let sound = self.store.check().await.is_ok();
+        self.metrics.store_ok.set(i64::from(sound));
         match self.store.counts().await {
             Ok(counts) => self.metrics.set_counts(&counts, clock::now()),
             Err(error) => tracing::warn!(%error, "events cannot be counted"),

@@ -106,6 +106,16 @@ impl Reason {
     }
 }
 
+/// Refusals of `back` that ops are told of at the first one. Their counters stand at nought from the start, because a
+/// rate does not see a series that begins at 1.
+const GRAVE: [Reason; 5] = [
+    Reason::BadSignature,
+    Reason::UnknownMerchant,
+    Reason::NotStored,
+    Reason::NotDelivered,
+    Reason::Overloaded,
+];
+
 /// A callback that was answered, and what the log says of it.
 struct Taken {
     response: Response<Bytes>,
@@ -140,6 +150,10 @@ impl Inbound {
     ) -> Self {
         let callbacks = settings.callbacks.as_ref();
         let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
+        for reason in GRAVE {
+            let labels = [Kind::Back.name(), reason.name()];
+            metrics.callbacks.with_label_values(&labels);
+        }
         Self {
             watch,
             store,
@@ -211,6 +225,7 @@ impl Inbound {
         kind: Kind,
         request_id: HeaderValue,
         result: Result<Taken, Refused>,
+        started: Instant,
     ) -> Response<Bytes> {
         let (mut response, outcome, subject) = match result {
             Ok(taken) => (taken.response, taken.outcome, taken.subject),
@@ -220,6 +235,10 @@ impl Inbound {
             .callbacks
             .with_label_values(&[kind.name(), outcome])
             .inc();
+        self.metrics
+            .callback_seconds
+            .with_label_values(&[kind.name()])
+            .observe(started.elapsed().as_secs_f64());
         tracing::info!(
             request_id = request_id.to_str().unwrap_or_default(),
             kind = kind.name(),
@@ -253,13 +272,13 @@ impl Kind {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
+    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
         let kind = self.kind(request.uri().path());
         let result = self.callback(kind, &request).await;
-        self.finish(kind, request_id(&http::HeaderMap::new()), result)
+        self.finish(kind, request_id(&http::HeaderMap::new()), result, started)
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
         let reason = match why {
             Refusal::Malformed | Refusal::BodyTooLarge | Refusal::BodyIncomplete => {
                 Reason::BadRequest
@@ -273,6 +292,7 @@ impl Handler for Inbound {
             kind,
             request_id(&http::HeaderMap::new()),
             Err(reason.into()),
+            started,
         )
     }
 }

@@ -46,6 +46,17 @@ const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
 /// An order that may not have arrived is asked about after this: it may still be on its way.
 const ASK_SOON: Millis = 2_000;
 
+/// Outcomes so rare and so grave that the first one counts. Their counters stand at nought from the start, because a
+/// rate does not see a series that begins at 1.
+const GRAVE: [Code; 6] = [
+    Code::Internal,
+    Code::Overloaded,
+    Code::BadSignature,
+    Code::UnsignedAnswer,
+    Code::MalformedAnswer,
+    Code::ForeignAnswer,
+];
+
 /// The app's side of the sidecar.
 pub struct Outbound {
     /// The merchants in force.
@@ -85,6 +96,12 @@ impl Outbound {
             .callbacks
             .as_ref()
             .and_then(|callbacks| callbacks.public_url.as_ref());
+        for endpoint in Endpoint::ALL {
+            for code in GRAVE {
+                let labels = [endpoint.name(), code.name()];
+                metrics.calls.with_label_values(&labels);
+            }
+        }
         Self {
             watch,
             client,

@@ -20,6 +20,9 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
+    /// All of them, for the metrics.
+    pub(super) const ALL: [Self; 4] = [Self::Query, Self::Submit, Self::Link, Self::Extra];
+
     /// Finds the endpoint of a request.
     pub(super) fn of(method: &Method, uri: &Uri, extra_paths: &[String]) -> Result<Self, Refused> {
         let endpoint = match uri.path() {

@@ -209,11 +209,14 @@ fn never_acknowledged_and_mended(test: &str, calls: &str, error: &str) {
     eventually("not ready", SOON, || {
         shop.sidecar.admin("/readyz").status == 503
     });
+    let writable = |shop: &Shop| shop.sidecar.metrics().sum(&["countersign_store_ok"]);
+    assert_eq!(writable(&shop), 0.0);
     drop(fault);
     for payment in &payments {
         shop.notify_until_acknowledged(payment);
     }
     assert_eq!(shop.sidecar.admin("/readyz").status, 200);
+    assert_eq!(writable(&shop), 1.0);
     shop.sidecar.restart();
     for payment in &payments {
         let heard = shop.hears(&payment.orderid, 1);

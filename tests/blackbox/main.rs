@@ -58,9 +58,12 @@ mod sandbox;
 mod session;
 
 mod admin;
+mod alerts;
 mod canary;
 mod cli;
 mod clients;
 mod explain;
+mod metrics;
+mod packages;
 mod process;
 mod shutdown;

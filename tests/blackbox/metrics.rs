@@ -1,0 +1,126 @@
+//! The page of metrics, beside what the README says of it and what promtool says.
+
+use crate::client;
+use crate::harness::{
+    MERID, ORDERID, Sidecar, eventually, is_installed, query_json, run_with_input, skip,
+};
+use crate::shop::SOON;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::process::Command;
+
+/// Each metric with its labels; `le` belongs to the histogram.
+type Families = BTreeMap<String, BTreeSet<String>>;
+
+/// The page of a sidecar that has had a call and a callback, so that each metric has a sample.
+pub(crate) fn page() -> String {
+    let sidecar = Sidecar::start(|conf| conf.callbacks = Some(String::new()));
+    sidecar.query(query_json(MERID, ORDERID));
+    client::fetch(sidecar.setup.callbacks, "/cashier/notify/back").unwrap();
+    sidecar.admin("/metrics").text()
+}
+
+fn exported(page: &str) -> Families {
+    let declared = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names = declared.filter_map(|line| line.split(' ').next());
+    let mut families: Families = names
+        .map(|name| (name.to_owned(), BTreeSet::new()))
+        .collect();
+    for sample in page.lines().filter(|line| !line.starts_with('#')) {
+        let Some((name, labels)) = sample.split_once('{') else {
+            continue;
+        };
+        let ends = ["_bucket", "_sum", "_count", ""];
+        let family = ends.iter().filter_map(|end| name.strip_suffix(end));
+        let family = family.into_iter().find(|name| families.contains_key(*name));
+        let found = families.get_mut(family.unwrap()).unwrap();
+        let names = labels
+            .split(',')
+            .filter_map(|label| label.split_once("=\""));
+        found.extend(
+            names
+                .map(|(name, _)| name.to_owned())
+                .filter(|name| name != "le"),
+        );
+    }
+    families
+}
+
+/// What stands between backquotes in the first column of the README's table.
+fn documented() -> Families {
+    let readme = include_str!("../../README.md");
+    let (_, table) = readme.split_once("| metric (`countersign_…`) |").unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let cells = rows.filter_map(|row| row.split('|').nth(1));
+    let quoted = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    quoted
+        .map(|metric| {
+            let (name, labels) = metric.split_once('{').unwrap_or((metric, ""));
+            let labels = labels.trim_end_matches('}').split(',');
+            let labels = labels.filter(|label| !label.is_empty()).map(str::to_owned);
+            (format!("countersign_{name}"), labels.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn the_readme_s_table_has_every_metric_with_its_labels_and_no_other() {
+    let (exported, documented) = (exported(&page()), documented());
+    assert!(documented.len() > 25, "{documented:?}");
+    assert_eq!(exported, documented);
+}
+
+#[test]
+fn promtool_finds_nothing_to_say_about_the_names() {
+    if !is_installed("promtool") {
+        return skip(
+            "promtool_finds_nothing_to_say_about_the_names",
+            "promtool is not installed",
+        );
+    }
+    let mut promtool = Command::new("promtool");
+    let output = run_with_input(promtool.args(["check", "metrics"]), page());
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        output.stdout.is_empty() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn the_process_is_seen_by_itself() {
+    let sidecar = Sidecar::start(|_| {});
+    let metrics = sidecar.metrics();
+    let value = |name: &str| metrics.samples[&format!("countersign_{name}")];
+    let started = value("process_start_time_seconds");
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64();
+    assert!((now - started).abs() < 60.0, "{started} at {now}");
+    let memory = value("process_resident_memory_bytes");
+    let peak = sidecar.peak_memory_kib() as f64 * 1024.0;
+    assert!(memory > 1e6 && memory <= peak, "{memory} of {peak}");
+    assert!(value("process_open_fds") > 5.0);
+    assert!(value("process_max_fds") > value("process_open_fds"));
+    assert_eq!(value("store_ok"), 1.0);
+    let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(value(&version), 1.0);
+}
+
+#[test]
+fn a_request_that_is_on_its_way_is_in_flight() {
+    let sidecar = Sidecar::start(|_| {});
+    let in_flight = || sidecar.metrics().sum(&["countersign_requests_in_flight"]);
+    let mut waiting = TcpStream::connect(sidecar.app()).unwrap();
+    waiting
+        .write_all(b"POST /api/query HTTP/1.1\r\nHost: app\r\nContent-Length: 9\r\n\r\n")
+        .unwrap();
+    eventually("one is in flight", SOON, || in_flight() == 1.0);
+    drop(waiting);
+    eventually("none is in flight", SOON, || in_flight() == 0.0);
+}
