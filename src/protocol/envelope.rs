@@ -6,8 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use base64_simd::{STANDARD, STANDARD_NO_PAD};
 use md5::{Digest, Md5};
 use memchr::{memchr, memchr2, memchr3};
 use subtle::ConstantTimeEq;
@@ -74,7 +73,7 @@ pub struct Envelope {
 impl Envelope {
     /// Seals a message's bytes as they are.
     pub fn seal(message: &[u8], key: &Key) -> Self {
-        let text = STANDARD.encode(message);
+        let text = STANDARD.encode_to_string(message);
         let sign = Sign::over(text.as_bytes(), key);
         Self { text, sign }
     }
@@ -372,7 +371,7 @@ impl Received<'_> {
         // Some senders strip the padding; half a padding is nobody's habit and refused.
         let unpadded = !text.len().is_multiple_of(4);
         let alphabet = if unpadded { STANDARD_NO_PAD } else { STANDARD };
-        let message = alphabet.decode(text.as_bytes()).ok()?;
+        let message = alphabet.decode_to_vec(text.as_bytes()).ok()?;
         let oddities = Oddities {
             raw_plus: self.raw_plus,
             line_breaks,
