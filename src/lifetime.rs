@@ -58,7 +58,6 @@ impl Lifetime {
     /// Counts a request until the guard is dropped.
     pub fn enter(&self) -> Busy<'_> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
-        self.touch();
         Busy(self)
     }
 

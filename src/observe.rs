@@ -363,10 +363,18 @@ fn new_request_id() -> HeaderValue {
         u64::try_from(since.as_micros()).unwrap_or(0)
     });
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let id = format!(
-        "{:013x}-{:06x}",
-        *START,
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
-    HeaderValue::try_from(id).expect("hex digits are a header value")
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let digits = 6.max((u64::BITS - next.leading_zeros()).div_ceil(4) as usize);
+    let mut id = [b'-'; 14 + 16];
+    write_hex(&mut id[..13], *START);
+    write_hex(&mut id[14..14 + digits], next);
+    HeaderValue::from_bytes(&id[..14 + digits]).expect("hex digits are a header value")
+}
+
+/// The last digits of a number, as many as fit.
+fn write_hex(digits: &mut [u8], mut number: u64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
 }

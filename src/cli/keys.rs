@@ -1,6 +1,7 @@
 //! Where a command's key comes from. Never from its arguments: those are in everybody's process list.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -56,7 +57,7 @@ impl Keys {
     pub(super) fn named<'s>(
         &self,
         snapshot: &'s Snapshot,
-    ) -> Result<Option<&'s Merchant>, Failure> {
+    ) -> Result<Option<&'s Arc<Merchant>>, Failure> {
         let merid = self.merid.as_deref();
         merid
             .map(|merid| snapshot.merchant(merid).ok_or_else(unknown_merchant))
@@ -68,7 +69,7 @@ impl Keys {
         &self,
         snapshot: &'s Snapshot,
         message: Option<&[u8]>,
-    ) -> Result<&'s Merchant, Failure> {
+    ) -> Result<&'s Arc<Merchant>, Failure> {
         if let Some(merchant) = self.named(snapshot)? {
             return Ok(merchant);
         }

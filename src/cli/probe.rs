@@ -74,7 +74,7 @@ fn ask(settings: &Settings, merchant: &Merchant) -> Result<Response<Bytes>, Fail
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     let headers = relay::own_headers();
-    let asked = client.post("/api/query", &headers, form.into(), Repeat::Once);
+    let asked = client.post("/api/query", headers, form.into(), Repeat::Once);
     runtime
         .block_on(asked)
         .map_err(|fault| Failure::No(fault.to_string()))

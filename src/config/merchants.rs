@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use toml::Spanned;
@@ -48,7 +49,7 @@ impl Merchant {
 
 /// The merchants of one load, unchanging; a request takes one and keeps it.
 pub struct Snapshot {
-    merchants: Vec<Merchant>,
+    merchants: Vec<Arc<Merchant>>,
     by_merid: HashMap<String, usize>,
     digest: String,
     warnings: Vec<String>,
@@ -72,12 +73,12 @@ impl Snapshot {
     }
 
     /// The merchant, where it is in force.
-    pub fn merchant(&self, merid: &str) -> Option<&Merchant> {
+    pub fn merchant(&self, merid: &str) -> Option<&Arc<Merchant>> {
         self.merchants.get(*self.by_merid.get(merid)?)
     }
 
     /// The merchant, where there is exactly one.
-    pub fn sole(&self) -> Option<&Merchant> {
+    pub fn sole(&self) -> Option<&Arc<Merchant>> {
         match self.merchants.as_slice() {
             [merchant] => Some(merchant),
             _ => None,
@@ -85,7 +86,7 @@ impl Snapshot {
     }
 
     /// All merchants, in the file's order.
-    pub fn iter(&self) -> impl Iterator<Item = &Merchant> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Merchant>> {
         self.merchants.iter()
     }
 
@@ -135,7 +136,7 @@ impl Snapshot {
             .collect();
         Self {
             warnings: weakness::warnings(&keys),
-            merchants,
+            merchants: merchants.into_iter().map(Arc::new).collect(),
             by_merid,
             digest,
             count_stated: false,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -219,12 +220,12 @@ fn holds(seen: &Contents, wanted: &Contents) -> bool {
 }
 
 fn vanished(old: &Snapshot, new: &Snapshot) -> usize {
-    let gone = |merchant: &&Merchant| new.merchant(&merchant.merid).is_none();
+    let gone = |merchant: &&Arc<Merchant>| new.merchant(&merchant.merid).is_none();
     old.iter().filter(gone).count()
 }
 
 fn applied(old: &Snapshot, new: &Snapshot, took: Duration) -> ReloadOutcome {
-    let differs = |before: &&Merchant| {
+    let differs = |before: &&Arc<Merchant>| {
         new.merchant(&before.merid)
             .is_some_and(|after| after != *before)
     };

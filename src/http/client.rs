@@ -10,14 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Response};
 use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::http::RequestHeader;
-use pingora::protocols::Stream;
-use pingora::protocols::http::v1::client::HttpSession;
 use pingora::protocols::tls::CaType;
-use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{WrappedX509, parse_x509};
 use pingora::{Error, ErrorType};
 use rustls::pki_types::CertificateDer;
@@ -27,15 +25,9 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout_at;
 use url::{Host, Url};
 
-/// An answer is read this far; the document's are well under one KiB, its payment pages some ten.
-const MAX_ANSWER: usize = 1 << 20;
-/// Interim answers (1xx) before the final one.
-const MAX_INTERIM: usize = 8;
-/// A pooled connection is dropped after this: sooner than common servers close it, because a request that
-/// meets a closing connection is a submit whose fate nobody knows.
-const POOL_IDLE: Duration = Duration::from_secs(15);
-/// Connections kept for the next request.
-const POOL_SIZE: usize = 1024;
+use super::exchange::{Broken, MAX_ANSWER, exchange};
+use super::pool::{Connection, Pool};
+
 /// How old an address may get before the name is looked up again.
 const REFRESH_NAME: Duration = Duration::from_secs(30);
 /// The pause after a failed look-up; meanwhile the last good addresses are used.
@@ -97,7 +89,7 @@ pub enum Fault {
     TooLong,
     /// What came back is not HTTP/1.1.
     #[error("the answer is not HTTP: {0}")]
-    NotHttp(String),
+    NotHttp(&'static str),
 }
 
 impl Fault {
@@ -112,6 +104,14 @@ impl Fault {
 }
 
 impl Fault {
+    fn of(broken: Broken) -> Self {
+        match broken {
+            Broken::Silent(reason) | Broken::Ended(reason) => Self::CutOff(reason),
+            Broken::NotHttp(why) => Self::NotHttp(why),
+            Broken::TooLong => Self::TooLong,
+        }
+    }
+
     fn but_sent(mut self, known: Sent) -> Self {
         if let Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } = &mut self {
             *sent = known;
@@ -156,7 +156,7 @@ pub trait Count: Send + Sync {
     fn connection(&self, reused: bool);
 }
 
-/// Connections and whom they believe; clones share one pool.
+/// How connections are opened, whom they believe, and who counts them.
 #[derive(Clone)]
 pub struct Transport {
     connector: Arc<TransportConnector>,
@@ -167,7 +167,8 @@ pub struct Transport {
 impl Transport {
     /// `ca_file` holds PEM certificates that are believed beside the system's.
     pub fn new(ca_file: Option<&Path>, count: Arc<dyn Count>) -> Result<Self, String> {
-        let connector = TransportConnector::new(Some(ConnectorOptions::new(POOL_SIZE)));
+        // Idle connections are ours to keep.
+        let connector = TransportConnector::new(Some(ConnectorOptions::new(0)));
         Ok(Self {
             connector: Arc::new(connector),
             ca: ca_file.map(believed_certificates).transpose()?,
@@ -180,6 +181,7 @@ impl Transport {
 pub struct Client {
     origin: Origin,
     transport: Transport,
+    pool: Arc<Pool>,
     addresses: ArcSwap<Vec<SocketAddr>>,
     look_up_now: Notify,
     /// Held while the name is looked up; the last failure.
@@ -220,6 +222,7 @@ impl Client {
         Ok(Self {
             origin,
             transport,
+            pool: Arc::default(),
             addresses: ArcSwap::from_pointee(addresses),
             look_up_now: Notify::new(),
             looking: Mutex::default(),
@@ -309,103 +312,72 @@ impl Client {
         body: Bytes,
         repeat: Repeat,
     ) -> Result<Response<Bytes>, Fault> {
-        let header = self.request_header(Method::POST, path, headers, Some(body.len()));
-        self.send(header, body, repeat).await
+        let request = self.origin.request("POST", path, headers, Some(&body));
+        self.send(&request, repeat).await
     }
 
     /// Gets `path` below the prefix, as [`Client::post`] does.
     pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Bytes>, Fault> {
-        let header = self.request_header(Method::GET, path, headers, None);
-        self.send(header, Bytes::new(), Repeat::Once).await
+        let request = self.origin.request("GET", path, headers, None);
+        self.send(&request, Repeat::Once).await
     }
 
-    async fn send(
-        &self,
-        header: pingora::Result<RequestHeader>,
-        body: Bytes,
-        repeat: Repeat,
-    ) -> Result<Response<Bytes>, Fault> {
-        let deadline = Instant::now() + self.time;
-        let header = Box::new(header.map_err(|e| unreachable(Step::Connect, &e))?);
-        let Some((peer, stream)) = self.pooled().await else {
-            let (peer, stream) = self.connect(deadline).await?;
-            return self
-                .finish(deadline, self.exchange(&peer, stream, header, &body))
-                .await;
+    async fn send(&self, request: &[u8], repeat: Repeat) -> Result<Response<Bytes>, Fault> {
+        let now = Instant::now();
+        let deadline = now + self.time;
+        let Some(mut connection) = self.pool.take(&self.addresses.load(), now) else {
+            let connection = self.connect(deadline).await?;
+            return self.exchange(connection, request).await?.map_err(Fault::of);
         };
         self.transport.count.connection(true);
-        let again = (repeat == Repeat::Once).then(|| header.clone());
-        let exchange = self.exchange(&peer, stream, header, &body);
-        let result = timeout_at(deadline.into(), exchange).await;
-        match (result, again) {
-            (
-                Ok(Err(Failed {
-                    fault,
-                    silent: true,
-                })),
-                Some(header),
-            ) => {
-                tracing::debug!(%fault, "a pooled connection was dead; the query goes out once more");
+        connection.deadline.set(deadline);
+        match self.exchange(connection, request).await? {
+            Err(Broken::Silent(reason)) if repeat == Repeat::Once => {
+                tracing::debug!(
+                    reason,
+                    "a pooled connection was dead; the query goes out once more"
+                );
                 // The dead connection may have carried the request.
                 let connected = self.connect(deadline).await;
-                let (peer, stream) = connected.map_err(|fault| fault.but_sent(Sent::Unknown))?;
-                self.finish(deadline, self.exchange(&peer, stream, header, &body))
-                    .await
+                let connection = connected.map_err(|fault| fault.but_sent(Sent::Unknown))?;
+                self.exchange(connection, request).await?.map_err(Fault::of)
             }
-            (Ok(exchanged), _) => exchanged.map_err(|failed| failed.fault),
-            (Err(_), _) => Err(self.timed_out()),
+            answered => answered.map_err(Fault::of),
         }
     }
 
-    async fn finish(
+    /// Sends and reads until the connection's deadline, and keeps the connection where it can be used again.
+    async fn exchange(
         &self,
-        deadline: Instant,
-        exchange: impl Future<Output = Result<Response<Bytes>, Failed>>,
-    ) -> Result<Response<Bytes>, Fault> {
-        match timeout_at(deadline.into(), exchange).await {
-            Ok(exchanged) => exchanged.map_err(|failed| failed.fault),
-            Err(_) => Err(self.timed_out()),
-        }
-    }
-
-    fn timed_out(&self) -> Fault {
-        Fault::TimedOut {
+        mut connection: Connection,
+        request: &[u8],
+    ) -> Result<Result<Response<Bytes>, Broken>, Fault> {
+        let Connection {
+            stream,
+            buffer,
+            deadline,
+            ..
+        } = &mut connection;
+        let answered = deadline.limit(exchange(stream, buffer, request)).await;
+        let answered = answered.ok_or(Fault::TimedOut {
             after: self.time,
             sent: Sent::Unknown,
-        }
-    }
-
-    fn request_header(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &HeaderMap,
-        length: Option<usize>,
-    ) -> pingora::Result<RequestHeader> {
-        let path = format!("{}{path}", self.origin.prefix);
-        let mut request = RequestHeader::build(method, path.as_bytes(), Some(headers.len() + 2))?;
-        request.insert_header(header::HOST, self.origin.authority.as_str())?;
-        if let Some(length) = length {
-            request.insert_header(header::CONTENT_LENGTH, length)?;
-        }
-        for (name, value) in headers {
-            request.append_header(name.clone(), value.clone())?;
-        }
-        Ok(request)
-    }
-
-    async fn pooled(&self) -> Option<(HttpPeer, Stream)> {
-        for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
-            let peer = self.peer(*address);
-            if let Some(stream) = self.transport.connector.reused_stream(&peer).await {
-                return Some((peer, stream));
+        })?;
+        Ok(answered.map(|answered| {
+            if answered.reusable {
+                self.pool.put(connection);
             }
-        }
-        None
+            answered.response
+        }))
     }
 
-    /// A fresh connection to the first address that takes one.
-    async fn connect(&self, deadline: Instant) -> Result<(HttpPeer, Stream), Fault> {
+    /// A fresh connection to the first address that takes one. In a box: a handshake's state is large, and most requests
+    /// need none.
+    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Connection, Fault>> {
+        Box::pin(self.open(deadline))
+    }
+
+    async fn open(&self, deadline: Instant) -> Result<Connection, Fault> {
         self.first_look_up()
             .await
             .map_err(|reason| Fault::Unreachable {
@@ -413,14 +385,16 @@ impl Client {
                 reason,
                 sent: Sent::No,
             })?;
-        let deadline = deadline.min(Instant::now() + self.connect_time);
+        let until = deadline.min(Instant::now() + self.connect_time);
         let mut last = None;
         for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
-            let peer = self.peer(*address);
-            match timeout_at(deadline.into(), self.transport.connector.new_stream(&peer)).await {
+            let mut peer =
+                HttpPeer::new(*address, self.origin.tls, self.origin.server_name.clone());
+            peer.options.ca.clone_from(&self.transport.ca);
+            match timeout_at(until.into(), self.transport.connector.new_stream(&peer)).await {
                 Ok(Ok(stream)) => {
                     self.transport.count.connection(false);
-                    return Ok((peer, stream));
+                    return Ok(Connection::new(stream, *address, deadline));
                 }
                 Ok(Err(error)) => last = Some(connect_fault(&error)),
                 Err(_) => break,
@@ -432,123 +406,6 @@ impl Client {
             sent: Sent::No,
         }))
     }
-
-    fn peer(&self, address: SocketAddr) -> HttpPeer {
-        let mut peer = HttpPeer::new(address, self.origin.tls, self.origin.server_name.clone());
-        peer.options.ca.clone_from(&self.transport.ca);
-        peer
-    }
-
-    async fn exchange(
-        &self,
-        peer: &HttpPeer,
-        stream: Stream,
-        header: Box<RequestHeader>,
-        body: &[u8],
-    ) -> Result<Response<Bytes>, Failed> {
-        let mut session = HttpSession::new_with_options(stream, peer);
-        let written = async {
-            session.write_request_header(header).await?;
-            if !body.is_empty() {
-                session.write_body(body).await?;
-            }
-            session.finish_body().await
-        };
-        // A server may answer and close before it has read everything: the answer counts.
-        let write_error = written.await.err();
-        let answer = read_answer(&mut session).await;
-        let response = match (answer, write_error) {
-            (Ok(response), _) => response,
-            (Err(failed), None) => return Err(failed),
-            (Err(failed), Some(error)) => {
-                return Err(Failed {
-                    fault: Fault::CutOff(reason(&error)),
-                    silent: failed.silent,
-                });
-            }
-        };
-        session.respect_keepalive();
-        if let Some(stream) = session.reuse().await {
-            self.transport
-                .connector
-                .release_stream(stream, peer.reuse_hash(), Some(POOL_IDLE));
-        }
-        Ok(response)
-    }
-}
-
-/// A failed exchange, and whether the connection ended before any byte of an answer.
-struct Failed {
-    fault: Fault,
-    silent: bool,
-}
-
-async fn read_answer(session: &mut HttpSession) -> Result<Response<Bytes>, Failed> {
-    let mut head = None;
-    for _ in 0..=MAX_INTERIM {
-        session
-            .read_response()
-            .await
-            .map_err(|error| head_failed(&error))?;
-        match session.get_status() {
-            // Behind this one Pingora would take the next answer for a stream of another protocol.
-            Some(StatusCode::SWITCHING_PROTOCOLS) => break,
-            Some(status) if status.is_informational() => {}
-            _ => {
-                head = session.resp_header().map(|head| head.as_owned_parts());
-                break;
-            }
-        }
-    }
-    let head = head.ok_or_else(|| Failed {
-        fault: Fault::NotHttp("no final status".to_owned()),
-        silent: false,
-    })?;
-    let broken = |fault| Failed {
-        fault,
-        silent: false,
-    };
-    let mut body = BytesMut::new();
-    loop {
-        let part = session.read_body_bytes().await;
-        let part = part.map_err(|error| broken(body_fault(&error)))?;
-        let Some(part) = part else { break };
-        if body.len() + part.len() > MAX_ANSWER {
-            return Err(broken(Fault::TooLong));
-        }
-        body.extend_from_slice(&part);
-    }
-    Ok(Response::from_parts(head, body.freeze()))
-}
-
-fn head_failed(error: &Error) -> Failed {
-    let (fault, silent) = match error.etype() {
-        ErrorType::InvalidHTTPHeader => {
-            (Fault::NotHttp("its header is malformed".to_owned()), false)
-        }
-        ErrorType::ConnectionClosed => (Fault::CutOff(reason(error)), true),
-        _ => (Fault::CutOff(reason(error)), is_reset(error)),
-    };
-    Failed { fault, silent }
-}
-
-fn body_fault(error: &Error) -> Fault {
-    // Pingora keeps the names of its body errors to itself.
-    match error.etype() {
-        ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => {
-            Fault::NotHttp("its body is malformed".to_owned())
-        }
-        _ => Fault::CutOff(reason(error)),
-    }
-}
-
-fn is_reset(error: &Error) -> bool {
-    let cause = error.cause.as_deref();
-    let io = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    io.is_some_and(|io| {
-        use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
-        matches!(io.kind(), ConnectionReset | BrokenPipe)
-    })
 }
 
 fn connect_fault(error: &Error) -> Fault {
@@ -588,6 +445,42 @@ fn reason(error: &Error) -> String {
 }
 
 impl Origin {
+    /// A whole request, for one write. Names are written as old servers expect them.
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &HeaderMap,
+        body: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let body_length = body.map_or(0, <[u8]>::len);
+        let mut request = Vec::with_capacity(512 + body_length);
+        let line = [
+            method,
+            " ",
+            &self.prefix,
+            path,
+            " HTTP/1.1\r\nHost: ",
+            &self.authority,
+        ];
+        for part in line {
+            request.extend_from_slice(part.as_bytes());
+        }
+        if body.is_some() {
+            request.extend_from_slice(b"\r\nContent-Length: ");
+            request.extend_from_slice(itoa::Buffer::new().format(body_length).as_bytes());
+        }
+        for (name, value) in headers {
+            request.extend_from_slice(b"\r\n");
+            push_title_case(&mut request, name.as_str());
+            request.extend_from_slice(b": ");
+            request.extend_from_slice(value.as_bytes());
+        }
+        request.extend_from_slice(b"\r\n\r\n");
+        request.extend_from_slice(body.unwrap_or_default());
+        request
+    }
+
     fn of(url: &Url) -> Result<Self, String> {
         let host = url.host_str().ok_or("the platform's URL has no host")?;
         let port = url
@@ -612,6 +505,19 @@ impl Origin {
             prefix: url.path().trim_end_matches('/').to_owned(),
         })
     }
+}
+
+fn push_title_case(request: &mut Vec<u8>, name: &str) {
+    let mut begins = true;
+    request.extend(name.bytes().map(|byte| {
+        let byte = if begins {
+            byte.to_ascii_uppercase()
+        } else {
+            byte
+        };
+        begins = byte == b'-';
+        byte
+    }));
 }
 
 /// The system's certificates and the file's. Those that cannot anchor a chain are left out, as Pingora does

@@ -1,5 +1,11 @@
 //! HTTP in and out: with `server.rs` the only place that names Pingora.
 
+mod deadline;
+
+mod exchange;
+
+mod pool;
+
 pub mod client;
 
 pub mod clients;
@@ -7,6 +13,8 @@ pub mod clients;
 mod refusal;
 
 pub mod public;
+
+mod plain;
 
 pub mod serve;
 

@@ -4,6 +4,7 @@
 //! that reaching one gets a defined answer, and that a panic is one request's 500.
 
 use std::future::Future;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{Request, Response, StatusCode, header};
-use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream, ServerApp};
+use http::{HeaderName, Request, Response, header};
+use pingora::apps::ServerApp;
 use pingora::http::ResponseHeader;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::Stream;
@@ -21,17 +22,17 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::deadline::Deadline;
+pub use super::plain::CutOff;
+use super::plain::{self, NotWhole};
 use super::public::Public;
 pub use super::refusal::Refusal;
 use crate::lifetime::Lifetime;
-
-/// A response with this among its extensions ends in the middle: for a platform that goes wrong on purpose.
-#[derive(Debug, Clone, Copy)]
-pub struct CutOff;
 
 /// What turns requests into responses.
 pub trait Handler: Send + Sync + 'static {
@@ -66,10 +67,16 @@ const IDLE_TIME: Duration = Duration::from_secs(120);
 const BODY_TIME: Duration = Duration::from_secs(15);
 /// A response is taken by the client in this time.
 const WRITE_TIME: Duration = Duration::from_secs(15);
+/// The body of a plain request is waited for this long before a session takes over: some clients send head and body apart.
+const BODY_PAUSE: Duration = Duration::from_millis(100);
+/// What is read at once; a common call fits.
+const READ_SIZE: usize = 4096;
 /// What is left of a refused body is read and thrown away this long, so that the refusal is read, not reset.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// A handler behind a listener, as Pingora wants it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A handler behind a listener.
 pub struct App<H> {
     handler: H,
     limits: Limits,
@@ -124,16 +131,32 @@ impl<H: Handler> App<H> {
                 return refuse(&head, why);
             }
         };
-        // Not before: a body that drips would hold a place that a call could have.
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            return refuse(&head, Refusal::Overloaded);
+        self.handle(Request::from_parts(head, body), started).await
+    }
+
+    /// Decides the response to a whole request.
+    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+        // The head again, for an answer without the handler: bodies are moved, heads are small.
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let id = request.headers().get(REQUEST_ID).cloned();
+        let refuse = |why| {
+            let mut head = Request::new(()).into_parts().0;
+            (head.method, head.uri) = (method, uri);
+            head.headers.extend(id.map(|id| (REQUEST_ID, id)));
+            self.handler.refuse(&head, why, started)
         };
-        let request = Request::from_parts(head, body);
-        let head = request_head(&request);
+        if self.lifetime.is_over() {
+            return refuse(Refusal::Draining);
+        }
+        // Not before the body is there: one that drips would hold a place that a call could have.
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return refuse(Refusal::Overloaded);
+        };
         let handled = AssertUnwindSafe(self.handler.handle(request, started)).catch_unwind();
         tokio::select! {
-            response = handled => response.unwrap_or_else(|_| refuse(&head, Refusal::Panicked)),
-            () = self.lifetime.until_cut() => refuse(&head, Refusal::CutShort),
+            biased;
+            response = handled => response.unwrap_or_else(|_| refuse(Refusal::Panicked)),
+            () = self.lifetime.until_cut() => refuse(Refusal::CutShort),
         }
     }
 
@@ -191,20 +214,98 @@ impl<H: Handler> App<H> {
     }
 }
 
-#[async_trait]
-impl<H: Handler> HttpServerApp for App<H> {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: ServerSession,
-        _shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        // Pingora marks every session but a connection's first as kept alive without a bound.
-        let kept_alive = session.get_keepalive() == Some(0);
-        let time = if kept_alive && self.public.is_none() {
-            IDLE_TIME
-        } else {
-            HEADER_TIME
+impl<H: Handler> App<H> {
+    /// Serves a connection until it ends: plain requests at once, whatever else by a session.
+    async fn serve(&self, mut stream: Stream) {
+        let mut buffer = BytesMut::new();
+        let mut deadline = Deadline::new(Instant::now() + HEADER_TIME);
+        let mut kept_alive = false;
+        loop {
+            let time = if kept_alive && self.public.is_none() {
+                IDLE_TIME
+            } else {
+                HEADER_TIME
+            };
+            deadline.set(Instant::now() + time);
+            let next = if self.public.is_none() {
+                self.plain(&mut stream, &mut buffer, &mut deadline).await
+            } else {
+                Next::Session
+            };
+            match next {
+                Next::Request => {}
+                // In a box: its state is large, and most requests need none.
+                Next::Session => {
+                    match Box::pin(self.session(stream, buffer, kept_alive, time)).await {
+                        Some(kept) => (stream, buffer) = kept,
+                        None => return,
+                    }
+                }
+                Next::End => return,
+            }
+            kept_alive = true;
+        }
+    }
+
+    /// Reads one request, and answers it where it is plain.
+    async fn plain(
+        &self,
+        stream: &mut Stream,
+        buffer: &mut BytesMut,
+        deadline: &mut Deadline,
+    ) -> Next {
+        let (request, keep_alive) = loop {
+            let why = match plain::read(buffer, self.limits.max_body) {
+                Ok(request) => break request,
+                Err(why) => why,
+            };
+            match why {
+                NotWhole::Unusual => return Next::Session,
+                NotWhole::Head => deadline.set(Instant::now() + BODY_PAUSE),
+                NotWhole::Begun => {}
+            }
+            let begun = !buffer.is_empty();
+            buffer.reserve(READ_SIZE);
+            match deadline.limit(stream.read_buf(buffer)).await {
+                Some(Ok(1..)) => {}
+                Some(_) if begun => return Next::Session,
+                None if why == NotWhole::Head => return Next::Session,
+                _ => return Next::End,
+            }
         };
+        let _busy = self.lifetime.enter();
+        let response = self.handle(request, Instant::now()).await;
+        let cut_off = response.extensions().get::<CutOff>().is_some();
+        let keep_alive = keep_alive && !cut_off && !self.lifetime.is_draining();
+        let bytes = plain::write(&response, keep_alive);
+        let written = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        };
+        match timeout(WRITE_TIME, written).await {
+            Ok(Ok(())) if keep_alive => Next::Request,
+            Ok(Ok(())) if !cut_off => {
+                // The other side may be gone already.
+                let _: io::Result<()> = AsyncWriteExt::shutdown(stream).await;
+                Next::End
+            }
+            _ => Next::End,
+        }
+    }
+
+    /// One request by a session of Pingora's, `buffer` before the stream. Gives the stream back where it can carry another,
+    /// with what was read of that.
+    async fn session(
+        &self,
+        stream: Stream,
+        buffer: BytesMut,
+        kept_alive: bool,
+        time: Duration,
+    ) -> Option<(Stream, BytesMut)> {
+        let mut session = ServerSession::new_http1(stream);
+        // Without a bound, as Pingora does for all but a connection's first; the bound is `time`.
+        session.set_keepalive(Some(if kept_alive { 0 } else { 60 }));
+        session.set_pipelined_prefix(buffer);
         // Calls that were sent before the last answer wait their turn instead of being dropped.
         session.set_pipelining_enabled(true);
         session.set_read_timeout(Some(time));
@@ -226,10 +327,19 @@ impl<H: Handler> HttpServerApp for App<H> {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return None,
         }
-        let kept = HttpPersistentSettings::for_session(&session);
-        let stream = session.finish().await.ok()??;
-        Some(ReusedHttpStream::from_reusable_stream(stream, kept))
+        let (stream, rest) = session.finish().await.ok()??.into_parts();
+        Some((stream, rest.unwrap_or_default()))
     }
+}
+
+/// What a connection does next.
+enum Next {
+    /// Waits for another request.
+    Request,
+    /// Has a session read what is not plain.
+    Session,
+    /// Ends.
+    End,
 }
 
 /// The way into an app: connections are counted, and their TLS is done, before anything else is.
@@ -262,7 +372,7 @@ impl<H: Handler> ServerApp for Door<H> {
     async fn process_new(
         self: &Arc<Self>,
         stream: Stream,
-        shutdown: &ShutdownWatch,
+        _shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
         let _one = self.app.connections.try_acquire().ok()?;
         let _from_there = match &self.app.public {
@@ -277,7 +387,8 @@ impl<H: Handler> ServerApp for Door<H> {
                 Box::new(handshake.await.ok()?.ok()?)
             }
         };
-        self.app.process_new(stream, shutdown).await
+        self.app.serve(stream).await;
+        None
     }
 }
 
@@ -315,10 +426,10 @@ async fn write(session: &mut ServerSession, response: Response<Bytes>) -> pingor
     let unread = !session.is_body_done();
     let waits = expects_continue(session.req_header());
     let head_only = session.req_header().method == http::Method::HEAD;
+    let length = plain::announced_length(&response);
     let (mut parts, body) = response.into_parts();
     let cut_off = parts.extensions.remove::<CutOff>().is_some();
-    if !bodiless(parts.status) {
-        let length = body.len() + usize::from(cut_off);
+    if !plain::is_bodiless(parts.status) {
         parts.headers.insert(header::CONTENT_LENGTH, length.into());
     }
     let header = ResponseHeader::from(parts);
@@ -342,23 +453,8 @@ fn broken_body(error: &Error) -> Refusal {
     }
 }
 
-fn bodiless(status: StatusCode) -> bool {
-    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
 fn expects_continue(head: &Parts) -> bool {
     head.headers
         .get(header::EXPECT)
         .is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-/// The head again, for the answer to a panic: bodies are moved, heads are small.
-fn request_head(request: &Request<Bytes>) -> Parts {
-    let mut head = Request::new(()).into_parts().0;
-    head.method = request.method().clone();
-    head.uri = request.uri().clone();
-    if let Some(id) = request.headers().get("x-request-id") {
-        head.headers.insert("x-request-id", id.clone());
-    }
-    head
 }

@@ -55,7 +55,7 @@ impl Platform {
             .0
             .post(
                 "/api/query",
-                &relay::own_headers(),
+                relay::own_headers(),
                 form.into(),
                 Repeat::Once,
             )

@@ -23,7 +23,7 @@ pub(super) fn verify(
     }
     let received = envelope::read(response.body(), "resp")?;
     let message = received
-        .verify(call.merchant().verifying_keys())
+        .verify(call.merchant.verifying_keys())
         .map_err(|error| unverified(&error, &received))?;
     let answer = message::read_answer(message, &call.json, &call.subject, completeness)?;
     metrics.count_oddities(&answer);

@@ -124,13 +124,21 @@ impl Outbound {
             return self.shadow(endpoint, request).await;
         }
         let snapshot = self.watch.snapshot();
-        let call = Call::parse(request.body(), endpoint, snapshot, self.notify.as_ref())?;
+        let call = Call::parse(request.body(), endpoint, &snapshot, self.notify.as_ref())?;
         let result = match endpoint {
             Endpoint::Query | Endpoint::Extra => self.ask(endpoint, &call, request).await,
             Endpoint::Submit => self.submit(&call, request).await,
             Endpoint::Link => self.link(&call, request).await,
         };
-        result.map_err(|refused| refused.about(&call.subject))
+        match result {
+            Ok((response, sent)) => Ok(Done {
+                response,
+                outcome: "ok",
+                sent,
+                subject: call.subject,
+            }),
+            Err(refused) => Err(refused.about(&call.subject)),
+        }
     }
 
     /// `/api/query` and `extra_paths`: an envelope out, an envelope back.
@@ -139,26 +147,30 @@ impl Outbound {
         endpoint: Endpoint,
         call: &Call,
         request: &Request<Bytes>,
-    ) -> Result<Done, Refused> {
-        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
+    ) -> Result<(Response<Bytes>, Sent), Refused> {
+        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
         let form = Bytes::from(envelope.form("req"));
         let response = self
             .send(
                 request.uri().path(),
-                &relay::own_headers(),
+                relay::own_headers(),
                 form,
                 endpoint.repeat(),
             )
             .await?;
         let answer = answer::verify(&response, call, endpoint.completeness(), &self.metrics)?;
-        Ok(call.done(plain(answer), Sent::Yes))
+        Ok((plain(answer), Sent::Yes))
     }
 
     /// `/api/icashier`: an order out, once; the platform's page or redirect back, or an envelope.
-    async fn submit(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
+    async fn submit(
+        &self,
+        call: &Call,
+        request: &Request<Bytes>,
+    ) -> Result<(Response<Bytes>, Sent), Refused> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
-        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
+        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
         let headers = relay::page_headers(request.headers());
         let form = Bytes::from(envelope.form("req"));
         let sent = self
@@ -171,19 +183,23 @@ impl Outbound {
         }
         let response = sent?;
         if !answer::must_be_envelope(&response) {
-            return Ok(call.done(unverified(relay::response(response)), Sent::Yes));
+            return Ok((unverified(relay::response(response)), Sent::Yes));
         }
         // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
         let answer = answer::verify(&response, call, completeness, &self.metrics)?;
-        Ok(call.done(plain(answer), Sent::Yes))
+        Ok((plain(answer), Sent::Yes))
     }
 
     /// `/apis/icashier`: an order signed, and sent by the customer's browser.
-    async fn link(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
+    async fn link(
+        &self,
+        call: &Call,
+        request: &Request<Bytes>,
+    ) -> Result<(Response<Bytes>, Sent), Refused> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
-        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant().key);
+        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
         let (sign, form) = (envelope.sign().to_string(), envelope.form("req"));
         let response = link::response(
             &self.platform,
@@ -192,12 +208,12 @@ impl Outbound {
             &form,
             request.headers(),
         );
-        Ok(call.done(response, Sent::No))
+        Ok((response, Sent::No))
     }
 
     /// The same paths for an app that still signs: passed on unchanged, compared on the side.
     async fn shadow(&self, endpoint: Endpoint, request: &Request<Bytes>) -> Result<Done, Refused> {
-        let shadow = Shadow::of(request.body(), self.watch.snapshot());
+        let shadow = Shadow::of(request.body(), &self.watch.snapshot());
         self.metrics
             .shadow
             .with_label_values(&[shadow.verdict.name()])
@@ -400,17 +416,6 @@ impl Handler for Outbound {
         let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
         let name = endpoint.map_or("none", Endpoint::name);
         self.finish(name, id.clone(), Done::refused(&refused, &id), started)
-    }
-}
-
-impl Call {
-    fn done(&self, response: Response<Bytes>, sent: Sent) -> Done {
-        Done {
-            response,
-            outcome: "ok",
-            sent,
-            subject: self.subject.clone(),
-        }
     }
 }
 

@@ -10,10 +10,10 @@ use crate::config::{Merchant, Snapshot};
 use crate::protocol::json::Object;
 use crate::protocol::message::{Order, Subject, read_query, read_submit};
 
-/// A call that keeps the rules, with the one snapshot that it uses from here to its answer.
+/// A call that keeps the rules.
 pub(super) struct Call {
-    snapshot: Arc<Snapshot>,
-    merid: String,
+    /// The merchant whose key signs, from the one snapshot that the call uses.
+    pub(super) merchant: Arc<Merchant>,
     /// What is signed: the app's bytes, members filled in.
     pub(super) json: String,
     /// Whom and what it is about.
@@ -45,12 +45,12 @@ impl Call {
     pub(super) fn parse(
         body: &[u8],
         endpoint: Endpoint,
-        snapshot: Arc<Snapshot>,
+        snapshot: &Snapshot,
         notify: Option<&Notify>,
     ) -> Result<Self, Refused> {
         let object = Object::parse(body)?;
         let mut subject = Subject::of(&object);
-        let merchant = merchant(&object, &snapshot).map_err(|refused| refused.about(&subject))?;
+        let merchant = merchant(&object, snapshot).map_err(|refused| refused.about(&subject))?;
         subject.merid = Some(merchant.merid.clone());
         let filled = fill_in(&object, endpoint, merchant, notify);
         let order = match &filled {
@@ -58,11 +58,10 @@ impl Call {
             None => check(&object, endpoint),
         };
         let order = order.map_err(|refused| refused.about(&subject))?;
-        let merid = merchant.merid.clone();
+        let merchant = merchant.clone();
         let json = filled.unwrap_or_else(|| object.text().to_owned());
         Ok(Self {
-            snapshot,
-            merid,
+            merchant,
             json,
             subject,
             order,
@@ -71,30 +70,21 @@ impl Call {
 
     /// A call that an app signed itself with this merchant's key: no rule is checked.
     pub(super) fn signed_by_app(
-        snapshot: Arc<Snapshot>,
-        merid: &str,
+        merchant: Arc<Merchant>,
         json: String,
         subject: Subject,
         order: Option<Order>,
     ) -> Self {
         Self {
-            snapshot,
-            merid: merid.to_owned(),
+            merchant,
             json,
             subject,
             order,
         }
     }
-
-    /// The merchant whose key signs.
-    pub(super) fn merchant(&self) -> &Merchant {
-        self.snapshot
-            .merchant(&self.merid)
-            .expect("was found in this snapshot, which does not change")
-    }
 }
 
-fn merchant<'s>(object: &Object<'_>, snapshot: &'s Snapshot) -> Result<&'s Merchant, Refused> {
+fn merchant<'s>(object: &Object<'_>, snapshot: &'s Snapshot) -> Result<&'s Arc<Merchant>, Refused> {
     let wrong = |expected: &str| {
         Refused::new(Code::InvalidField, format!("merid: expected {expected}")).at("merid")
     };
@@ -151,14 +141,14 @@ mod tests {
     use super::*;
     use crate::protocol::key::Key;
 
-    fn snapshot(back: Option<&str>) -> Arc<Snapshot> {
-        Arc::new(Snapshot::from_merchants(vec![Merchant {
+    fn snapshot(back: Option<&str>) -> Snapshot {
+        Snapshot::from_merchants(vec![Merchant {
             merid: "1".to_owned(),
             key: Key::new("k").unwrap(),
             old_keys: Vec::new(),
             back: back.map(|url| Url::parse(url).unwrap()),
             front: None,
-        }]))
+        }])
     }
 
     #[test]
@@ -166,7 +156,7 @@ mod tests {
         let notify = Notify::below(&Url::parse("https://shop.example.com/cashier/").unwrap());
         let body = br#"{"action":"Bank","txnamt":1,"orderid":"ABCDEFGH","backurl":"http://own/"}"#;
         let parse = |back| {
-            Call::parse(body, Endpoint::Submit, snapshot(back), Some(&notify))
+            Call::parse(body, Endpoint::Submit, &snapshot(back), Some(&notify))
                 .unwrap()
                 .json
         };

@@ -1,5 +1,7 @@
 //! What of the app's request goes on to the platform's page, and what of the page comes back.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Response};
@@ -28,13 +30,16 @@ const TO_APP: [HeaderName; 8] = [
 ];
 
 /// The headers of a form that the sidecar sends on its own behalf.
-pub fn own_headers() -> HeaderMap {
-    HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)])
+pub fn own_headers() -> &'static HeaderMap {
+    static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
+        HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)])
+    });
+    &HEADERS
 }
 
 /// The headers of a form that may be answered with a page.
 pub fn page_headers(app: &HeaderMap) -> HeaderMap {
-    let mut headers = own_headers();
+    let mut headers = own_headers().clone();
     for name in &TO_PLATFORM {
         headers.remove(name);
     }

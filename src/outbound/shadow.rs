@@ -1,7 +1,5 @@
 //! Apps that still sign: what came is passed on unchanged, and our key's verdict stands beside the answer.
 
-use std::sync::Arc;
-
 use super::parse::Call;
 use crate::config::Snapshot;
 use crate::protocol::envelope;
@@ -54,7 +52,7 @@ pub(super) fn is_signed(body: &[u8]) -> bool {
 
 impl Shadow {
     /// Compares the app's sign with ours. Nothing is refused: in shadow the app's own signing is in force.
-    pub(super) fn of(body: &[u8], snapshot: Arc<Snapshot>) -> Self {
+    pub(super) fn of(body: &[u8], snapshot: &Snapshot) -> Self {
         let mismatch = |why: &str| Self {
             envelope: None,
             verdict: Verdict::Mismatch(why.to_owned()),
@@ -113,13 +111,7 @@ impl Shadow {
         }
         let order = message::read_order(&object).ok();
         let json = object.text().to_owned();
-        let call = Call::signed_by_app(
-            snapshot.clone(),
-            &merchant.merid,
-            json,
-            subject.clone(),
-            order,
-        );
+        let call = Call::signed_by_app(merchant.clone(), json, subject.clone(), order);
         Self {
             envelope,
             verdict: Verdict::Match,

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
+use memchr::memchr;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -62,7 +63,7 @@ impl<'a> Object<'a> {
             .deserialize_map(Members)
             .and_then(|members| reader.end().map(|()| members))
             .map_err(|e| not_an_object(&e))?;
-        refuse_duplicates(members.iter().map(|(name, _)| name))?;
+        refuse_duplicates(&members, |(name, _)| name)?;
         for (_, value) in &members {
             check_nested(value)?;
         }
@@ -86,7 +87,7 @@ impl<'a> Object<'a> {
         let Some(inner) = raw.strip_prefix('"').and_then(|r| r.strip_suffix('"')) else {
             return Some(Err(WrongType));
         };
-        if !inner.contains('\\') {
+        if memchr(b'\\', inner.as_bytes()).is_none() {
             return Some(Ok(Cow::Borrowed(inner)));
         }
         Some(
@@ -310,16 +311,31 @@ impl<'de> Visitor<'de> for Strict<'_> {
             names.push(name);
             map.next_value_seed(inner)?;
         }
-        refuse_duplicates(names.iter()).map_err(|fault| self.stop(fault))
+        refuse_duplicates(&names, |name| name).map_err(|fault| self.stop(fault))
     }
 }
 
-fn refuse_duplicates<'n>(names: impl Iterator<Item = &'n Cow<'n, str>>) -> Result<(), JsonError> {
-    let mut names: Vec<&str> = names.map(AsRef::as_ref).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(JsonError::DuplicateMember {
-            name: pair[0].chars().take(64).collect(),
+/// More members than this are sorted before they are compared.
+const FEW: usize = 16;
+
+fn refuse_duplicates<M>(members: &[M], name: impl Fn(&M) -> &str) -> Result<(), JsonError> {
+    let doubled = if members.len() <= FEW {
+        let mut seen = members.iter().enumerate();
+        seen.find_map(|(at, member)| {
+            let stands_before = members[..at].iter().any(|m| name(m) == name(member));
+            stands_before.then(|| name(member))
+        })
+    } else {
+        let mut names: Vec<&str> = members.iter().map(&name).collect();
+        names.sort_unstable();
+        names
+            .windows(2)
+            .find(|pair| pair[0] == pair[1])
+            .map(|pair| pair[0])
+    };
+    match doubled {
+        Some(name) => Err(JsonError::DuplicateMember {
+            name: name.chars().take(64).collect(),
         }),
         None => Ok(()),
     }

@@ -3,6 +3,8 @@
 //! Rules are the document's (§3.1.3 submit, §3.4.3 query, §3.4.4 answer). A member that is `null` counts as
 //! missing; members the document does not know are nobody's business and stay.
 
+use std::borrow::Cow;
+
 use url::Url;
 
 use super::envelope::Verified;
@@ -66,7 +68,7 @@ pub fn read_order(message: &Object<'_>) -> Result<Order, FieldError> {
         expected: ORDERID,
     })?;
     Ok(Order {
-        orderid,
+        orderid: orderid.into_owned(),
         amount,
         action,
     })
@@ -77,7 +79,7 @@ const URL: &str = "an absolute http or https URL";
 
 /// Checks a query against §3.4.3: it names an order, by `queryid` or `orderid`.
 pub fn read_query(message: &Object<'_>) -> Result<(), FieldError> {
-    let named_by = |value: Option<String>| value.is_some_and(|value| !value.is_empty());
+    let named_by = |value: Option<Cow<'_, str>>| value.is_some_and(|value| !value.is_empty());
     let by_queryid = named_by(optional_string(message, "queryid")?);
     let by_orderid = orderid(message);
     if by_queryid || named_by(by_orderid?) {
@@ -112,13 +114,7 @@ impl Subject {
 
     /// Reads what is there; empty members count as missing, and one of another type is taken as it stands.
     pub fn of(message: &Object<'_>) -> Self {
-        let member = |name| {
-            let text = match message.string(name)? {
-                Ok(text) => text.into_owned(),
-                Err(WrongType) => message.raw(name)?.to_owned(),
-            };
-            (!text.is_empty()).then_some(text)
-        };
+        let member = |name| Some(subject_member(message, name)?.into_owned());
         Self {
             merid: member("merid"),
             orderid: member("orderid"),
@@ -136,18 +132,28 @@ impl Subject {
         printable(self.orderid.as_deref())
     }
 
-    /// The first member that both sides name and that differs.
-    fn differs(&self, other: &Self) -> Option<&'static str> {
-        [
-            ("merid", &self.merid, &other.merid),
-            ("orderid", &self.orderid, &other.orderid),
-            ("queryid", &self.queryid, &other.queryid),
-        ]
-        .into_iter()
-        .find_map(|(name, ours, theirs)| {
-            (ours.is_some() && theirs.is_some() && ours != theirs).then_some(name)
-        })
+    /// The first member that this and the message name and that differs.
+    fn differs(&self, message: &Object<'_>) -> Option<&'static str> {
+        let named = [
+            ("merid", &self.merid),
+            ("orderid", &self.orderid),
+            ("queryid", &self.queryid),
+        ];
+        let differs =
+            |ours: &str, name| subject_member(message, name).is_some_and(|theirs| theirs != ours);
+        named
+            .into_iter()
+            .find_map(|(name, ours)| differs(ours.as_deref()?, name).then_some(name))
     }
+}
+
+/// Empty members count as missing, and one of another type is taken as it stands.
+fn subject_member<'a>(message: &Object<'a>, name: &str) -> Option<Cow<'a, str>> {
+    let text = match message.string(name)? {
+        Ok(text) => text,
+        Err(WrongType) => Cow::Borrowed(message.raw(name)?),
+    };
+    (!text.is_empty()).then_some(text)
 }
 
 fn printable(text: Option<&str>) -> &str {
@@ -205,7 +211,7 @@ pub fn read_answer(
         }
         let object = Object::parse(&bytes)?;
         let without_respcode = check_completeness(&object, completeness)?;
-        if let Some(member) = asked.differs(&Subject::of(&object)) {
+        if let Some(member) = asked.differs(&object) {
             return Err(AnswerError::Foreign(member));
         }
         Ok(Answer {
@@ -248,7 +254,10 @@ pub fn read_outcome(message: Verified<Vec<u8>>) -> Result<Verified<Outcome>, Ans
         for field in ["resultmsg", "paytime"] {
             optional_string(&object, field)?;
         }
-        let member = |name| optional_string(&object, name).map(Option::unwrap_or_default);
+        let member = |name| {
+            let value = optional_string(&object, name)?;
+            Ok::<_, FieldError>(value.map(Cow::into_owned).unwrap_or_default())
+        };
         Ok(Outcome {
             json: object.text().to_owned(),
             merid: member("merid")?,
@@ -395,7 +404,7 @@ fn amount(message: &Object<'_>) -> Option<u64> {
         .filter(|&amount| amount <= MAX_AMOUNT)
 }
 
-fn orderid(message: &Object<'_>) -> Result<Option<String>, FieldError> {
+fn orderid<'a>(message: &Object<'a>) -> Result<Option<Cow<'a, str>>, FieldError> {
     let wrong = FieldError {
         field: "orderid",
         expected: ORDERID,
@@ -428,13 +437,13 @@ fn callback_url(message: &Object<'_>, field: &'static str) -> Result<Option<Url>
     }
 }
 
-fn optional_string(
-    message: &Object<'_>,
+fn optional_string<'a>(
+    message: &Object<'a>,
     field: &'static str,
-) -> Result<Option<String>, FieldError> {
+) -> Result<Option<Cow<'a, str>>, FieldError> {
     match message.string(field) {
         None => Ok(None),
-        Some(Ok(text)) => Ok(Some(text.into_owned())),
+        Some(Ok(text)) => Ok(Some(text)),
         Some(Err(_)) => Err(FieldError {
             field,
             expected: "a string",

@@ -1,0 +1,417 @@
+//! The plain case of a request, read without a session: POST, HTTP/1.1, one `Host`, one `Content-Length`, nothing
+//! unusual.
+//!
+//! Whatever is not as plain as that is [`NotWhole::Unusual`] and goes to Pingora's session, bytes and all, which answers it
+//! or refuses it. So this may be stricter than Pingora, and must never be laxer.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::time::SystemTime;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use httparse::{ParserConfig, Status};
+use memchr::memchr_iter;
+
+/// Bytes of a plain head.
+const MAX_HEAD: usize = 8 * 1024;
+/// Fields of a plain head.
+const MAX_FIELDS: usize = 32;
+
+/// A response with this among its extensions ends in the middle: for a platform that goes wrong on purpose.
+#[derive(Debug, Clone, Copy)]
+pub struct CutOff;
+
+/// Why there is no plain request at the beginning of what was read.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotWhole {
+    /// A plain head is there, its body is not.
+    Head,
+    /// What is there may become a plain head.
+    Begun,
+    /// It is no plain request.
+    Unusual,
+}
+
+/// Takes a plain request from the beginning of `buffer`, and says whether another may follow it.
+pub fn read(buffer: &mut BytesMut, max_body: usize) -> Result<(Request<Bytes>, bool), NotWhole> {
+    match Head::parse(buffer, max_body).ok_or(NotWhole::Unusual)? {
+        Status::Partial if buffer.len() > MAX_HEAD => Err(NotWhole::Unusual),
+        Status::Partial => Err(NotWhole::Begun),
+        Status::Complete(head) if buffer.len() - head.length < head.body => Err(NotWhole::Head),
+        Status::Complete(head) => {
+            buffer.advance(head.length);
+            let body = buffer.split_to(head.body).freeze();
+            Ok((head.request.map(|()| body), head.keep_alive))
+        }
+    }
+}
+
+struct Head {
+    request: Request<()>,
+    /// Bytes of the head.
+    length: usize,
+    /// Bytes of the body.
+    body: usize,
+    keep_alive: bool,
+}
+
+impl Head {
+    /// `None` where it is not plain.
+    fn parse(bytes: &[u8], max_body: usize) -> Option<Status<Self>> {
+        let start = &bytes[..bytes.len().min(5)];
+        if start != &b"POST "[..start.len()] {
+            return None;
+        }
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut parsed = httparse::Request::new(&mut []);
+        let parser = ParserConfig::default();
+        let status = parser.parse_request_with_uninit_headers(&mut parsed, bytes, &mut fields);
+        let Status::Complete(length) = status.ok()? else {
+            return Some(Status::Partial);
+        };
+        // The parser takes a line that ends with LF alone.
+        if length > MAX_HEAD
+            || memchr_iter(b'\n', &bytes[..length])
+                .any(|at| bytes.get(at.wrapping_sub(1)) != Some(&b'\r'))
+        {
+            return None;
+        }
+        let path = parsed
+            .path
+            .filter(|path| path.starts_with('/') && path.is_ascii())?;
+        if parsed.version != Some(1) || path.contains('#') {
+            return None;
+        }
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::try_from(path).ok()?;
+        let headers = request.headers_mut();
+        headers.reserve(parsed.headers.len());
+        let (mut body, mut keep_alive) = (None, true);
+        for field in parsed.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            match name {
+                header::HOST if field.value.is_empty() || headers.contains_key(header::HOST) => {
+                    return None;
+                }
+                header::CONTENT_LENGTH if body.is_some() => return None,
+                header::CONTENT_LENGTH => body = Some(content_length(field.value)?),
+                header::CONNECTION if field.value.eq_ignore_ascii_case(b"close") => {
+                    keep_alive = false;
+                }
+                header::CONNECTION if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
+                header::CONNECTION
+                | header::TRANSFER_ENCODING
+                | header::TRAILER
+                | header::TE
+                | header::UPGRADE
+                | header::EXPECT => return None,
+                _ => {}
+            }
+            headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        }
+        let body = body.filter(|body| *body <= max_body)?;
+        headers
+            .contains_key(header::HOST)
+            .then_some(Status::Complete(Self {
+                request,
+                length,
+                body,
+                keep_alive,
+            }))
+    }
+}
+
+/// Up to nine digits.
+fn content_length(value: &[u8]) -> Option<usize> {
+    if !(1..=9).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(
+        value
+            .iter()
+            .fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0')),
+    )
+}
+
+/// A whole response to a POST, for one write.
+pub fn write(response: &Response<Bytes>, keep_alive: bool) -> Vec<u8> {
+    let (status, body) = (response.status(), response.body());
+    let mut bytes = Vec::with_capacity(512 + body.len());
+    bytes.extend_from_slice(b"HTTP/1.1 ");
+    bytes.extend_from_slice(status.as_str().as_bytes());
+    bytes.push(b' ');
+    bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    for (name, value) in response.headers() {
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+    }
+    if !is_bodiless(status) {
+        let length = announced_length(response);
+        bytes.extend_from_slice(b"\r\ncontent-length: ");
+        bytes.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\ndate: ");
+    push_date(&mut bytes);
+    bytes.extend_from_slice(if keep_alive {
+        b"\r\nconnection: keep-alive\r\n\r\n"
+    } else {
+        b"\r\nconnection: close\r\n\r\n"
+    });
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// The length that stands in the response; one too many where the response is to end in the middle.
+pub fn announced_length(response: &Response<Bytes>) -> usize {
+    response.body().len() + usize::from(response.extensions().get::<CutOff>().is_some())
+}
+
+/// A response with this status has no body and no length.
+pub fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// The date (RFC 9110 §6.6.1), made once a second.
+fn push_date(bytes: &mut Vec<u8>) {
+    thread_local! {
+        static LAST: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    LAST.with_borrow_mut(|last| {
+        if last.0 != second {
+            *last = (second, httpdate::fmt_http_date(now));
+        }
+        bytes.extend_from_slice(last.1.as_bytes());
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pingora::protocols::http::ServerSession;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    const MAX_BODY: usize = 64;
+
+    fn found(text: &str) -> Result<(Request<Bytes>, bool), NotWhole> {
+        read(&mut BytesMut::from(text), MAX_BODY)
+    }
+
+    #[test]
+    fn a_plain_request_is_taken_and_what_follows_stays() {
+        let text = "POST /api/query?x=1 HTTP/1.1\r\nhost: a\r\nContent-Length: 2\r\nX-A: b\r\nX-A: c\r\n\r\n{}POST ";
+        let mut buffer = BytesMut::from(text);
+        let (request, keep_alive) = read(&mut buffer, MAX_BODY).unwrap();
+        assert!(keep_alive);
+        assert_eq!(
+            request.uri().path_and_query().unwrap().as_str(),
+            "/api/query?x=1"
+        );
+        assert_eq!(request.body().as_ref(), b"{}");
+        assert_eq!(request.headers().get_all("x-a").iter().count(), 2);
+        assert_eq!(buffer.as_ref(), b"POST ");
+        let closing = text.replace("X-A: b", "Connection: Close");
+        assert!(!found(&closing).unwrap().1);
+    }
+
+    #[test]
+    fn what_may_still_become_plain_is_waited_for() {
+        let text = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
+        let head = text.len() - 2;
+        for length in 0..text.len() {
+            let expected = match length < head {
+                true => NotWhole::Begun,
+                false => NotWhole::Head,
+            };
+            assert_eq!(found(&text[..length]).unwrap_err(), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_unusual_is_left_to_the_session() {
+        let head = |fields: &str| format!("POST /a HTTP/1.1\r\n{fields}\r\n\r\n{{}}");
+        for fields in [
+            "Host: a",
+            "Content-Length: 2",
+            "Host:\r\nContent-Length: 2",
+            "Host: a\r\nHost: a\r\nContent-Length: 2",
+            "Host: a\r\nContent-Length: 2\r\nContent-Length: 2",
+            "Host: a\r\nContent-Length: 2, 2",
+            "Host: a\r\nContent-Length: +2",
+            "Host: a\r\nContent-Length: 0x2",
+            "Host: a\r\nContent-Length: 0000000002",
+            "Host: a\r\nContent-Length: 65",
+            "Host: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked",
+            "Host: a\r\nTransfer-Encoding: chunked",
+            "Host: a\r\nContent-Length: 2\r\nExpect: 100-continue",
+            "Host: a\r\nContent-Length: 2\r\nUpgrade: h2c",
+            "Host: a\r\nContent-Length: 2\r\nConnection: close, x",
+            "Host: a\r\nContent-Length : 2",
+            "Host: a\r\nContent-Length: 2\r\n folded",
+            "Host: a\nContent-Length: 2",
+            "Host: a\r\nContent-Length: 2\r\nX: a\rb",
+            "Host: a\r\nContent-Length: 2\r\nX: a\0b",
+        ] {
+            let found = found(&head(fields));
+            assert_eq!(found.unwrap_err(), NotWhole::Unusual, "{fields:?}");
+        }
+        for line in [
+            "GET /a HTTP/1.1",
+            "post /a HTTP/1.1",
+            "POST  /a HTTP/1.1",
+            "POST /a HTTP/1.0",
+            "POST http://b/a HTTP/1.1",
+            "POST * HTTP/1.1",
+            "POST /a#b HTTP/1.1",
+            "POST /a b HTTP/1.1",
+            "POST /\u{e9} HTTP/1.1",
+            "\r\nPOST /a HTTP/1.1",
+        ] {
+            let text = format!("{line}\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}");
+            assert_eq!(found(&text).unwrap_err(), NotWhole::Unusual, "{line:?}");
+        }
+        let many = "X: y\r\n".repeat(MAX_FIELDS);
+        assert_eq!(
+            found(&head(&format!("{many}Host: a\r\nContent-Length: 2"))).unwrap_err(),
+            NotWhole::Unusual
+        );
+        let long = format!(
+            "X: {}\r\nHost: a\r\nContent-Length: 2",
+            "y".repeat(MAX_HEAD)
+        );
+        assert_eq!(found(&head(&long)).unwrap_err(), NotWhole::Unusual);
+    }
+
+    /// What Pingora's session makes of the same bytes: method, target, fields, body, and what is left.
+    async fn by_session(
+        bytes: &[u8],
+    ) -> Option<(Method, String, Vec<(String, Vec<u8>)>, Vec<u8>, Vec<u8>)> {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        tokio::io::AsyncWriteExt::write_all(&mut theirs, bytes)
+            .await
+            .ok()?;
+        drop(theirs);
+        let mut session = ServerSession::new_http1(Box::new(ours));
+        session.set_pipelining_enabled(true);
+        session.read_request().await.ok().filter(|read| *read)?;
+        let head = session.req_header();
+        let fields = head.headers.iter();
+        let fields = fields
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+            .collect();
+        let (method, target) = (
+            head.method.clone(),
+            String::from_utf8(head.raw_path().to_vec()).ok()?,
+        );
+        let mut body = Vec::new();
+        while let Some(part) = session.read_request_body().await.ok()? {
+            body.extend_from_slice(&part);
+        }
+        let mut rest = session
+            .finish()
+            .await
+            .ok()?
+            .and_then(|kept| kept.into_parts().1)
+            .unwrap_or_default();
+        Some((method, target, fields, body, rest.split().to_vec()))
+    }
+
+    /// Requests that are nearly plain, out of pieces that readers are known to disagree about.
+    fn nearly_plain() -> impl Strategy<Value = Vec<u8>> {
+        let line = select(vec![
+            "POST /a HTTP/1.1",
+            "POST /a?b=c%20d HTTP/1.1",
+            "POST /a HTTP/1.0",
+            "GET /a HTTP/1.1",
+            "POST //a HTTP/1.1",
+            "POST /a  HTTP/1.1",
+            "POST /a HTTP/1.1 ",
+            "POST /\u{e9} HTTP/1.1",
+        ]);
+        let field = select(vec![
+            "Host: a",
+            "host: b:80",
+            "Host:",
+            "Content-Length: 2",
+            "content-length: 2",
+            "Content-Length: 02",
+            "Content-Length:2 ",
+            "Content-Length: 3",
+            "Content-Length: 0",
+            "Content-Length: 2,2",
+            "Content-Length: ",
+            "Content-Length: 1\u{b2}",
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding:\tchunked",
+            "X-A: b",
+            "X-A:\t b \t",
+            "X-A: ",
+            "X-A",
+            " X-A: b",
+            "X A: b",
+            "X-A: \u{7f}",
+            "X-A: \u{e9}",
+            "Connection: close",
+            "Connection: keep-alive",
+            "connection: Close",
+            "Connection: keep-alive, close",
+            "Connection: content-length",
+            "Expect: 100-continue",
+            "Upgrade: x",
+            "TE: trailers",
+            "Accept: */*",
+            "X-A: a\nHost: c",
+            "X-A: a\rb",
+        ]);
+        let end = select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r\n\r\n", "\r"]);
+        let fields = proptest::collection::vec((field, end), 1..6);
+        let body = proptest::collection::vec(any::<u8>(), 0..6);
+        (line, fields, body).prop_map(|(line, fields, body)| {
+            let mut bytes = format!("{line}\r\n").into_bytes();
+            for (field, end) in fields {
+                bytes.extend_from_slice(field.as_bytes());
+                bytes.extend_from_slice(end.as_bytes());
+            }
+            bytes.extend_from_slice(b"\r\n");
+            bytes.extend_from_slice(&body);
+            bytes
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn what_is_taken_for_plain_is_what_the_session_reads(bytes in nearly_plain()) {
+            let mut buffer = BytesMut::from(bytes.as_slice());
+            if let Ok((request, keep_alive)) = read(&mut buffer, MAX_BODY) {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let session = runtime.block_on(by_session(&bytes));
+                let (method, target, fields, body, rest) = session.expect("the session reads it too");
+                prop_assert_eq!(request.method(), &method);
+                prop_assert_eq!(request.uri().path_and_query().unwrap().as_str(), target);
+                let ours: Vec<_> = request.headers().iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+                prop_assert_eq!(ours, fields);
+                prop_assert_eq!(request.body().as_ref(), body.as_slice());
+                if keep_alive {
+                    prop_assert_eq!(buffer.as_ref(), rest.as_slice());
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&mut BytesMut::from(bytes.as_slice()), MAX_BODY);
+            let _ = read(&mut BytesMut::from([b"POST /", bytes.as_slice()].concat().as_slice()), MAX_BODY);
+        }
+    }
+}
