@@ -11,6 +11,12 @@ pub mod config;
 
 mod lifetime;
 
+mod supervisor;
+
+mod sockets;
+
+mod handover;
+
 mod http;
 
 mod inbox;

@@ -10,4 +10,6 @@ pub mod public;
 
 pub mod serve;
 
+pub mod listener;
+
 pub mod tls;

@@ -5,6 +5,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use url::Position;
 
 use super::ask::Platform;
@@ -43,6 +45,8 @@ const LOOKED_AT: u32 = 4096;
 const LOOK: Duration = Duration::from_millis(200);
 /// The pause after the store failed.
 const BACK_OFF: Duration = Duration::from_secs(1);
+/// Attempts under way when another process begins to deliver have so long to end; the others are made again there.
+const LANDING: Duration = Duration::from_secs(3);
 
 /// Tells the delivery that there is something new.
 #[derive(Default)]
@@ -97,8 +101,19 @@ struct Flights {
 }
 
 impl Deliver {
-    /// Delivers until the task is dropped.
-    pub async fn run(self: Arc<Self>) {
+    /// Delivers until `end`, and returns when no attempt is under way any more.
+    pub async fn run(self: Arc<Self>, end: impl Future<Output = ()>) {
+        let mut attempts = JoinSet::new();
+        tokio::select! {
+            () = self.clone().offer_what_is_due(&mut attempts) => {}
+            () = end => {}
+        }
+        let landed = async { while attempts.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LANDING, landed).await;
+        attempts.shutdown().await;
+    }
+
+    async fn offer_what_is_due(self: Arc<Self>, attempts: &mut JoinSet<()>) {
         let flying = Flying::default();
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
         // As if the clock had been set back before we started.
@@ -108,13 +123,14 @@ impl Deliver {
             let looked = self.look(now, now < last).await;
             last = now;
             match looked {
-                Ok(due) => self.launch(due, &flying, &permits),
+                Ok(due) => self.launch(due, &flying, &permits, attempts),
                 Err(error) => {
                     tracing::error!(%error, "events cannot be read; delivery waits");
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
             let _ = tokio::time::timeout(LOOK, self.wake.0.notified()).await;
+            while attempts.try_join_next().is_some() {}
         }
     }
 
@@ -125,13 +141,19 @@ impl Deliver {
         self.store.due(now, EACH, LOOKED_AT).await
     }
 
-    fn launch(self: &Arc<Self>, due: Vec<Event>, flying: &Flying, permits: &Arc<Semaphore>) {
+    fn launch(
+        self: &Arc<Self>,
+        due: Vec<Event>,
+        flying: &Flying,
+        permits: &Arc<Semaphore>,
+        attempts: &mut JoinSet<()>,
+    ) {
         for event in due {
             let Some(flight) = Flight::take_off(&event, flying, permits) else {
                 continue;
             };
             let deliver = self.clone();
-            tokio::spawn(async move {
+            attempts.spawn(async move {
                 let failed = deliver.attempt_unless_done(event).await;
                 flight.land(failed);
                 deliver.wake.now();
