@@ -12,6 +12,7 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::admin::{Admin, Listeners};
 use crate::config::settings::{Callbacks, Settings, Tls};
@@ -23,7 +24,7 @@ use crate::http::listener::Listener;
 use crate::http::public::Public;
 use crate::http::serve::{App, Door, Handler, Limits};
 use crate::http::tls::{Certificate, acceptor};
-use crate::inbound::deliver::{Deliver, Wake};
+use crate::inbound::deliver::{Deliver, Wake, land};
 use crate::inbound::watch::Watch as OrderWatch;
 use crate::inbound::{Inbound, Platform};
 use crate::inbox::sqlite::Sqlite;
@@ -564,10 +565,15 @@ impl BackgroundService for Results {
             }
         };
         let others = async { tokio::join!(watch, self.watch.forget(self.keep)) };
+        let mut attempts = JoinSet::new();
         tokio::select! {
-            () = self.deliver.clone().run(self.lifetime.until_replaced()) => {}
+            () = self.deliver.clone().run(&mut attempts) => {}
             _ = others => {}
+            () = self.lifetime.until_replaced() => {}
         }
+        // The end waits for what is under way, and another process for its turn.
+        let _busy = self.lifetime.enter();
+        land(attempts).await;
         self.store.let_go();
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,6 +88,13 @@ enum Came {
     Denied,
 }
 
+/// Waits for attempts that are under way where no further ones are made.
+pub async fn land(mut attempts: JoinSet<()>) {
+    let landed = async { while attempts.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LANDING, landed).await;
+    attempts.shutdown().await;
+}
+
 /// What is in flight, shared with the attempts.
 type Flying = Arc<Mutex<Flights>>;
 
@@ -101,19 +107,8 @@ struct Flights {
 }
 
 impl Deliver {
-    /// Delivers until `end`, and returns when no attempt is under way any more.
-    pub async fn run(self: Arc<Self>, end: impl Future<Output = ()>) {
-        let mut attempts = JoinSet::new();
-        tokio::select! {
-            () = self.clone().offer_what_is_due(&mut attempts) => {}
-            () = end => {}
-        }
-        let landed = async { while attempts.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LANDING, landed).await;
-        attempts.shutdown().await;
-    }
-
-    async fn offer_what_is_due(self: Arc<Self>, attempts: &mut JoinSet<()>) {
+    /// Delivers until the task is dropped; what is under way then goes on in `attempts`.
+    pub async fn run(self: Arc<Self>, attempts: &mut JoinSet<()>) {
         let flying = Flying::default();
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
         // As if the clock had been set back before we started.

@@ -61,3 +61,5 @@ mod clients;
 mod explain;
 mod process;
 mod shutdown;
+mod supervisor;
+mod upgrade;
