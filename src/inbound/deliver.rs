@@ -208,6 +208,7 @@ impl Deliver {
             attempt = number,
             outcome,
             why = words,
+            ms = started.elapsed().as_secs_f64() * 1000.0,
             "delivery"
         );
         let attempt = Attempt {

@@ -210,6 +210,7 @@ impl Inbound {
         &self,
         kind: Kind,
         request_id: HeaderValue,
+        started: Instant,
         result: Result<Taken, Refused>,
     ) -> Response<Bytes> {
         let (mut response, outcome, subject) = match result {
@@ -227,6 +228,7 @@ impl Inbound {
             orderid = subject.shown_orderid(),
             outcome,
             status = response.status().as_u16(),
+            ms = started.elapsed().as_secs_f64() * 1000.0,
             "callback"
         );
         response.headers_mut().insert(REQUEST_ID, request_id);
@@ -253,13 +255,13 @@ impl Kind {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
+    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
         let kind = self.kind(request.uri().path());
         let result = self.callback(kind, &request).await;
-        self.finish(kind, request_id(&http::HeaderMap::new()), result)
+        self.finish(kind, request_id(&http::HeaderMap::new()), started, result)
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
         let reason = match why {
             Refusal::Malformed | Refusal::BodyTooLarge | Refusal::BodyIncomplete => {
                 Reason::BadRequest
@@ -272,6 +274,7 @@ impl Handler for Inbound {
         self.finish(
             kind,
             request_id(&http::HeaderMap::new()),
+            started,
             Err(reason.into()),
         )
     }

@@ -95,6 +95,8 @@ pub(crate) struct Conf {
     /// Further listeners of the app, such as `unix:…`.
     pub(crate) listen: Vec<String>,
     pub(crate) log_level: &'static str,
+    /// `log.format`, where not the default.
+    pub(crate) log_format: Option<String>,
     /// Where the merchants' file lies, relative to the folder.
     pub(crate) merchants_file: &'static str,
     /// The listener for callbacks, with these further lines; none without.
@@ -117,6 +119,7 @@ impl Conf {
             app: String::new(),
             listen: Vec::new(),
             log_level: "info",
+            log_format: None,
             merchants_file: "merchants.toml",
             callbacks: None,
             inbox: String::new(),
@@ -187,9 +190,11 @@ impl Setup {
             )
             .unwrap();
         }
+        let format = conf.log_format.iter();
+        let format: String = format.map(|it| format!("format = {it:?}\n")).collect();
         write!(
             text,
-            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
+            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n{format}\n{}",
             self.store().display(),
             conf.inbox,
             self.admin,

@@ -59,6 +59,7 @@ mod canary;
 mod cli;
 mod clients;
 mod explain;
+mod log;
 mod process;
 mod shutdown;
 mod supervisor;
