@@ -170,9 +170,7 @@ fn folder(store: &Path) -> PathBuf {
     if let Some(folder) = named("XDG_RUNTIME_DIR") {
         return PathBuf::from(folder).join("countersign");
     }
-    let mut name = store.as_os_str().to_owned();
-    name.push(".run");
-    name.into()
+    store.with_file_name(".countersign")
 }
 
 /// The old process's side: waits for a new one.

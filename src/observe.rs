@@ -69,7 +69,8 @@ impl<W: Write> Write for OneLine<W> {
         let mut escaped = Vec::with_capacity(event.len() + 16);
         for byte in line {
             if byte.is_ascii_control() {
-                escaped.extend(byte.escape_ascii());
+                // Also what JSON would call it: there, only 0x7f stands in a line as it is.
+                escaped.extend(format!("\\u{byte:04x}").into_bytes());
             } else {
                 escaped.push(*byte);
             }
@@ -356,8 +357,8 @@ mod tests {
     fn an_event_is_one_line_whatever_stands_in_it() {
         for (event, line) in [
             ("plain \u{e9}\n", "plain \u{e9}\n"),
-            ("a\nINFO forged\n", "a\\nINFO forged\n"),
-            ("\x1b[31m\r\x7f\0\n", "\\x1b[31m\\r\\x7f\\x00\n"),
+            ("a\nINFO forged\n", "a\\u000aINFO forged\n"),
+            ("\x1b[m\r\x7f\0\n", "\\u001b[m\\u000d\\u007f\\u0000\n"),
         ] {
             let mut written = Vec::new();
             OneLine(&mut written).write_all(event.as_bytes()).unwrap();

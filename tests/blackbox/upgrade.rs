@@ -28,7 +28,7 @@ fn ends(sidecar: &Sidecar, mut old: Child, patience: Duration) {
 
 /// Where a process waits for the one that replaces it, where no runtime directory is named.
 fn handover_folder(setup: &Setup) -> PathBuf {
-    setup.folder.path().join("countersign.db.run")
+    setup.folder.path().join(".countersign")
 }
 
 #[test]
