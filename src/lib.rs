@@ -25,6 +25,8 @@ mod clock;
 
 mod observe;
 
+mod trace;
+
 mod outbound;
 
 mod inbound;

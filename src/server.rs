@@ -34,6 +34,7 @@ use crate::observe::{self, Metrics, Uncounted};
 use crate::outbound::Outbound;
 use crate::sockets::{CannotListen, Sockets};
 use crate::supervisor::{self, Supervisor};
+use crate::trace::{Export, Tracer};
 
 /// Requests to the admin listener at once, and the bytes of their bodies.
 const ADMIN_LIMITS: Limits = Limits {
@@ -89,7 +90,8 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
         settings.app.listen.iter().chain(&public).chain(&admin),
         inherited.unwrap_or_default(),
     )?;
-    let parts = Parts::assemble(settings, snapshot, sockets, taken.as_ref())?;
+    let (tracer, export) = Tracer::of_environment();
+    let parts = Parts::assemble(settings, snapshot, sockets, tracer, taken.as_ref())?;
 
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings));
     let mut limits = Limits {
@@ -128,6 +130,9 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     }
     server.add_service(background_service("upkeep", parts.upkeep()));
     server.add_service(background_service("results", parts.results(settings)));
+    if let Some(export) = export {
+        server.add_service(background_service("traces", Exporting(export)));
+    }
     let start = Start {
         settings: settings.clone(),
         parts: parts.clone(),
@@ -191,6 +196,7 @@ struct Parts {
     supervisor: Arc<Supervisor>,
     sockets: Arc<Sockets>,
     metrics: Arc<Metrics>,
+    tracer: Arc<Tracer>,
     lifetime: Arc<Lifetime>,
     store: Arc<dyn Store>,
     client: Arc<Client>,
@@ -204,6 +210,7 @@ impl Parts {
         settings: &Settings,
         snapshot: Snapshot,
         sockets: Sockets,
+        tracer: Tracer,
         taken: Option<&Taken>,
     ) -> Result<Self, CannotStart> {
         let before = taken.map_or_else(Default::default, |taken| taken.supervisor.clone());
@@ -216,6 +223,7 @@ impl Parts {
         Ok(Self {
             supervisor: Arc::new(supervisor),
             sockets: Arc::new(sockets),
+            tracer: Arc::new(tracer),
             watch: watch(&settings.merchants, snapshot, &metrics)?,
             lifetime: Arc::default(),
             apps: Arc::new(Clients::new(to_apps)),
@@ -246,6 +254,7 @@ impl Parts {
             client,
             store,
             metrics,
+            self.tracer.clone(),
             self.lifetime.clone(),
         )
     }
@@ -259,6 +268,7 @@ impl Parts {
             metrics,
             self.apps.clone(),
             self.wake.clone(),
+            self.tracer.clone(),
         )
     }
 
@@ -292,6 +302,7 @@ impl Parts {
                 apps: self.apps.clone(),
                 metrics: self.metrics.clone(),
                 wake: self.wake.clone(),
+                tracer: self.tracer.clone(),
                 platform: platform.clone(),
                 confirm: inbox.confirm,
                 retry_for: inbox.retry_for,
@@ -578,6 +589,16 @@ impl BackgroundService for Results {
     }
 }
 
+/// The way of traces to their collector.
+struct Exporting(Export);
+
+#[async_trait]
+impl BackgroundService for Exporting {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.0.run().await;
+    }
+}
+
 /// The callbacks' certificate, kept in step with its files.
 struct Following(Arc<Certificate>);
 
@@ -668,6 +689,7 @@ impl ShutdownSignalWatch for End {
         self.parts.supervisor.stopping();
         self.parts.sockets.close();
         tracing::info!(replaced, "draining; a signal from here on ends at once");
+        let tracer = self.parts.tracer.clone();
         // On a task of its own: Pingora blocks this one for the whole grace period.
         tokio::spawn(async move {
             tokio::select! {
@@ -678,6 +700,7 @@ impl ShutdownSignalWatch for End {
             for file in files {
                 let _ = std::fs::remove_file(file);
             }
+            let _ = tokio::task::spawn_blocking(move || tracer.end()).await;
             tracing::info!("ended");
             observe::end_log();
             std::process::exit(0);

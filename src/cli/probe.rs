@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Args;
-use http::Response;
+use http::{HeaderMap, Response};
 
 use super::keys::unknown_merchant;
 use super::{Config, Failure};
@@ -73,7 +73,7 @@ fn ask(settings: &Settings, merchant: &Merchant) -> Result<Response<Bytes>, Fail
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
-    let headers = relay::own_headers();
+    let headers = relay::own_headers(&HeaderMap::new());
     let asked = client.post("/api/query", &headers, form.into(), Repeat::Once);
     runtime
         .block_on(asked)

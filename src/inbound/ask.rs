@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::config::Merchant;
 use crate::http::client::{Client, Fault, Repeat};
@@ -55,7 +55,7 @@ impl Platform {
             .0
             .post(
                 "/api/query",
-                &relay::own_headers(),
+                &relay::own_headers(&HeaderMap::new()),
                 form.into(),
                 Repeat::Once,
             )

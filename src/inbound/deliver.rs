@@ -25,6 +25,7 @@ use crate::inbox::event::{self, Event, Millis, Source, State};
 use crate::inbox::store::{Attempt, Store, StoreError};
 use crate::observe::Metrics;
 use crate::protocol::message::{ResultCode, Subject};
+use crate::trace::{Kept, Side, Tracer};
 
 /// After the first failure, the second, and so on; the last one again and again.
 const DELAYS: [Millis; 8] = [
@@ -49,12 +50,16 @@ const LANDING: Duration = Duration::from_secs(3);
 
 /// Tells the delivery that there is something new.
 #[derive(Default)]
-pub struct Wake(Notify);
+pub struct Wake {
+    new: Notify,
+    /// In which trace each came.
+    pub traces: Kept,
+}
 
 impl Wake {
     /// Look now.
     pub fn now(&self) {
-        self.0.notify_one();
+        self.new.notify_one();
     }
 }
 
@@ -70,6 +75,8 @@ pub struct Deliver {
     pub metrics: Arc<Metrics>,
     /// Called for new events.
     pub wake: Arc<Wake>,
+    /// Begins a span for each attempt.
+    pub tracer: Arc<Tracer>,
     /// Asked first, where results are to be confirmed.
     pub platform: Platform,
     /// Which results are confirmed first.
@@ -124,7 +131,7 @@ impl Deliver {
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
-            let _ = tokio::time::timeout(LOOK, self.wake.0.notified()).await;
+            let _ = tokio::time::timeout(LOOK, self.wake.new.notified()).await;
             while attempts.try_join_next().is_some() {}
         }
     }
@@ -171,8 +178,11 @@ impl Deliver {
         let (at, started) = (clock::now(), Instant::now());
         let snapshot = self.watch.snapshot();
         let number = event.attempts + 1;
+        let mut headers = headers(&event, number);
+        self.wake.traces.put(&event.id, &mut headers);
+        let span = self.tracer.begin(Side::Client, &mut headers);
         let came = match snapshot.merchant(&event.merid) {
-            Some(merchant) => self.offer(&event, number, merchant).await,
+            Some(merchant) => self.offer(&event, &headers, merchant).await,
             None => Came::NoBack,
         };
         let (outcome, words, state) = match came {
@@ -211,6 +221,19 @@ impl Deliver {
             ms = started.elapsed().as_secs_f64() * 1000.0,
             "delivery"
         );
+        span.end(
+            &["delivery"],
+            outcome != "taken",
+            &[
+                ("countersign.event", &event.id),
+                ("countersign.merid", &event.merid),
+                ("countersign.orderid", &event.orderid),
+                ("countersign.outcome", outcome),
+            ],
+        );
+        if state != State::Pending {
+            self.wake.traces.forget(&event.id);
+        }
         let attempt = Attempt {
             next: clock::now() + delay(number),
             id: event.id,
@@ -228,7 +251,7 @@ impl Deliver {
         outcome != "taken"
     }
 
-    async fn offer(&self, event: &Event, number: u32, merchant: &Merchant) -> Came {
+    async fn offer(&self, event: &Event, headers: &HeaderMap, merchant: &Merchant) -> Came {
         let Some(back) = &merchant.back else {
             return Came::NoBack;
         };
@@ -245,10 +268,7 @@ impl Deliver {
         let path = &back[Position::BeforePath..Position::AfterQuery];
         let body = Bytes::from(event.json.clone());
         // Once and once only for each attempt: the app counts them.
-        match client
-            .post(path, &headers(event, number), body, Repeat::Never)
-            .await
-        {
+        match client.post(path, headers, body, Repeat::Never).await {
             Ok(response)
                 if response.status().is_success() && response.body().trim_ascii() == b"0000" =>
             {

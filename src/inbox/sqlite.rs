@@ -847,6 +847,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_takes_over_writes_at_once_and_has_its_turn_when_the_other_lets_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let old = Sqlite::open(&path).unwrap();
+        old.turn().await;
+        let new = Sqlite::take_over(&path).unwrap();
+        for (store, amount, found) in [
+            (&old, 1, Recorded::Agrees),
+            (&new, 2, Recorded::Conflicts),
+            (&old, 1, Recorded::Agrees),
+        ] {
+            let recorded = store.record("1", &order(amount, "Bank"), 1).await;
+            assert_eq!(recorded.unwrap(), found);
+        }
+        let turn = new.turn();
+        tokio::pin!(turn);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), &mut turn)
+                .await
+                .is_err()
+        );
+        old.let_go();
+        turn.await;
+        let recorded = old.record("1", &order(1, "Bank"), 1).await;
+        assert_eq!(recorded.unwrap(), Recorded::Agrees);
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(_))));
+    }
+
+    #[tokio::test]
     async fn one_story_is_one_event_and_two_are_held() {
         let folder = tempfile::tempdir().unwrap();
         let store = Sqlite::open(&folder.path().join("a.db")).unwrap();

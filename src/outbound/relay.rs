@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Response};
 
+use crate::trace;
+
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION")));
@@ -27,18 +29,18 @@ const TO_APP: [HeaderName; 8] = [
     header::RETRY_AFTER,
 ];
 
-/// The headers of a form that the sidecar sends on its own behalf.
-pub fn own_headers() -> HeaderMap {
-    HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)])
+/// The headers of a form that the sidecar sends, in the trace of whoever asked for it.
+pub fn own_headers(asked: &HeaderMap) -> HeaderMap {
+    let mut headers =
+        HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)]);
+    trace::pass_on(asked, &mut headers);
+    headers
 }
 
 /// The headers of a form that may be answered with a page.
 pub fn page_headers(app: &HeaderMap) -> HeaderMap {
-    let mut headers = own_headers();
-    for name in &TO_PLATFORM {
-        headers.remove(name);
-    }
-    headers.extend(browser_headers(app));
+    let mut headers = browser_headers(app);
+    headers.insert(header::CONTENT_TYPE, FORM);
     headers.entry(header::USER_AGENT).or_insert(AGENT);
     headers
 }
@@ -51,6 +53,7 @@ pub fn browser_headers(browser: &HeaderMap) -> HeaderMap {
             headers.append(name, value.clone());
         }
     }
+    trace::pass_on(browser, &mut headers);
     headers
 }
 

@@ -63,4 +63,5 @@ mod log;
 mod process;
 mod shutdown;
 mod supervisor;
+mod traces;
 mod upgrade;
