@@ -9,9 +9,10 @@ use crate::public_port::{certify, notify_tls};
 use crate::shop::{Payment, SOON, Shop, acknowledged, taken};
 use std::collections::HashSet;
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -241,6 +242,35 @@ fn a_runtime_directory_is_where_the_processes_meet() {
         let below = fs::read_dir(runtime.path()).unwrap().count();
         assert_eq!(below, 1, "{name}");
     }
+}
+
+#[test]
+fn who_asks_for_the_listeners_and_then_does_not_serve_changes_nothing() {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let mut sidecar = Sidecar::before(&platform);
+    let folder = handover_folder(&sidecar.setup);
+    let socket = || {
+        let mut entries = fs::read_dir(&folder).ok()?;
+        Some(entries.next()?.ok()?.path())
+    };
+    eventually("the socket is there", SOON, || socket().is_some());
+    for words in [&b""[..], b"serving", b"something else\n"] {
+        let mut stream = UnixStream::connect(socket().unwrap()).unwrap();
+        stream.write_all(words).unwrap();
+        // What is offered says nothing that is a secret.
+        let mut offer = [0; 4096];
+        let length = stream.read(&mut offer).unwrap();
+        let offer = String::from_utf8_lossy(&offer[..length]).into_owned();
+        assert!(
+            offer.contains("listeners") && !offer.contains(KEY),
+            "{offer}"
+        );
+        drop(stream);
+        assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+    }
+    let old = sidecar.upgrade();
+    ends(&sidecar, old, SOON);
+    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
 }
 
 #[test]
