@@ -102,6 +102,11 @@ fn check(headers: &mut HeaderMap) -> Option<SpanContext> {
     parent
 }
 
+/// Whether there is a trace to pass on.
+pub fn is_named(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRACEPARENT)
+}
+
 /// Copies a request's trace, which [`Tracer::begin`] has checked, to the headers of another.
 pub fn pass_on(from: &HeaderMap, to: &mut HeaderMap) {
     let Some(parent) = from.get(TRACEPARENT) else {

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Args;
-use http::{HeaderMap, Response};
+use http::Response;
 
 use super::keys::unknown_merchant;
 use super::{Config, Failure};
@@ -73,8 +73,8 @@ fn ask(settings: &Settings, merchant: &Merchant) -> Result<Response<Bytes>, Fail
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
-    let headers = relay::own_headers(&HeaderMap::new());
-    let asked = client.post("/api/query", &headers, form.into(), Repeat::Once);
+    let headers = relay::own_headers();
+    let asked = client.post("/api/query", headers, form.into(), Repeat::Once);
     runtime
         .block_on(asked)
         .map_err(|fault| Failure::No(fault.to_string()))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use crate::config::Merchant;
 use crate::http::client::{Client, Fault, Repeat};
@@ -55,7 +55,7 @@ impl Platform {
             .0
             .post(
                 "/api/query",
-                &relay::own_headers(&HeaderMap::new()),
+                relay::own_headers(),
                 form.into(),
                 Repeat::Once,
             )

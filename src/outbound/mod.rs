@@ -132,7 +132,7 @@ impl Outbound {
         let response = self
             .send(
                 request.uri().path(),
-                &relay::own_headers(request.headers()),
+                &relay::traced_headers(request.headers()),
                 form,
                 endpoint.repeat(),
             )

@@ -1,5 +1,8 @@
 //! What of the app's request goes on to the platform's page, and what of the page comes back.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Response};
@@ -29,18 +32,30 @@ const TO_APP: [HeaderName; 8] = [
     header::RETRY_AFTER,
 ];
 
-/// The headers of a form that the sidecar sends, in the trace of whoever asked for it.
-pub fn own_headers(asked: &HeaderMap) -> HeaderMap {
-    let mut headers =
-        HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)]);
-    trace::pass_on(asked, &mut headers);
+/// The headers of a form that the sidecar sends on its own behalf.
+pub fn own_headers() -> &'static HeaderMap {
+    static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
+        HeaderMap::from_iter([(header::CONTENT_TYPE, FORM), (header::USER_AGENT, AGENT)])
+    });
+    &HEADERS
+}
+
+/// The same in the trace of whoever asked for it.
+pub fn traced_headers(asked: &HeaderMap) -> Cow<'static, HeaderMap> {
+    let mut headers = Cow::Borrowed(own_headers());
+    if trace::is_named(asked) {
+        trace::pass_on(asked, headers.to_mut());
+    }
     headers
 }
 
 /// The headers of a form that may be answered with a page.
 pub fn page_headers(app: &HeaderMap) -> HeaderMap {
-    let mut headers = browser_headers(app);
-    headers.insert(header::CONTENT_TYPE, FORM);
+    let mut headers = own_headers().clone();
+    for name in &TO_PLATFORM {
+        headers.remove(name);
+    }
+    headers.extend(browser_headers(app));
     headers.entry(header::USER_AGENT).or_insert(AGENT);
     headers
 }
