@@ -181,10 +181,16 @@ pub struct Offered {
 }
 
 impl Offered {
-    /// Listens. What a process that ended hard left there is removed: the caller has the store's lock.
+    /// Listens, where nobody else does. What a process that ended hard left there is removed.
     pub fn at(settings: &Settings, supervisor: Address) -> Result<Self, NoHandover> {
         let place = Place::of(settings);
         place.enter()?;
+        if UnixStream::connect(&place.path).is_ok() {
+            let path = place.path.display();
+            return Err(NoHandover::Failed(format!(
+                "{path}: another process with this store waits there"
+            )));
+        }
         let _ = fs::remove_file(&place.path);
         let listener = UnixListener::bind(&place.path)
             .map_err(|error| NoHandover::Failed(format!("{}: {error}", place.path.display())))?;
