@@ -10,7 +10,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::io::ioctl_fionbio;
+
 use crate::config::Listen;
+
+/// Connections that wait to be accepted; the kernel has a bound of its own below this one. The standard library's is so
+/// short that a crowd which comes while we start would have to knock twice.
+pub const MAX_WAITING: i32 = 65_535;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -94,20 +100,19 @@ fn is_reachable(listen: &Listen) -> bool {
 }
 
 fn bind(listen: &Listen) -> Result<OwnedFd, String> {
-    match listen {
-        Listen::Tcp(address) => TcpListener::bind(address).and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            Ok(socket.into())
-        }),
+    let bound = match listen {
+        Listen::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from),
         Listen::Unix(path) => {
             make_way(path)?;
-            UnixListener::bind(path).and_then(|socket| {
-                socket.set_nonblocking(true)?;
-                Ok(socket.into())
-            })
+            UnixListener::bind(path).map(OwnedFd::from)
         }
-    }
-    .map_err(|error| error.to_string())
+    };
+    let ready = bound.and_then(|socket| {
+        ioctl_fionbio(&socket, true)?;
+        rustix::net::listen(&socket, MAX_WAITING)?;
+        Ok(socket)
+    });
+    ready.map_err(|error| error.to_string())
 }
 
 /// Removes what a process that ended hard left behind, and nothing else.

@@ -20,13 +20,10 @@ use pingora::services::listening;
 
 use super::serve::{Door, Handler};
 use crate::config::Listen;
-use crate::sockets::Sockets;
+use crate::sockets::{MAX_WAITING, Sockets};
 
 /// A connection's read and write buffer: a call and its answer fit, and an idle connection costs little.
 const CONNECTION_BUFFER: usize = 4096;
-
-/// Connections that wait for one socket at most: the queue that Pingora asks the kernel for.
-const MAX_WAITING: usize = 65_535;
 
 /// One listener on all of its addresses.
 pub struct Listener<H> {
