@@ -11,6 +11,12 @@ pub mod config;
 
 mod lifetime;
 
+mod supervisor;
+
+mod sockets;
+
+mod handover;
+
 mod http;
 
 mod inbox;
@@ -18,6 +24,8 @@ mod inbox;
 mod clock;
 
 mod observe;
+
+mod trace;
 
 mod outbound;
 

@@ -2,7 +2,7 @@
 //!
 //! Labels come from fixed lists, so the number of series is bounded.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,7 +52,7 @@ pub fn start_log(format: LogFormat, level: &str) {
     ));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer)
+        .with_writer(move || OneLine(writer.clone()))
         .with_ansi(false)
         .with_target(false);
     // A second start would be a test's in the same process; the first one stays.
@@ -60,6 +60,35 @@ pub fn start_log(format: LogFormat, level: &str) {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
+}
+
+/// Each event is one line, whatever others said that stands in it: control characters are escaped.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    /// Gets an event at a time, with its line end.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        if !line.iter().any(u8::is_ascii_control) {
+            return self.0.write(event);
+        }
+        let mut escaped = Vec::with_capacity(event.len() + 16);
+        for byte in line {
+            if byte.is_ascii_control() {
+                // Also what JSON would call it: there, only 0x7f stands in a line as it is.
+                escaped.extend(format!("\\u{byte:04x}").into_bytes());
+            } else {
+                escaped.push(*byte);
+            }
+        }
+        escaped.push(b'\n');
+        self.0.write_all(&escaped)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Writes out what waits in the log; the last thing a process does.
@@ -376,5 +405,23 @@ fn write_hex(digits: &mut [u8], mut number: u64) {
     for digit in digits.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(number & 15) as usize];
         number >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_stands_in_it() {
+        for (event, line) in [
+            ("plain \u{e9}\n", "plain \u{e9}\n"),
+            ("a\nINFO forged\n", "a\\u000aINFO forged\n"),
+            ("\x1b[m\r\x7f\0\n", "\\u001b[m\\u000d\\u007f\\u0000\n"),
+        ] {
+            let mut written = Vec::new();
+            OneLine(&mut written).write_all(event.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), line);
+        }
     }
 }

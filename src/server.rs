@@ -1,34 +1,30 @@
 //! The wiring: listeners, background work, and the order of the end.
 
-use std::io::ErrorKind;
-use std::net::TcpListener;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::listeners::ListenerConfig;
-use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
-use pingora::services::listening::Service;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::admin::{Admin, Listeners};
 use crate::config::settings::{Callbacks, Settings, Tls};
 use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
+use crate::handover::{NoHandover, Offered, Taken};
 use crate::http::client::{Client, Count, Transport};
 use crate::http::clients::Clients;
+use crate::http::listener::Listener;
 use crate::http::public::Public;
 use crate::http::serve::{App, Door, Handler, Limits};
 use crate::http::tls::{Certificate, acceptor};
-use crate::inbound::deliver::{Deliver, Wake};
+use crate::inbound::deliver::{Deliver, Wake, land};
 use crate::inbound::watch::Watch as OrderWatch;
 use crate::inbound::{Inbound, Platform};
 use crate::inbox::sqlite::Sqlite;
@@ -36,6 +32,9 @@ use crate::inbox::store::Store;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
 use crate::observe::{self, Metrics, Uncounted};
 use crate::outbound::Outbound;
+use crate::sockets::{CannotListen, Sockets};
+use crate::supervisor::{self, Supervisor};
+use crate::trace::{Export, Tracer};
 
 /// Requests to the admin listener at once, and the bytes of their bodies.
 const ADMIN_LIMITS: Limits = Limits {
@@ -53,16 +52,26 @@ const CALLBACK_LIMITS: Limits = Limits {
 const IDLE_CONNECTIONS: usize = 1024;
 /// Descriptors for everything that is no connection.
 const OTHER_DESCRIPTORS: usize = 384;
-/// A connection's read and write buffer: a call and its answer fit, and an idle connection costs little.
-const CONNECTION_BUFFER: usize = 4096;
-
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct CannotStart(String);
 
-/// Runs the sidecar until a signal ends the process. Returns where it cannot start.
-pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
+impl From<CannotListen> for CannotStart {
+    fn from(error: CannotListen) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<NoHandover> for CannotStart {
+    fn from(error: NoHandover) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Runs the sidecar until a signal or the next upgrade ends the process, beginning with an `upgrade` of the one that runs.
+/// Returns where it cannot start; then that one goes on.
+pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(), CannotStart> {
     catch_sighup();
     observe::start_log(settings.log.format, &settings.log.level);
     keep_secrets_out_of_dumps();
@@ -72,13 +81,19 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
         .flat_map(|c| c.listen.iter().copied().map(Listen::Tcp))
         .collect();
     let admin = [Listen::Tcp(settings.admin.listen)];
-    for listen in settings.app.listen.iter().chain(&public).chain(&admin) {
-        check_free(listen)?;
-    }
     check(settings)?;
-    let parts = Parts::assemble(settings, snapshot)?;
+    let mut taken = upgrade.then(|| Taken::from_running(settings)).transpose()?;
+    let inherited = taken
+        .as_mut()
+        .map(|taken| std::mem::take(&mut taken.sockets));
+    let sockets = Sockets::open(
+        settings.app.listen.iter().chain(&public).chain(&admin),
+        inherited.unwrap_or_default(),
+    )?;
+    let (tracer, export) = Tracer::of_environment();
+    let parts = Parts::assemble(settings, snapshot, sockets, tracer, taken.as_ref())?;
 
-    let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings.threads));
+    let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings));
     let mut limits = Limits {
         max_body: settings.app.max_body,
         max_in_flight: settings.app.max_in_flight,
@@ -87,15 +102,11 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
     let mut callback_limits = CALLBACK_LIMITS;
     fit_descriptors(&mut limits, &mut callback_limits);
     let app = App::new(parts.outbound(settings), limits, parts.lifetime.clone());
-    server.add_service(listener(
-        "app",
-        Door::plain(app),
-        &settings.app.listen,
-        None,
-    ));
+    let listen = &settings.app.listen;
+    server.add_service(parts.listener("app", Door::plain(app), listen, None)?);
     let open = settings.app.listen.iter().chain(&public).cloned().collect();
     let ops = App::new(parts.admin(open), ADMIN_LIMITS, parts.lifetime.clone());
-    server.add_service(listener("admin", Door::plain(ops), &admin, Some(1)));
+    server.add_service(parts.listener("admin", Door::plain(ops), &admin, Some(1))?);
     if let Some(callbacks) = callbacks {
         let certificate = certificate(callbacks)?;
         let guard = Public::new(
@@ -112,16 +123,26 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
             Some(certificate) => Door::tls(app, acceptor(certificate)),
             None => Door::plain(app),
         };
-        server.add_service(listener("callbacks", door, &public, None));
+        server.add_service(parts.listener("callbacks", door, &public, None)?);
         if let Some(certificate) = certificate {
             server.add_service(background_service("certificate", Following(certificate)));
         }
     }
     server.add_service(background_service("upkeep", parts.upkeep()));
     server.add_service(background_service("results", parts.results(settings)));
+    if let Some(export) = export {
+        server.add_service(background_service("traces", Exporting(export)));
+    }
+    let start = Start {
+        settings: settings.clone(),
+        parts: parts.clone(),
+        taken: Mutex::new(taken),
+    };
+    server.add_service(background_service("start", start));
     let end = End {
-        lifetime: parts.lifetime,
-        sockets: sockets(&settings.app.listen),
+        files: socket_files(&settings.app.listen),
+        lame_time: settings.platform.timeout + DRAIN_TIME,
+        parts,
     };
     server.run(RunArgs {
         shutdown_signal: Box::new(end),
@@ -170,8 +191,12 @@ pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client,
 }
 
 /// What the listeners and the background work share.
+#[derive(Clone)]
 struct Parts {
+    supervisor: Arc<Supervisor>,
+    sockets: Arc<Sockets>,
     metrics: Arc<Metrics>,
+    tracer: Arc<Tracer>,
     lifetime: Arc<Lifetime>,
     store: Arc<dyn Store>,
     client: Arc<Client>,
@@ -181,13 +206,24 @@ struct Parts {
 }
 
 impl Parts {
-    fn assemble(settings: &Settings, snapshot: Snapshot) -> Result<Self, CannotStart> {
+    fn assemble(
+        settings: &Settings,
+        snapshot: Snapshot,
+        sockets: Sockets,
+        tracer: Tracer,
+        taken: Option<&Taken>,
+    ) -> Result<Self, CannotStart> {
+        let before = taken.map_or_else(Default::default, |taken| taken.supervisor.clone());
+        let supervisor = Supervisor::at(supervisor::Address::of_environment().or(before));
         let metrics = Arc::new(Metrics::default());
         let client = Arc::new(to_platform(settings, metrics.clone())?);
         let to_apps = Transport::new(None, Arc::new(Uncounted)).map_err(CannotStart)?;
-        let store = open_store(&settings.inbox.store)?;
+        let store = open_store(&settings.inbox.store, taken.is_some())?;
         log_start(settings, &snapshot);
         Ok(Self {
+            supervisor: Arc::new(supervisor),
+            sockets: Arc::new(sockets),
+            tracer: Arc::new(tracer),
             watch: watch(&settings.merchants, snapshot, &metrics)?,
             lifetime: Arc::default(),
             apps: Arc::new(Clients::new(to_apps)),
@@ -196,6 +232,17 @@ impl Parts {
             store,
             client,
         })
+    }
+
+    fn listener<H: Handler>(
+        &self,
+        name: &str,
+        door: Door<H>,
+        addresses: &[Listen],
+        threads: Option<usize>,
+    ) -> Result<Listener<H>, CannotStart> {
+        Listener::new(name, door, addresses, &self.sockets, threads)
+            .map_err(|error| CannotStart(format!("the {name} listener cannot begin: {error}")))
     }
 
     fn outbound(&self, settings: &Settings) -> Outbound {
@@ -207,6 +254,7 @@ impl Parts {
             client,
             store,
             metrics,
+            self.tracer.clone(),
             self.lifetime.clone(),
         )
     }
@@ -220,6 +268,7 @@ impl Parts {
             metrics,
             self.apps.clone(),
             self.wake.clone(),
+            self.tracer.clone(),
         )
     }
 
@@ -237,6 +286,7 @@ impl Parts {
         Upkeep {
             client: self.client.clone(),
             watch: self.watch.clone(),
+            supervisor: self.supervisor.clone(),
         }
     }
 
@@ -244,12 +294,15 @@ impl Parts {
         let inbox = &settings.inbox;
         let platform = Platform(self.client.clone());
         Results {
+            lifetime: self.lifetime.clone(),
+            store: self.store.clone(),
             deliver: Arc::new(Deliver {
                 store: self.store.clone(),
                 watch: self.watch.clone(),
                 apps: self.apps.clone(),
                 metrics: self.metrics.clone(),
                 wake: self.wake.clone(),
+                tracer: self.tracer.clone(),
                 platform: platform.clone(),
                 confirm: inbox.confirm,
                 retry_for: inbox.retry_for,
@@ -333,8 +386,13 @@ fn certificate(callbacks: &Callbacks) -> Result<Option<Arc<Certificate>>, Cannot
     certificate.map_err(|error| CannotStart(format!("callbacks.tls: {error}")))
 }
 
-fn open_store(path: &Path) -> Result<Arc<dyn Store>, CannotStart> {
-    match Sqlite::open(path) {
+fn open_store(path: &Path, upgrade: bool) -> Result<Arc<dyn Store>, CannotStart> {
+    let opened = if upgrade {
+        Sqlite::take_over(path)
+    } else {
+        Sqlite::open(path)
+    };
+    match opened {
         Ok(store) => Ok(Arc::new(store)),
         Err(error) => Err(CannotStart(format!(
             "{}: inbox.store: {error}",
@@ -343,68 +401,15 @@ fn open_store(path: &Path) -> Result<Arc<dyn Store>, CannotStart> {
     }
 }
 
-fn pingora_conf(threads: usize) -> ServerConf {
+fn pingora_conf(settings: &Settings) -> ServerConf {
     ServerConf {
-        threads,
+        threads: settings.threads,
         // Costs a tenth of a call, and calls are all alike.
         work_stealing: false,
         // `End` ends the process; these only keep Pingora from doing so first.
-        grace_period_seconds: Some(2 * DRAIN_TIME.as_secs()),
+        grace_period_seconds: Some((settings.platform.timeout + 2 * DRAIN_TIME).as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
-    }
-}
-
-fn listener<H: Handler>(
-    name: &str,
-    door: Door<H>,
-    addresses: &[Listen],
-    threads: Option<usize>,
-) -> Service<Door<H>> {
-    let mut service = Service::new(name.to_owned(), door);
-    service.threads = threads;
-    for address in addresses {
-        let endpoint = match address {
-            Listen::Tcp(address) => ListenerConfig::tcp(address.to_string()),
-            Listen::Unix(path) => ListenerConfig::uds(path.to_string_lossy()),
-        };
-        let buffer = L4BufferSettings::new(CONNECTION_BUFFER, CONNECTION_BUFFER);
-        service.add_listener(endpoint.l4_buffer(buffer));
-    }
-    service
-}
-
-/// Pingora finds an address taken only once it runs, half a minute later and on another thread.
-fn check_free(listen: &Listen) -> Result<(), CannotStart> {
-    let error = match listen {
-        Listen::Tcp(address) => match TcpListener::bind(address) {
-            Ok(_) => return Ok(()),
-            Err(error) => error.to_string(),
-        },
-        Listen::Unix(path) => match socket_in_use(path) {
-            None => return Ok(()),
-            Some(why) => why.to_owned(),
-        },
-    };
-    Err(CannotStart(format!("cannot listen on {listen}: {error}")))
-}
-
-fn socket_in_use(path: &Path) -> Option<&'static str> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    if parent.is_some_and(|parent| !parent.is_dir()) {
-        return Some("its folder does not exist");
-    }
-    let Ok(metadata) = path.symlink_metadata() else {
-        return None;
-    };
-    if !metadata.file_type().is_socket() {
-        return Some("a file that is no socket is in the way");
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => None,
-        _ => Some("another process listens there"),
     }
 }
 
@@ -501,7 +506,7 @@ fn log_start(settings: &Settings, snapshot: &Snapshot) {
     );
 }
 
-fn sockets(listen: &[Listen]) -> Vec<PathBuf> {
+fn socket_files(listen: &[Listen]) -> Vec<PathBuf> {
     let path = |listen: &Listen| match listen {
         Listen::Unix(path) => Some(path.clone()),
         Listen::Tcp(_) => None,
@@ -513,12 +518,17 @@ fn sockets(listen: &[Listen]) -> Vec<PathBuf> {
 struct Upkeep {
     client: Arc<Client>,
     watch: Watch,
+    supervisor: Arc<Supervisor>,
 }
 
 #[async_trait]
 impl BackgroundService for Upkeep {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        tokio::join!(self.client.keep_addresses(), self.reload_on_sighup());
+        tokio::join!(
+            self.client.keep_addresses(),
+            self.reload_on_sighup(),
+            self.supervisor.keep_posted()
+        );
     }
 }
 
@@ -526,15 +536,30 @@ impl Upkeep {
     async fn reload_on_sighup(&self) {
         let mut hangup = listen_for(SignalKind::hangup());
         while hangup.recv().await.is_some() {
+            self.supervisor.reloading();
             let watch = self.watch.clone();
             // A panic in there was logged there.
             let _ = tokio::task::spawn_blocking(move || watch.reload()).await;
+            self.supervisor.ready(&status(&self.watch));
         }
+    }
+}
+
+/// What the supervisor shows of a process that serves.
+fn status(watch: &Watch) -> String {
+    let merchants = watch.snapshot().len();
+    match watch.last().1 {
+        ReloadOutcome::Refused(_) => {
+            format!("serving {merchants} merchants; their file as it is now is refused")
+        }
+        _ => format!("serving {merchants} merchants"),
     }
 }
 
 /// What becomes of results: delivered, and asked for where they did not come.
 struct Results {
+    lifetime: Arc<Lifetime>,
+    store: Arc<dyn Store>,
     deliver: Arc<Deliver>,
     watch: Arc<OrderWatch>,
     watch_orders: bool,
@@ -544,16 +569,33 @@ struct Results {
 #[async_trait]
 impl BackgroundService for Results {
     async fn start(&self, _shutdown: ShutdownWatch) {
+        self.store.turn().await;
         let watch = async {
             if self.watch_orders {
                 self.watch.run().await;
             }
         };
-        tokio::join!(
-            self.deliver.clone().run(),
-            watch,
-            self.watch.forget(self.keep)
-        );
+        let others = async { tokio::join!(watch, self.watch.forget(self.keep)) };
+        let mut attempts = JoinSet::new();
+        tokio::select! {
+            () = self.deliver.clone().run(&mut attempts) => {}
+            _ = others => {}
+            () = self.lifetime.until_replaced() => {}
+        }
+        // The end waits for what is under way, and another process for its turn.
+        let _busy = self.lifetime.enter();
+        land(attempts).await;
+        self.store.let_go();
+    }
+}
+
+/// The way of traces to their collector.
+struct Exporting(Export);
+
+#[async_trait]
+impl BackgroundService for Exporting {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.0.run().await;
     }
 }
 
@@ -567,10 +609,62 @@ impl BackgroundService for Following {
     }
 }
 
-/// The end: SIGTERM or SIGINT drains, a second one ends at once.
+/// The start's last step: whoever waits for us is told that we serve, and from then on another process may take over.
+struct Start {
+    settings: Settings,
+    parts: Parts,
+    taken: Mutex<Option<Taken>>,
+}
+
+#[async_trait]
+impl BackgroundService for Start {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let taken = self
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let address = self.parts.supervisor.address().clone();
+        let offered = match taken {
+            Some(taken) => taken
+                .serving(&self.settings, address)
+                .unwrap_or_else(|error| {
+                    tracing::error!(%error, "ending");
+                    observe::end_log();
+                    std::process::exit(1);
+                }),
+            None => match Offered::at(&self.settings, address) {
+                Ok(offered) => offered,
+                Err(error) => {
+                    tracing::warn!(%error, "no other process can take over from this one");
+                    self.ready();
+                    return;
+                }
+            },
+        };
+        self.ready();
+        let parts = self.parts.clone();
+        std::thread::spawn(move || {
+            offered.wait(&parts.sockets, |pid| parts.supervisor.replaced_by(pid));
+            parts.lifetime.replace();
+        });
+    }
+}
+
+impl Start {
+    fn ready(&self) {
+        tracing::info!("ready");
+        self.parts.supervisor.ready(&status(&self.parts.watch));
+    }
+}
+
+/// The end: SIGTERM, SIGINT or a process that took over drains, a signal after that ends at once.
 struct End {
-    lifetime: Arc<Lifetime>,
-    sockets: Vec<PathBuf>,
+    parts: Parts,
+    /// Of the app's listeners.
+    files: Vec<PathBuf>,
+    /// For what is in flight when another process has taken over: nobody waits for the end.
+    lame_time: Duration,
 }
 
 #[async_trait]
@@ -580,22 +674,33 @@ impl ShutdownSignalWatch for End {
             listen_for(SignalKind::terminate()),
             listen_for(SignalKind::interrupt()),
         );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("draining; a second signal ends at once");
-        let (lifetime, sockets) = (self.lifetime.clone(), self.sockets.clone());
+        let lifetime = self.parts.lifetime.clone();
+        let replaced = tokio::select! {
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+            () = lifetime.until_replaced() => true,
+        };
+        // The socket's files are the other process's now.
+        let (time, files) = if replaced {
+            (self.lame_time, Vec::new())
+        } else {
+            (DRAIN_TIME, self.files.clone())
+        };
+        self.parts.supervisor.stopping();
+        self.parts.sockets.close();
+        tracing::info!(replaced, "draining; a signal from here on ends at once");
+        let tracer = self.parts.tracer.clone();
         // On a task of its own: Pingora blocks this one for the whole grace period.
         tokio::spawn(async move {
             tokio::select! {
-                () = lifetime.drain() => {}
+                () = lifetime.drain(time) => {}
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            for socket in sockets {
-                let _ = std::fs::remove_file(socket);
+            for file in files {
+                let _ = std::fs::remove_file(file);
             }
+            let _ = tokio::task::spawn_blocking(move || tracer.end()).await;
             tracing::info!("ended");
             observe::end_log();
             std::process::exit(0);

@@ -18,4 +18,6 @@ mod plain;
 
 pub mod serve;
 
+pub mod listener;
+
 pub mod tls;

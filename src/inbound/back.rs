@@ -50,6 +50,7 @@ impl Inbound {
             Put::Foreign => return Err(refused(Reason::ForeignOrder)),
         };
         if state == State::Pending {
+            self.wake.traces.keep(&id, request.headers());
             self.wake.now();
         }
         if self.acknowledge == Acknowledge::Delivered && state == State::Pending {

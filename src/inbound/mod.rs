@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
 use crate::config::Watch;
 use crate::config::settings::{Acknowledge, Settings};
@@ -29,6 +29,7 @@ use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{self, Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::message::{self, AnswerError, Outcome, Subject};
+use crate::trace::{Side, Span, Tracer};
 pub use ask::Platform;
 use deliver::Wake;
 
@@ -39,6 +40,7 @@ pub struct Inbound {
     metrics: Arc<Metrics>,
     apps: Arc<Clients>,
     wake: Arc<Wake>,
+    tracer: Arc<Tracer>,
     acknowledge: Acknowledge,
     /// What the public URL has before `/notify`; a proxy may take it off.
     prefix: String,
@@ -147,6 +149,7 @@ impl Inbound {
         metrics: Arc<Metrics>,
         apps: Arc<Clients>,
         wake: Arc<Wake>,
+        tracer: Arc<Tracer>,
     ) -> Self {
         let callbacks = settings.callbacks.as_ref();
         let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
@@ -160,6 +163,7 @@ impl Inbound {
             metrics,
             apps,
             wake,
+            tracer,
             acknowledge: settings.inbox.acknowledge,
             prefix: public_url.map_or_else(String::new, |url| {
                 url.path().trim_end_matches('/').to_owned()
@@ -223,10 +227,12 @@ impl Inbound {
     fn finish(
         &self,
         kind: Kind,
-        request_id: HeaderValue,
-        result: Result<Taken, Refused>,
+        span: Span,
         started: Instant,
+        result: Result<Taken, Refused>,
     ) -> Response<Bytes> {
+        // Never the stranger's own.
+        let request_id = request_id(&HeaderMap::new());
         let (mut response, outcome, subject) = match result {
             Ok(taken) => (taken.response, taken.outcome, taken.subject),
             Err(Refused { reason, subject }) => (reason.response(kind), reason.name(), subject),
@@ -246,7 +252,23 @@ impl Inbound {
             orderid = subject.shown_orderid(),
             outcome,
             status = response.status().as_u16(),
+            ms = started.elapsed().as_secs_f64() * 1000.0,
             "callback"
+        );
+        let status = response.status();
+        span.end(
+            &["callback", kind.name()],
+            status.is_server_error(),
+            &[
+                ("http.response.status_code", status.as_str()),
+                (
+                    "countersign.request_id",
+                    request_id.to_str().unwrap_or_default(),
+                ),
+                ("countersign.merid", subject.shown_merid()),
+                ("countersign.orderid", subject.shown_orderid()),
+                ("countersign.outcome", outcome),
+            ],
         );
         response.headers_mut().insert(REQUEST_ID, request_id);
         response
@@ -272,10 +294,11 @@ impl Kind {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+    async fn handle(&self, mut request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+        let span = self.tracer.begin(Side::Server, request.headers_mut());
         let kind = self.kind(request.uri().path());
         let result = self.callback(kind, &request).await;
-        self.finish(kind, request_id(&http::HeaderMap::new()), result, started)
+        self.finish(kind, span, started, result)
     }
 
     fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
@@ -288,12 +311,7 @@ impl Handler for Inbound {
             Refusal::Panicked => Reason::NotStored,
         };
         let kind = self.kind(head.uri.path());
-        self.finish(
-            kind,
-            request_id(&http::HeaderMap::new()),
-            Err(reason.into()),
-            started,
-        )
+        self.finish(kind, Span::default(), started, Err(reason.into()))
     }
 }
 

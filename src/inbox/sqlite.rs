@@ -15,7 +15,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::event::{self, Event, Millis, Source, State};
 use super::store::{Arrival, Attempt, Counts, OpenOrder, Put, Recorded, Store, StoreError};
@@ -32,13 +32,15 @@ const GROUP: usize = 256;
 const WAITING: usize = 4096;
 /// How long anybody waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long SQLite waits for another process's lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often SQLite tries to get another process's lock, and the pause in between. SQLite's own pauses become so long
+/// that a process which commits all the time leaves no gap that they would hit.
+const LOCK_TRIES: i32 = 1_000;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 /// An order without a result is asked about this long after it was signed.
 const FIRST_LOOK: Millis = 20 * 60 * 1000;
 
 /// What made each version out of the one before (`PRAGMA user_version`). Times are in milliseconds since 1970,
-/// amounts in cents.
+/// amounts in cents. During an upgrade the version before writes on beside the new one: what its statements name stays.
 const MIGRATIONS: [&str; 2] = [
     "CREATE TABLE orders (
         merid TEXT NOT NULL,
@@ -97,7 +99,11 @@ pub struct Sqlite {
     reader: Arc<Mutex<Connection>>,
     /// The last commit went well.
     sound: Arc<AtomicBool>,
+    lock: Lock,
 }
+
+/// The lock's file once it is ours, up to the last handle or [`Store::let_go`].
+type Lock = watch::Sender<Option<File>>;
 
 /// Works inside the group's transaction, and tells whoever asked once that is committed or has failed.
 type Job = Box<dyn FnOnce(&Transaction<'_>) -> Confirm + Send>;
@@ -113,12 +119,35 @@ impl Sqlite {
     /// Opens or creates the sidecar's own store. Refuses one that is damaged, newer, another program's, in use by
     /// another instance, or cannot be written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let lock = lock(path)?;
+        let (file, shown) = lock_file(path)?;
+        match file.try_lock() {
+            Ok(()) => Self::open_with(path, Lock::new(Some(file))),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(shown)),
+            Err(TryLockError::Error(error)) => Err(StoreError::Failed(format!("{shown}: {error}"))),
+        }
+    }
+
+    /// Opens the store of an instance that is going to end: both write, and its turn comes when that one lets go.
+    pub fn take_over(path: &Path) -> Result<Self, StoreError> {
+        let (file, shown) = lock_file(path)?;
+        let lock = Lock::new(None);
+        let store = Self::open_with(path, lock.clone())?;
+        let wait = move || match file.lock() {
+            Ok(()) => {
+                lock.send_replace(Some(file));
+            }
+            Err(error) => tracing::error!(%error, "{shown} cannot be locked; nothing is delivered"),
+        };
+        spawn("store-lock", wait)?;
+        Ok(store)
+    }
+
+    fn open_with(path: &Path, lock: Lock) -> Result<Self, StoreError> {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
         check_pages(&connection, path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         migrate(&mut connection)?;
-        Self::start(connection, connect(path, OpenFlags::empty())?, Some(lock))
+        Self::start(connection, connect(path, OpenFlags::empty())?, lock)
     }
 
     /// Opens the store of a sidecar that may be running, for the command line.
@@ -126,29 +155,27 @@ impl Sqlite {
         let connection = connect(path, OpenFlags::empty())?;
         let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
         check_version(pragma("application_id")?, pragma("user_version")?)?;
-        Self::start(connection, connect(path, OpenFlags::empty())?, None)
+        Self::start(
+            connection,
+            connect(path, OpenFlags::empty())?,
+            Lock::new(None),
+        )
     }
 
-    fn start(
-        writer: Connection,
-        reader: Connection,
-        lock: Option<File>,
-    ) -> Result<Self, StoreError> {
+    fn start(writer: Connection, reader: Connection, lock: Lock) -> Result<Self, StoreError> {
         let (jobs, waiting) = sync_channel(WAITING);
         let sound = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             connection: writer,
             sound: sound.clone(),
-            _lock: lock,
+            _lock: lock.clone(),
         };
-        thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || writer.run(&waiting))
-            .map_err(|error| StoreError::Failed(format!("no thread for the writer: {error}")))?;
+        spawn("store", move || writer.run(&waiting))?;
         Ok(Self {
             jobs,
             reader: Arc::new(Mutex::new(reader)),
             sound,
+            lock,
         })
     }
 
@@ -191,12 +218,21 @@ impl Sqlite {
 
 #[async_trait]
 impl Store for Sqlite {
+    async fn turn(&self) {
+        // The sender is ours, so that it is there.
+        let _ = self.lock.subscribe().wait_for(Option::is_some).await;
+    }
+
+    fn let_go(&self) {
+        self.lock.send_replace(None);
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         if self.sound.load(Ordering::Relaxed) {
             return Ok(());
         }
-        // Writes a page without changing anything.
-        self.write(|transaction| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
+        // Writes a page without changing anything. Not the version: that may be a later one's by now.
+        self.write(|transaction| transaction.pragma_update(None, "application_id", APPLICATION_ID))
             .await
     }
 
@@ -534,7 +570,7 @@ fn attempted(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite::Resu
         )?
         .execute(params![id, number, outcome, state.name(), next])?;
     transaction
-        .prepare_cached("INSERT OR REPLACE INTO attempts VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .prepare_cached("INSERT OR REPLACE INTO attempts (event, number, at, took, outcome) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![id, number, at, took, outcome])?;
     Ok(())
 }
@@ -625,7 +661,7 @@ fn in_savepoint<T>(
 struct Writer {
     connection: Connection,
     sound: Arc<AtomicBool>,
-    _lock: Option<File>,
+    _lock: Lock,
 }
 
 impl Writer {
@@ -656,30 +692,38 @@ fn commit(
     Ok(transaction.commit()?)
 }
 
-/// Held as long as the file is open. A file of its own: closing another descriptor of the store itself would
+/// Locked as long as it is open, and its name. A file of its own: closing another descriptor of the store itself would
 /// give SQLite's own locks away.
-fn lock(path: &Path) -> Result<File, StoreError> {
+fn lock_file(path: &Path) -> Result<(File, String), StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let shown = name.to_string_lossy().into_owned();
-    let failed = |error: std::io::Error| StoreError::Failed(format!("{shown}: {error}"));
     let file = File::options()
         .write(true)
         .create(true)
         .truncate(false)
         .open(&name)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(shown)),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
+        .map_err(|error| StoreError::Failed(format!("{shown}: {error}")))?;
+    Ok((file, shown))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map(drop)
+        .map_err(|error| StoreError::Failed(format!("no thread: {error}")))
+}
+
+fn wait_a_little(tries: i32) -> bool {
+    thread::sleep(LOCK_PAUSE);
+    tries < LOCK_TRIES
 }
 
 fn connect(path: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(LOCK_PATIENCE)?;
+    connection.busy_handler(Some(wait_a_little))?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "synchronous", "FULL")?;
     // Otherwise SQLite plans a statement again for each new time that it is asked about.
@@ -800,6 +844,35 @@ mod tests {
             again.record("1", &order(1, "Bank"), 1).await.unwrap(),
             Recorded::Conflicts
         );
+    }
+
+    #[tokio::test]
+    async fn who_takes_over_writes_at_once_and_has_its_turn_when_the_other_lets_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let old = Sqlite::open(&path).unwrap();
+        old.turn().await;
+        let new = Sqlite::take_over(&path).unwrap();
+        for (store, amount, found) in [
+            (&old, 1, Recorded::Agrees),
+            (&new, 2, Recorded::Conflicts),
+            (&old, 1, Recorded::Agrees),
+        ] {
+            let recorded = store.record("1", &order(amount, "Bank"), 1).await;
+            assert_eq!(recorded.unwrap(), found);
+        }
+        let turn = new.turn();
+        tokio::pin!(turn);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), &mut turn)
+                .await
+                .is_err()
+        );
+        old.let_go();
+        turn.await;
+        let recorded = old.record("1", &order(1, "Bank"), 1).await;
+        assert_eq!(recorded.unwrap(), Recorded::Agrees);
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(_))));
     }
 
     #[tokio::test]

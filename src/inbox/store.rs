@@ -126,6 +126,13 @@ pub struct Counts {
 /// Orders and events, kept.
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Ready when this instance may deliver and ask; an instance that it replaces may still do so. What others leave to
+    /// the store to share out needs no turn.
+    async fn turn(&self) {}
+
+    /// Leaves that to the instance that waits for its turn; everything else can still be done.
+    fn let_go(&self) {}
+
     /// Whether it can be written; after a failure it is tried.
     async fn check(&self) -> Result<(), StoreError>;
 

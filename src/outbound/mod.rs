@@ -35,6 +35,7 @@ use crate::lifetime::Lifetime;
 use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::message::{Answer, Order, Subject};
+use crate::trace::{Side, Span, Tracer};
 use parse::{Call, Notify};
 use refused::{Code, Refused};
 use route::Endpoint;
@@ -67,6 +68,7 @@ pub struct Outbound {
     pub store: Arc<dyn Store>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    tracer: Arc<Tracer>,
     lifetime: Arc<Lifetime>,
     extra_paths: Vec<String>,
     /// The platform's URL, without a slash at its end.
@@ -90,6 +92,7 @@ impl Outbound {
         client: Arc<Client>,
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
+        tracer: Arc<Tracer>,
         lifetime: Arc<Lifetime>,
     ) -> Self {
         let public_url = settings
@@ -107,6 +110,7 @@ impl Outbound {
             client,
             store,
             metrics,
+            tracer,
             lifetime,
             extra_paths: settings.platform.extra_paths.clone(),
             platform: settings
@@ -153,7 +157,7 @@ impl Outbound {
         let response = self
             .send(
                 request.uri().path(),
-                relay::own_headers(),
+                &relay::traced_headers(request.headers()),
                 form,
                 endpoint.repeat(),
             )
@@ -342,6 +346,7 @@ impl Outbound {
         endpoint: &'static str,
         id: HeaderValue,
         done: Done,
+        span: Span,
         started: Instant,
     ) -> Response<Bytes> {
         let Done {
@@ -370,13 +375,27 @@ impl Outbound {
             ms = took.as_secs_f64() * 1000.0,
             "call"
         );
+        let status = response.status();
+        span.end(
+            &["call", endpoint],
+            status.is_server_error(),
+            &[
+                ("http.response.status_code", status.as_str()),
+                ("countersign.request_id", id.to_str().unwrap_or_default()),
+                ("countersign.merid", subject.shown_merid()),
+                ("countersign.orderid", subject.shown_orderid()),
+                ("countersign.outcome", outcome),
+                ("countersign.sent", sent.name()),
+            ],
+        );
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
 }
 
 impl Handler for Outbound {
-    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+    async fn handle(&self, mut request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+        let span = self.tracer.begin(Side::Server, request.headers_mut());
         let id = request_id(request.headers());
         let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
         let result = match endpoint {
@@ -385,7 +404,7 @@ impl Handler for Outbound {
         };
         let done = result.unwrap_or_else(|refused| Done::refused(&refused, &id));
         let name = endpoint.map_or("none", Endpoint::name);
-        self.finish(name, id, done, started)
+        self.finish(name, id, done, span, started)
     }
 
     fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
@@ -415,7 +434,8 @@ impl Handler for Outbound {
         };
         let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
         let name = endpoint.map_or("none", Endpoint::name);
-        self.finish(name, id.clone(), Done::refused(&refused, &id), started)
+        let done = Done::refused(&refused, &id);
+        self.finish(name, id, done, Span::default(), started)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Secrets stay in: with everything logged, keys, names and id numbers are looked for wherever the sidecar writes or answers.
 
 use crate::client::{fetch, post_with};
-use crate::harness::{ORDERID, Sidecar, fresh_orderid, merchant, query_json};
+use crate::harness::{ORDERID, Setup, Sidecar, fresh_orderid, merchant, query_json};
 use crate::platform::{Action, Platform, honestly, unsigned};
 use crate::shop::{BACK, Book, FORM, FRONT, Payment, SOON, Shop, taken};
 use crate::wire;
 use serde_json::json;
 use std::fs;
+use std::path::PathBuf;
 
 const MERID: &str = "100000000000007";
 const KEY: &str = "CANARYKEY7f3a91c4be20d86aa1";
@@ -56,6 +57,13 @@ fn is_clean(place: &str, bytes: &[u8]) {
             assert!(!holds(bytes, &trace), "{place} holds {secret}, as {shown}");
         }
     }
+}
+
+/// What lies in a sidecar's folder; the folder of the handover has a socket in it alone.
+fn files_of(setup: &Setup) -> Vec<PathBuf> {
+    let entries = fs::read_dir(setup.folder.path()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.is_file()).collect()
 }
 
 fn entry(key: &str) -> String {
@@ -177,8 +185,7 @@ fn no_secret_is_written_or_answered_anywhere() {
         assert!(together.is_none(), "a sign beside its text: {together:?}");
         texts += 1;
     }
-    for file in fs::read_dir(sidecar.setup.folder.path()).unwrap() {
-        let path = file.unwrap().path();
+    for path in files_of(&sidecar.setup) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name != "merchants.toml" {
             is_clean(&name, &fs::read(&path).unwrap());
@@ -265,8 +272,7 @@ fn callbacks_leave_no_secret_behind() {
     let output = shop.sidecar.output();
     is_clean("the log", output.as_bytes());
     let mut files = vec![("the log".to_owned(), output.into_bytes())];
-    for file in fs::read_dir(shop.sidecar.setup.folder.path()).unwrap() {
-        let path = file.unwrap().path();
+    for path in files_of(&shop.sidecar.setup) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.contains("countersign.db") {
             let bytes = fs::read(&path).unwrap();
