@@ -17,7 +17,11 @@ mod inbox;
 
 mod clock;
 
+mod language;
+
 mod observe;
+
+mod journal;
 
 mod outbound;
 

@@ -104,6 +104,8 @@ pub struct Metrics {
     pub oldest_undelivered: Gauge,
     /// Orders without a final result.
     pub open_orders: IntGauge,
+    /// Steps of orders' stories that the console will not know.
+    pub notes_dropped: IntCounter,
 }
 
 impl Default for Metrics {
@@ -227,6 +229,10 @@ impl Metrics {
             open_orders: gauge(
                 "open_orders",
                 "Orders without a final result that are asked about",
+            )?,
+            notes_dropped: counter(
+                "notes_dropped_total",
+                "Notes for the console that were dropped, because there were too many or the store took none",
             )?,
             registry,
         })

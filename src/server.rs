@@ -33,6 +33,7 @@ use crate::inbound::watch::Watch as OrderWatch;
 use crate::inbound::{Inbound, Platform};
 use crate::inbox::sqlite::Sqlite;
 use crate::inbox::store::Store;
+use crate::journal::Journal;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
 use crate::observe::{self, Metrics, Uncounted};
 use crate::outbound::Outbound;
@@ -55,6 +56,9 @@ const IDLE_CONNECTIONS: usize = 1024;
 const OTHER_DESCRIPTORS: usize = 384;
 /// A connection's read and write buffer: a call and its answer fit, and an idle connection costs little.
 const CONNECTION_BUFFER: usize = 4096;
+
+/// What the store is given at the end to take the last notes.
+const LAST_NOTES: Duration = Duration::from_millis(200);
 
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +125,7 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
     server.add_service(background_service("results", parts.results(settings)));
     let end = End {
         lifetime: parts.lifetime,
+        journal: parts.journal,
         sockets: sockets(&settings.app.listen),
     };
     server.run(RunArgs {
@@ -178,6 +183,7 @@ struct Parts {
     watch: Watch,
     apps: Arc<Clients>,
     wake: Arc<Wake>,
+    journal: Arc<Journal>,
 }
 
 impl Parts {
@@ -192,6 +198,7 @@ impl Parts {
             lifetime: Arc::default(),
             apps: Arc::new(Clients::new(to_apps)),
             wake: Arc::default(),
+            journal: Arc::new(Journal::new(store.clone(), metrics.clone())),
             metrics,
             store,
             client,
@@ -208,6 +215,7 @@ impl Parts {
             store,
             metrics,
             self.lifetime.clone(),
+            self.journal.clone(),
         )
     }
 
@@ -220,6 +228,7 @@ impl Parts {
             metrics,
             self.apps.clone(),
             self.wake.clone(),
+            self.journal.clone(),
         )
     }
 
@@ -237,6 +246,7 @@ impl Parts {
         Upkeep {
             client: self.client.clone(),
             watch: self.watch.clone(),
+            journal: self.journal.clone(),
         }
     }
 
@@ -260,6 +270,7 @@ impl Parts {
                 platform,
                 metrics: self.metrics.clone(),
                 wake: self.wake.clone(),
+                journal: self.journal.clone(),
                 per_second: inbox.watch_per_second,
             }),
             watch_orders: inbox.watch_orders,
@@ -513,12 +524,17 @@ fn sockets(listen: &[Listen]) -> Vec<PathBuf> {
 struct Upkeep {
     client: Arc<Client>,
     watch: Watch,
+    journal: Arc<Journal>,
 }
 
 #[async_trait]
 impl BackgroundService for Upkeep {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        tokio::join!(self.client.keep_addresses(), self.reload_on_sighup());
+        tokio::join!(
+            self.client.keep_addresses(),
+            self.reload_on_sighup(),
+            self.journal.run()
+        );
     }
 }
 
@@ -570,6 +586,7 @@ impl BackgroundService for Following {
 /// The end: SIGTERM or SIGINT drains, a second one ends at once.
 struct End {
     lifetime: Arc<Lifetime>,
+    journal: Arc<Journal>,
     sockets: Vec<PathBuf>,
 }
 
@@ -586,10 +603,11 @@ impl ShutdownSignalWatch for End {
         }
         tracing::info!("draining; a second signal ends at once");
         let (lifetime, sockets) = (self.lifetime.clone(), self.sockets.clone());
+        let journal = self.journal.clone();
         // On a task of its own: Pingora blocks this one for the whole grace period.
         tokio::spawn(async move {
             tokio::select! {
-                () = lifetime.drain() => {}
+                () = async { lifetime.drain().await; let _ = tokio::time::timeout(LAST_NOTES, journal.write()).await; } => {}
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }

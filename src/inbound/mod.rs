@@ -20,14 +20,19 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
+use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::{Acknowledge, Settings};
 use crate::http::clients::Clients;
 use crate::http::serve::{Handler, Refusal};
+use crate::inbox::event::Millis;
+use crate::inbox::note::{self, Note, Weight, What};
 use crate::inbox::store::Store;
+use crate::journal::Journal;
 use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{self, Verified, VerifyError};
 use crate::protocol::json::Object;
+use crate::protocol::key::Key;
 use crate::protocol::message::{self, AnswerError, Outcome, Subject};
 pub use ask::Platform;
 use deliver::Wake;
@@ -39,10 +44,14 @@ pub struct Inbound {
     metrics: Arc<Metrics>,
     apps: Arc<Clients>,
     wake: Arc<Wake>,
+    journal: Arc<Journal>,
     acknowledge: Acknowledge,
     /// What the public URL has before `/notify`; a proxy may take it off.
     prefix: String,
 }
+
+/// The outcome of a callback that brought something new, or a customer.
+const ACCEPTED: &str = "accepted";
 
 /// Why a callback is refused: for log and metrics, never for whoever called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +94,20 @@ impl Reason {
         }
     }
 
+    /// The callback was verified first: it is really the platform's and about whom it says.
+    fn is_after_verification(self) -> bool {
+        matches!(
+            self,
+            Self::Incomplete
+                | Self::ForeignOrder
+                | Self::Disputed
+                | Self::NoFront
+                | Self::AppUnreachable
+                | Self::NotStored
+                | Self::NotDelivered
+        )
+    }
+
     /// Our own fault or the app's: the platform is to try again. All else looks alike.
     fn response(self, kind: Kind) -> Response<Bytes> {
         let (status, words) = match self {
@@ -111,6 +134,7 @@ struct Taken {
     response: Response<Bytes>,
     outcome: &'static str,
     subject: Subject,
+    old_key: Option<String>,
 }
 
 /// A callback that was not, and whom it claimed to be about.
@@ -137,6 +161,7 @@ impl Inbound {
         metrics: Arc<Metrics>,
         apps: Arc<Clients>,
         wake: Arc<Wake>,
+        journal: Arc<Journal>,
     ) -> Self {
         let callbacks = settings.callbacks.as_ref();
         let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
@@ -146,6 +171,7 @@ impl Inbound {
             metrics,
             apps,
             wake,
+            journal,
             acknowledge: settings.inbox.acknowledge,
             prefix: public_url.map_or_else(String::new, |url| {
                 url.path().trim_end_matches('/').to_owned()
@@ -163,7 +189,8 @@ impl Inbound {
     }
 
     /// A callback's envelope, believed with the keys of the merchant that it names, and complete.
-    fn verify(&self, envelope: &[u8]) -> Result<Verified<Outcome>, Refused> {
+    /// With it the fingerprint of the old key, where one was needed.
+    fn verify(&self, envelope: &[u8]) -> Result<(Verified<Outcome>, Option<String>), Refused> {
         let received = envelope::read(envelope, "resp").map_err(|_| Reason::Malformed)?;
         let claimed = received.unverified().ok_or(Reason::Malformed)?;
         let object = Object::parse(&claimed).map_err(|_| Reason::Malformed)?;
@@ -194,7 +221,8 @@ impl Inbound {
             })
         })?;
         self.metrics.count_oddities(&outcome);
-        Ok(outcome)
+        let old_key = merchant.old_key(outcome.key_index());
+        Ok((outcome, old_key.map(Key::fingerprint)))
     }
 
     fn kind(&self, path: &str) -> Kind {
@@ -210,12 +238,22 @@ impl Inbound {
         &self,
         kind: Kind,
         request_id: HeaderValue,
+        started: Instant,
         result: Result<Taken, Refused>,
     ) -> Response<Bytes> {
-        let (mut response, outcome, subject) = match result {
-            Ok(taken) => (taken.response, taken.outcome, taken.subject),
-            Err(Refused { reason, subject }) => (reason.response(kind), reason.name(), subject),
-        };
+        let refusal = result.as_ref().err().map(|refused| refused.reason);
+        let taken = result.unwrap_or_else(|Refused { reason, subject }| Taken {
+            response: reason.response(kind),
+            outcome: reason.name(),
+            subject,
+            old_key: None,
+        });
+        let Taken {
+            mut response,
+            outcome,
+            subject,
+            old_key,
+        } = taken;
         self.metrics
             .callbacks
             .with_label_values(&[kind.name(), outcome])
@@ -229,6 +267,29 @@ impl Inbound {
             status = response.status().as_u16(),
             "callback"
         );
+        let stranger = refusal.is_some_and(|reason| !reason.is_after_verification());
+        // The customer's browser holds an envelope that it can bring again and again.
+        let again = refusal.is_none() && (kind, outcome) != (Kind::Back, ACCEPTED);
+        let weight = if stranger || again {
+            Weight::Common
+        } else {
+            Weight::Step
+        };
+        self.journal.note(weight, |weight| Note {
+            weight,
+            at: clock::now(),
+            took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
+            what: What::Callback,
+            way: kind.name().into(),
+            merid: note::number(subject.merid.as_deref()),
+            orderid: note::number(subject.orderid.as_deref()),
+            request_id: request_id.to_str().unwrap_or_default().to_owned(),
+            outcome: outcome.into(),
+            sent: "".into(),
+            old_key: old_key.unwrap_or_default(),
+            refused: refusal.is_some(),
+            stranger,
+        });
         response.headers_mut().insert(REQUEST_ID, request_id);
         response
     }
@@ -253,13 +314,13 @@ impl Kind {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
+    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
         let kind = self.kind(request.uri().path());
         let result = self.callback(kind, &request).await;
-        self.finish(kind, request_id(&http::HeaderMap::new()), result)
+        self.finish(kind, request_id(&http::HeaderMap::new()), started, result)
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
         let reason = match why {
             Refusal::Malformed | Refusal::BodyTooLarge | Refusal::BodyIncomplete => {
                 Reason::BadRequest
@@ -272,6 +333,7 @@ impl Handler for Inbound {
         self.finish(
             kind,
             request_id(&http::HeaderMap::new()),
+            started,
             Err(reason.into()),
         )
     }

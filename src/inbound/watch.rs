@@ -13,7 +13,9 @@ use super::deliver::Wake;
 use crate::clock;
 use crate::config;
 use crate::inbox::event::{Millis, Source};
+use crate::inbox::note::{self, Note, Weight, What};
 use crate::inbox::store::{Arrival, OpenOrder, Put, Store};
+use crate::journal::Journal;
 use crate::observe::Metrics;
 use crate::protocol::envelope::Verified;
 use crate::protocol::message::{Outcome, ResultCode, Subject};
@@ -41,6 +43,8 @@ pub struct Watch {
     pub metrics: Arc<Metrics>,
     /// Told of new events.
     pub wake: Arc<Wake>,
+    /// Takes note of questions.
+    pub journal: Arc<Journal>,
     /// Questions a second at most.
     pub per_second: usize,
 }
@@ -91,6 +95,24 @@ impl Watch {
             .watch_queries
             .with_label_values(&[outcome])
             .inc();
+        self.journal.note(Weight::Step, |weight| {
+            let at = clock::now();
+            Note {
+                weight,
+                at,
+                took: at - now,
+                what: What::Question,
+                way: "watch".into(),
+                merid: note::number(Some(&order.merid)),
+                orderid: note::number(Some(&order.orderid)),
+                request_id: String::new(),
+                outcome: outcome.into(),
+                sent: "".into(),
+                old_key: String::new(),
+                refused: false,
+                stranger: false,
+            }
+        });
         if let Err(error) = self.store.asked(order, next).await {
             tracing::error!(%error, "an answer about an open order could not be written down");
         }

@@ -30,10 +30,13 @@ use crate::config::settings::Settings;
 use crate::http::client::{Client, Fault, Repeat, Sent};
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::event::Millis;
+use crate::inbox::note::{self, Note, Weight, What};
 use crate::inbox::store::{Recorded, Store};
+use crate::journal::Journal;
 use crate::lifetime::Lifetime;
 use crate::observe::{Metrics, REQUEST_ID, request_id};
 use crate::protocol::envelope::{Envelope, Verified};
+use crate::protocol::key::Key;
 use crate::protocol::message::{Answer, Order, Subject};
 use parse::{Call, Notify};
 use refused::{Code, Refused};
@@ -57,6 +60,7 @@ pub struct Outbound {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     lifetime: Arc<Lifetime>,
+    journal: Arc<Journal>,
     extra_paths: Vec<String>,
     /// The platform's URL, without a slash at its end.
     platform: String,
@@ -69,6 +73,8 @@ struct Done {
     outcome: &'static str,
     sent: Sent,
     subject: Subject,
+    /// The fingerprint of the old key that the answer was signed with.
+    old_key: Option<String>,
 }
 
 impl Outbound {
@@ -80,6 +86,7 @@ impl Outbound {
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
         lifetime: Arc<Lifetime>,
+        journal: Arc<Journal>,
     ) -> Self {
         let public_url = settings
             .callbacks
@@ -91,6 +98,7 @@ impl Outbound {
             store,
             metrics,
             lifetime,
+            journal,
             extra_paths: settings.platform.extra_paths.clone(),
             platform: settings
                 .platform
@@ -134,7 +142,7 @@ impl Outbound {
             )
             .await?;
         let answer = answer::verify(&response, call, endpoint.completeness(), &self.metrics)?;
-        Ok(call.done(plain(answer), Sent::Yes))
+        Ok(call.answered(answer))
     }
 
     /// `/api/icashier`: an order out, once; the platform's page or redirect back, or an envelope.
@@ -159,7 +167,7 @@ impl Outbound {
         // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
         let answer = answer::verify(&response, call, completeness, &self.metrics)?;
-        Ok(call.done(plain(answer), Sent::Yes))
+        Ok(call.answered(answer))
     }
 
     /// `/apis/icashier`: an order signed, and sent by the customer's browser.
@@ -214,6 +222,7 @@ impl Outbound {
             outcome: "ok",
             sent,
             subject: shadow.subject,
+            old_key: None,
         })
     }
 
@@ -316,6 +325,7 @@ impl Outbound {
             outcome,
             sent,
             subject,
+            old_key,
         } = done;
         self.metrics
             .calls
@@ -337,6 +347,28 @@ impl Outbound {
             ms = took.as_secs_f64() * 1000.0,
             "call"
         );
+        let (orders, refused) = (["submit", "link"].contains(&endpoint), outcome != "ok");
+        let of_an_order = subject.orderid.is_some() && (orders || refused);
+        let weight = if of_an_order || old_key.is_some() {
+            Weight::Step
+        } else {
+            Weight::Common
+        };
+        self.journal.note(weight, |weight| Note {
+            weight,
+            at: clock::now(),
+            took: Millis::try_from(took.as_millis()).unwrap_or(Millis::MAX),
+            what: What::Call,
+            way: endpoint.into(),
+            merid: note::number(subject.merid.as_deref()),
+            orderid: note::number(subject.orderid.as_deref()),
+            request_id: id.to_str().unwrap_or_default().to_owned(),
+            outcome: outcome.into(),
+            sent: sent.name().into(),
+            old_key: old_key.unwrap_or_default(),
+            refused,
+            stranger: false,
+        });
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
@@ -393,6 +425,15 @@ impl Call {
             outcome: "ok",
             sent,
             subject: self.subject.clone(),
+            old_key: None,
+        }
+    }
+
+    fn answered(&self, answer: Verified<Answer>) -> Done {
+        let old_key = self.merchant().old_key(answer.key_index());
+        Done {
+            old_key: old_key.map(Key::fingerprint),
+            ..self.done(plain(answer), Sent::Yes)
         }
     }
 }
@@ -404,6 +445,7 @@ impl Done {
             outcome: refused.code.name(),
             sent: refused.sent,
             subject: refused.subject.clone(),
+            old_key: None,
         }
     }
 }

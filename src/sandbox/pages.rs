@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
@@ -11,6 +11,7 @@ use super::fault::Fault;
 use super::order::{self, Order};
 use super::{Sandbox, text, typed};
 use crate::clock;
+use crate::language::Language;
 use crate::protocol::message::ResultCode;
 
 const STYLE: &str = "
@@ -44,41 +45,7 @@ const LIVE: &str = "setInterval(async()=>{if(document.hidden)return;try{const r=
 const open=[...document.querySelectorAll('details[open]')].map(d=>d.id);const live=document.getElementById('live');
 live.innerHTML=await r.text();open.forEach(id=>document.getElementById(id)?.setAttribute('open',''))}catch{}},1000)";
 
-/// Chinese unless a browser asks for English first.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Language {
-    Chinese,
-    English,
-}
-
 impl Language {
-    fn of(headers: &HeaderMap) -> Self {
-        let accepted = headers
-            .get(header::ACCEPT_LANGUAGE)
-            .and_then(|value| value.to_str().ok());
-        let first = accepted
-            .unwrap_or_default()
-            .split(',')
-            .find_map(|language| {
-                let tag = language.trim().to_ascii_lowercase();
-                [("zh", Self::Chinese), ("en", Self::English)]
-                    .into_iter()
-                    .find_map(|(known, language)| tag.starts_with(known).then_some(language))
-            });
-        first.unwrap_or(Self::Chinese)
-    }
-
-    fn say(self, chinese: &'static str, english: &'static str) -> &'static str {
-        match self {
-            Self::Chinese => chinese,
-            Self::English => english,
-        }
-    }
-
-    fn tag(self) -> &'static str {
-        self.say("zh", "en")
-    }
-
     /// In a customer's words.
     fn result(self, result: ResultCode) -> &'static str {
         match result {
@@ -113,9 +80,14 @@ impl Language {
     }
 }
 
+/// Chinese unless a browser asks for English: so are the platform's customers.
+fn asked_for(headers: &HeaderMap) -> Language {
+    Language::accepted(headers).unwrap_or(Language::Chinese)
+}
+
 impl Sandbox {
     pub(super) fn payment_page(&self, query: &str, headers: &HeaderMap) -> Response<Bytes> {
-        let language = Language::of(headers);
+        let language = asked_for(headers);
         let queryid = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "q");
         let order = queryid.and_then(|(_, queryid)| self.order(&queryid));
         let Some(order) = order else {
@@ -151,7 +123,7 @@ impl Sandbox {
     }
 
     pub(super) fn overview(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let language = Language::of(headers);
+        let language = asked_for(headers);
         let content = html! {
             main.wide {
                 h1 { (language.say("支付平台沙箱", "Payment platform sandbox")) }
@@ -180,7 +152,7 @@ impl Sandbox {
     }
 
     pub(super) fn live(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let content = self.orders_markup(Language::of(headers)).into_string();
+        let content = self.orders_markup(asked_for(headers)).into_string();
         typed(StatusCode::OK, "text/html; charset=utf-8", content)
     }
 

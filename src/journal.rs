@@ -1,0 +1,83 @@
+//! The journal: what happened to orders, written down behind the requests.
+//!
+//! Keeps the promise that nobody waits for a note and nothing fails by one: a note that there is no room for, or that
+//! the store does not take, is dropped and counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::MissedTickBehavior;
+
+use crate::inbox::note::{Note, Weight};
+use crate::inbox::store::Store;
+use crate::observe::Metrics;
+
+/// Notes that wait to be written; more are dropped.
+const WAITING: usize = 2048;
+/// Where as many as this wait, common notes are dropped: keeping them is to cost next to nothing.
+const WAITING_COMMON: usize = 64;
+/// Notes of one transaction: a callback that waits for the same commit waits some milliseconds for them.
+const GROUP: usize = 256;
+/// How often they are written. What was noted since is lost when the process is killed.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Takes notes at once and writes them later.
+pub struct Journal {
+    sender: mpsc::Sender<Note>,
+    waiting: Mutex<mpsc::Receiver<Note>>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+}
+
+impl Journal {
+    /// Writes to `store` once [`Journal::run`] runs.
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
+        let (sender, waiting) = mpsc::channel(WAITING);
+        Self {
+            sender,
+            waiting: Mutex::new(waiting),
+            store,
+            metrics,
+        }
+    }
+
+    /// Takes a note where there is room; it is not even made where there is none.
+    pub fn note(&self, weight: Weight, note: impl FnOnce(Weight) -> Note) {
+        let waiting = WAITING - self.sender.capacity();
+        match self.sender.try_reserve() {
+            Ok(room) if weight == Weight::Step || waiting < WAITING_COMMON => {
+                room.send(note(weight));
+            }
+            _ => self.metrics.notes_dropped.inc(),
+        }
+    }
+
+    /// Writes until the task is dropped.
+    pub async fn run(&self) {
+        let mut rounds = tokio::time::interval(EVERY);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            self.write().await;
+        }
+    }
+
+    /// Writes what waits now.
+    pub async fn write(&self) {
+        let mut waiting = self.waiting.lock().await;
+        for _ in 0..WAITING.div_ceil(GROUP) {
+            let notes: Vec<_> = std::iter::from_fn(|| waiting.try_recv().ok())
+                .take(GROUP)
+                .collect();
+            if notes.is_empty() {
+                return;
+            }
+            let count = notes.len();
+            if let Err(error) = self.store.note(notes).await {
+                self.metrics.notes_dropped.inc_by(count as u64);
+                tracing::warn!(%error, count, "notes for the console are lost");
+            }
+        }
+    }
+}
