@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, header};
 
+use crate::protocol::message::ResultCode;
+
 /// A page's language.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
@@ -48,6 +50,27 @@ impl Language {
     /// The value of `lang`.
     pub fn tag(self) -> &'static str {
         self.say("zh", "en")
+    }
+
+    /// In a customer's words.
+    pub fn result(self, result: ResultCode) -> &'static str {
+        match result {
+            ResultCode::Paid => self.say("已支付", "Paid"),
+            ResultCode::NotPaid => self.say("未支付", "Not paid"),
+            ResultCode::Processing => self.say("处理中", "Processing"),
+            ResultCode::Failed => self.say("支付失败", "Payment failed"),
+            ResultCode::Investigation => self.say("协查调单", "Under investigation"),
+        }
+    }
+
+    /// A way to pay, by the document's word for it (§3.1.3).
+    pub fn action(self, action: &str) -> &'static str {
+        match action {
+            "Bank" => self.say("银联", "UnionPay"),
+            "WeiXin" => self.say("微信支付", "WeChat Pay"),
+            "AliPay" => self.say("支付宝", "Alipay"),
+            _ => self.say("任选", "Any"),
+        }
     }
 }
 

@@ -46,17 +46,6 @@ const open=[...document.querySelectorAll('details[open]')].map(d=>d.id);const li
 live.innerHTML=await r.text();open.forEach(id=>document.getElementById(id)?.setAttribute('open',''))}catch{}},1000)";
 
 impl Language {
-    /// In a customer's words.
-    fn result(self, result: ResultCode) -> &'static str {
-        match result {
-            ResultCode::Paid => self.say("已支付", "Paid"),
-            ResultCode::NotPaid => self.say("未支付", "Not paid"),
-            ResultCode::Processing => self.say("处理中", "Processing"),
-            ResultCode::Failed => self.say("支付失败", "Payment failed"),
-            ResultCode::Investigation => self.say("协查调单", "Under investigation"),
-        }
-    }
-
     /// What a message is, where the reader's language has another word for it.
     fn kind(self, kind: &str) -> Cow<'_, str> {
         match (self, kind.strip_prefix("answer ")) {
@@ -67,15 +56,6 @@ impl Language {
                 "customer sent to fronturl" => "客户跳转 fronturl".into(),
                 _ => kind.into(),
             },
-        }
-    }
-
-    fn action(self, action: &str) -> &'static str {
-        match action {
-            "Bank" => self.say("银联", "UnionPay"),
-            "WeiXin" => self.say("微信支付", "WeChat Pay"),
-            "AliPay" => self.say("支付宝", "Alipay"),
-            _ => self.say("任选", "Any"),
         }
     }
 }
