@@ -20,6 +20,8 @@ use rustix::process::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::admin::guard::Guard;
+use crate::admin::pulse::Pulse;
 use crate::admin::{Admin, Listeners};
 use crate::config::settings::{Callbacks, Settings, Tls};
 use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
@@ -98,7 +100,11 @@ pub fn run(settings: &Settings, snapshot: Snapshot) -> Result<(), CannotStart> {
         None,
     ));
     let open = settings.app.listen.iter().chain(&public).cloned().collect();
-    let ops = App::new(parts.admin(open), ADMIN_LIMITS, parts.lifetime.clone());
+    let ops = App::new(
+        parts.admin(settings, open),
+        ADMIN_LIMITS,
+        parts.lifetime.clone(),
+    );
     server.add_service(listener("admin", Door::plain(ops), &admin, Some(1)));
     if let Some(callbacks) = callbacks {
         let certificate = certificate(callbacks)?;
@@ -184,6 +190,7 @@ struct Parts {
     apps: Arc<Clients>,
     wake: Arc<Wake>,
     journal: Arc<Journal>,
+    pulse: Arc<Pulse>,
 }
 
 impl Parts {
@@ -199,6 +206,7 @@ impl Parts {
             apps: Arc::new(Clients::new(to_apps)),
             wake: Arc::default(),
             journal: Arc::new(Journal::new(store.clone(), metrics.clone())),
+            pulse: Arc::new(Pulse::new(metrics.clone())),
             metrics,
             store,
             client,
@@ -232,13 +240,15 @@ impl Parts {
         )
     }
 
-    fn admin(&self, open: Vec<Listen>) -> Admin {
+    fn admin(&self, settings: &Settings, open: Vec<Listen>) -> Admin {
         Admin {
             watch: self.watch.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             lifetime: self.lifetime.clone(),
             listeners: Listeners::new(open),
+            guard: Guard::new(&settings.admin),
+            pulse: self.pulse.clone(),
         }
     }
 
@@ -247,6 +257,7 @@ impl Parts {
             client: self.client.clone(),
             watch: self.watch.clone(),
             journal: self.journal.clone(),
+            pulse: self.pulse.clone(),
         }
     }
 
@@ -525,6 +536,7 @@ struct Upkeep {
     client: Arc<Client>,
     watch: Watch,
     journal: Arc<Journal>,
+    pulse: Arc<Pulse>,
 }
 
 #[async_trait]
@@ -533,7 +545,8 @@ impl BackgroundService for Upkeep {
         tokio::join!(
             self.client.keep_addresses(),
             self.reload_on_sighup(),
-            self.journal.run()
+            self.journal.run(),
+            self.pulse.run()
         );
     }
 }

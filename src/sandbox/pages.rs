@@ -12,7 +12,6 @@ use super::order::{self, Order};
 use super::{Sandbox, text, typed};
 use crate::clock;
 use crate::language::Language;
-use crate::protocol::message::ResultCode;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1d2733;--soft:#5b6875;--line:#d8dee5;--paper:#fff;--ground:#f3f5f8;--act:#0b62c4}
