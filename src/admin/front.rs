@@ -74,7 +74,7 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
     let share = |part: u64, all: u64| (all > 0).then(|| 100.0 * part as f64 / all as f64);
     let newest = minutes.last().unwrap_or(begun);
     let number = |value: f64| format!("{value:.0}");
-    let percent = |value: f64| format!("{value:.1} %");
+    let percent = |value: f64| format!("{value:.1}\u{a0}%");
     let [all, refused] = visit.say(["全部", "被拒"], ["all", "refused"]);
     html! {
         h2 { (visit.say("最近六小时", "The last six hours")) }
@@ -90,7 +90,7 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
             (figure(visit, visit.say("调用耗时", "Time of a call"), [
                 ("p50", line("first", &|it| it.median), newest.median),
                 ("p99", line("second", &|it| it.p99), newest.p99),
-            ], |seconds| format!("{:.1} ms", seconds * 1000.0)))
+            ], |seconds| format!("{:.1}\u{a0}ms", seconds * 1000.0)))
             (figure(visit, visit.say("拒绝比例", "Share refused"), [
                 (visit.say("调用", "calls"), line("first", &|it| share(it.calls_refused, it.calls)), share(newest.calls_refused, newest.calls)),
                 (visit.say("回调", "callbacks"), line("second", &|it| share(it.callbacks_refused, it.callbacks)), share(newest.callbacks_refused, newest.callbacks)),
@@ -126,7 +126,11 @@ fn figure(
         figure {
             figcaption {
                 (title)
-                span { span.key {} (first.0) " " (first.1) "  " span.key.second {} (second.0) " " (second.1) }
+                span {
+                    span { i.key {} (first.0) " " (first.1) }
+                    " "
+                    span { i.key.second {} (second.0) " " (second.1) }
+                }
             }
             (plot(&label, &lines, top))
             div.axis aria-hidden="true" {

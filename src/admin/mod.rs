@@ -297,7 +297,10 @@ fn refusal(
     words: &str,
 ) -> Response<Bytes> {
     if !wants_page(headers) {
-        return text(status, format!("{words}\n"));
+        let mut response = text(status, format!("{words}\n"));
+        let by_accept = HeaderValue::from_static("Accept");
+        response.headers_mut().insert(header::VARY, by_accept);
+        return response;
     }
     let content = html! { section { p lang="en" { (words) } p { a href="/" { (visit.say("回到概览", "Back to the overview")) } } } };
     visit.bare_page(

@@ -56,10 +56,11 @@ code,.number{font-family:ui-monospace,Consolas,'Liberation Mono',monospace;font-
 .tiles a:hover{border-color:var(--act)}
 .tiles strong{display:block;font-size:1.6rem;line-height:1.2;font-weight:600}
 .tiles .soft{font-size:.85rem;display:block}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:1rem;margin:1rem 0}
+.plots{display:grid;grid-template-columns:1fr 1fr;gap:1rem;margin:1rem 0}
 figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:.6rem;padding:.8rem .9rem}
 figcaption{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 .8rem;font-weight:600}
 figcaption span{font-weight:400;color:var(--soft);font-size:.85rem}
+figcaption span span{font-size:inherit;white-space:nowrap;margin-left:.6rem}figcaption span span:first-child{margin-left:0}
 svg{display:block;width:100%;height:4.5rem;margin:.5rem 0 .2rem;border-bottom:1px solid var(--line)}
 path{fill:none;stroke:var(--act);stroke-width:1.5}
 path.second{stroke:var(--bad);stroke-dasharray:4 2}
@@ -68,10 +69,12 @@ path.second{stroke:var(--bad);stroke-dasharray:4 2}
 .key.second{border-top:2px dashed var(--bad)}
 table{width:100%;border-collapse:collapse;font-size:.92rem}
 caption{text-align:left;color:var(--soft);padding-bottom:.5rem}
-th,td{text-align:left;vertical-align:top;padding:.5rem .8rem .5rem 0;border-top:1px solid var(--line);overflow-wrap:anywhere}
-th{color:var(--soft);font-weight:600;border-top:0;white-space:nowrap}
+th,td{text-align:left;vertical-align:top;padding:.5rem .9rem .5rem 0;border-top:1px solid var(--line);overflow-wrap:break-word}
+th[scope=row]{font-weight:inherit}
+thead th{color:var(--soft);font-weight:600;border-top:0;white-space:nowrap}
+td:last-child,th:last-child{padding-right:0}
 .amount{white-space:nowrap;font-variant-numeric:tabular-nums}
-time{white-space:nowrap;font-variant-numeric:tabular-nums}
+time,.ago{white-space:nowrap;font-variant-numeric:tabular-nums}
 dl{display:grid;grid-template-columns:auto 1fr;gap:.25rem 1.2rem;margin:0 0 .5rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 .story{list-style:none;margin:0;padding:0 0 0 1.1rem;border-left:2px solid var(--line)}
@@ -80,6 +83,8 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 .story li::before{content:'';position:absolute;left:-1.55rem;top:.45rem;width:.75rem;height:.75rem;border-radius:50%;background:var(--soft);border:2px solid var(--paper)}
 .story .ok::before{background:var(--good)}.story .no::before{background:var(--bad)}.story .odd::before{background:var(--warn)}
 .story h3{font-size:1rem;margin:0}
+.story .head{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 1rem}
+.story .head p{font-size:.9rem}
 .story p{margin:.1rem 0 0}
 .badge{display:inline-block;border:1px solid currentColor;border-radius:1rem;padding:0 .55rem;font-size:.82rem;line-height:1.5;white-space:nowrap}
 .note{border-left:4px solid var(--act);padding:.6rem 1rem;background:var(--paper);border-radius:.3rem;margin:1rem 0}
@@ -94,6 +99,7 @@ form{margin:0}
 label{display:block;margin-bottom:.3rem}
 @media(max-width:44rem){
 header>div,main,footer{padding-left:1rem;padding-right:1rem}
+.plots{grid-template-columns:1fr}
 thead{position:absolute;left:-99rem}
 table,tbody,tr,td,tbody th,caption{display:block;white-space:normal}
 tr{border-top:1px solid var(--line);padding:.6rem 0}
@@ -290,7 +296,7 @@ impl<'r> Visit<'r> {
         let text = clock::shown(at, UtcOffset::UTC);
         html! {
             time datetime={ (text.replace(' ', "T")) "Z" } { (text) }
-            " " span.soft { "(" (self.ago(clock::now() - at)) ")" }
+            " " span.soft.ago { "(" (self.ago(clock::now() - at)) ")" }
         }
     }
 

@@ -103,7 +103,7 @@ impl Admin {
             .collect();
         // Newest first in the store: what happened in one millisecond stays in its order.
         for note in notes.iter().rev() {
-            steps.extend(of_note(visit, note));
+            steps.extend(of_note(visit, note, signed.as_ref()));
         }
         for event in &events {
             steps.push(of_event(visit, event));
@@ -120,9 +120,8 @@ impl Admin {
                 ol.story {
                     @for step in &steps {
                         li class=(step.tone.class()) {
-                            h3 { (step.title) }
+                            div.head { h3 { (step.title) } p.soft { (visit.when(step.at)) } }
                             (step.details)
-                            p.soft { (visit.when(step.at)) }
                         }
                     }
                 }
@@ -235,20 +234,24 @@ fn of_ledger(visit: &Visit<'_>, signed: &Signed) -> Step {
     }
 }
 
-fn of_note(visit: &Visit<'_>, note: &Note) -> Vec<Step> {
+fn of_note(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step> {
     match note.what {
-        What::Call => of_call(visit, note),
+        What::Call => of_call(visit, note, signed),
         What::Callback => vec![of_callback(visit, note)],
         What::Question => vec![of_question(visit, note)],
     }
 }
 
-fn of_call(visit: &Visit<'_>, note: &Note) -> Vec<Step> {
+fn of_call(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step> {
     let mut steps = Vec::new();
     let left = note.sent != "no";
+    let began = note.at - note.took;
+    let signed_at = signed.map(|signed| signed.signed_at);
+    // An order is signed after its call has begun, and before it is sent.
+    let signed_at = signed_at.filter(|at| (began..=note.at).contains(at));
     if left {
         steps.push(Step {
-            at: note.at - note.took,
+            at: signed_at.unwrap_or(began),
             tone: Tone::Plain,
             title: format!(
                 "{} ({})",
@@ -275,11 +278,8 @@ fn of_call(visit: &Visit<'_>, note: &Note) -> Vec<Step> {
         },
         title: title.to_owned(),
         details: html! {
-            p { (outcome(visit, note)) }
-            p {
-                "sent: " code { (note.sent) } " " span.soft { (words::sent(visit.language, &note.sent)) }
-                " · " (note.took) " ms"
-            }
+            p { (outcome(visit, note)) " · " (note.took) " ms" }
+            p { "sent: " code { (note.sent) } " " span.soft { (words::sent(visit.language, &note.sent)) } }
             (request(visit, note))
         },
     });
@@ -293,7 +293,8 @@ fn of_callback(visit: &Visit<'_>, note: &Note) -> Step {
         (false, _) => visit.say("回调被接受", "Callback accepted"),
     };
     Step {
-        at: note.at,
+        // When it came: before what it brought. Its time is rounded down.
+        at: note.at - note.took - 1,
         tone: if note.refused { Tone::Bad } else { Tone::Good },
         title: format!("{title} ({})", note.way),
         details: html! {

@@ -101,6 +101,8 @@ pub(crate) struct Conf {
     pub(crate) callbacks: Option<String>,
     /// Further lines of `[inbox]`.
     pub(crate) inbox: String,
+    /// Further lines of `[admin]`.
+    pub(crate) admin: String,
     /// Further sections.
     pub(crate) further: String,
 }
@@ -120,6 +122,7 @@ impl Conf {
             merchants_file: "merchants.toml",
             callbacks: None,
             inbox: String::new(),
+            admin: String::new(),
             further: String::new(),
         }
     }
@@ -189,10 +192,11 @@ impl Setup {
         }
         write!(
             text,
-            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
+            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n{}\n\n[log]\nlevel = {:?}\n\n{}",
             self.store().display(),
             conf.inbox,
             self.admin,
+            conf.admin,
             conf.log_level,
             conf.further
         )

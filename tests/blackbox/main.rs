@@ -58,6 +58,7 @@ mod admin;
 mod canary;
 mod cli;
 mod clients;
+mod console;
 mod explain;
 mod process;
 mod shutdown;
