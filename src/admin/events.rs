@@ -5,10 +5,10 @@ use http::{Response, StatusCode};
 use maud::{Markup, html};
 
 use super::Admin;
-use super::page::{Visit, order_address, see_other, shown};
+use super::page::{Visit, order_address, see_other};
 use super::words;
 use crate::clock;
-use crate::inbox::event::{Event, State};
+use crate::inbox::event::{Event, State, shown};
 use crate::inbox::store::StoreError;
 use crate::protocol::message::ResultCode;
 
@@ -102,12 +102,18 @@ impl Admin {
                 }
                 p {
                     @match decision {
-                        Decision::Replay => (visit.say("将立即以相同的事件号再次投递给应用。", "The app is offered it again at once, under the same event id.")),
+                        Decision::Replay => (visit.say(
+                            "将立即以相同的事件号再次投递给应用。",
+                            "The app is offered it again at once, under the same event id.",
+                        )),
                         Decision::Discard => (visit.say("应用将不会得知此结果。", "The app is not to hear of this result.")),
                     }
                 }
                 @if event.state == State::Disputed && decision == Decision::Replay {
-                    p.note.bad { (visit.say("此事件有争议：金额不同，或同一笔支付有两种说法。只有向平台核实后才可重放。", "This event is disputed: another amount than was signed, or two stories for one payment. Replay it only once the platform has confirmed it.")) }
+                    p.note.bad {
+                        (visit.say("此事件有争议：", "This event is disputed. "))
+                        (words::about_state(visit.language, event.state))
+                    }
                 }
                 @if decision.fits(event.state) {
                     form method="post" {
@@ -200,7 +206,7 @@ fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
                         td data-label=(resulted) { span { (result(visit, &event.resultcode)) } }
                         td data-label=(amount) { span.amount { (words::yuan(event.amount)) } }
                         td data-label=(attempts) { (event.attempts) }
-                        td data-label=(last) { span { (shown(&event.last_attempt)) } }
+                        td data-label=(last) { span { @if event.attempts == 0 { "–" } @else { (shown(&event.last_attempt)) } } }
                         td data-label=(action) { (actions(visit, event)) }
                     }
                 }
@@ -215,7 +221,8 @@ pub(super) fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
         span.actions {
             @for decision in [Decision::Replay, Decision::Discard] {
                 @if decision.fits(event.state) {
-                    a href={ "/events/" (event.id) "/" (decision.name()) } aria-label={ (decision.words(visit)) " " (shown(&event.orderid)) } { (decision.words(visit)) }
+                    @let words = decision.words(visit);
+                    a href={ "/events/" (event.id) "/" (decision.name()) } aria-label={ (words) " " (shown(&event.orderid)) } { (words) }
                 }
             }
         }

@@ -72,6 +72,8 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
         values: minutes.iter().map(value).collect(),
     };
     let share = |part: u64, all: u64| (all > 0).then(|| 100.0 * part as f64 / all as f64);
+    let calls = |it: &Minute| share(it.calls_refused, it.calls);
+    let callbacks = |it: &Minute| share(it.callbacks_refused, it.callbacks);
     let newest = minutes.last().unwrap_or(begun);
     let number = |value: f64| format!("{value:.0}");
     let percent = |value: f64| format!("{value:.1}\u{a0}%");
@@ -92,12 +94,17 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
                 ("p99", line("second", &|it| it.p99), newest.p99),
             ], |seconds| format!("{:.1}\u{a0}ms", seconds * 1000.0)))
             (figure(visit, visit.say("拒绝比例", "Share refused"), [
-                (visit.say("调用", "calls"), line("first", &|it| share(it.calls_refused, it.calls)), share(newest.calls_refused, newest.calls)),
-                (visit.say("回调", "callbacks"), line("second", &|it| share(it.callbacks_refused, it.callbacks)), share(newest.callbacks_refused, newest.callbacks)),
+                (visit.say("调用", "calls"), line("first", &calls), calls(newest)),
+                (visit.say("回调", "callbacks"), line("second", &callbacks), callbacks(newest)),
             ], percent))
         }
         @if minutes.is_empty() {
-            p.soft { (visit.say("曲线从启动后的第一分钟开始；数字为当前这一分钟。", "The plots begin a minute after the start; the figures are of the minute that has begun.")) }
+            p.soft {
+                (visit.say(
+                    "曲线从启动后的第一分钟开始；数字为当前这一分钟。",
+                    "The plots begin a minute after the start; the figures are of the minute that has begun.",
+                ))
+            }
         }
     }
 }
@@ -135,7 +142,7 @@ fn figure(
             (plot(&label, &lines, top))
             div.axis aria-hidden="true" {
                 span { (visit.say("6 小时前", "6 h ago")) }
-                span { (visit.say("最高 ", "highest ")) (unit(top)) }
+                @if top > 0.0 { span { (visit.say("最高 ", "highest ")) (unit(top)) } }
                 span { (visit.say("现在", "now")) }
             }
         }

@@ -53,10 +53,13 @@ impl Admin {
                 }
                 table {
                     caption {
-                        (visit.say("密钥仅以指纹显示；countersign check 显示相同的指纹。", "Keys by their fingerprints, the same that countersign check shows."))
+                        (visit.say(
+                            "密钥仅以指纹显示；countersign check 显示相同的指纹。",
+                            "Keys by their fingerprints, the same that countersign check shows.",
+                        ))
                         @if listed.len() < snapshot.len() { " " (visit.say("显示 ", "Shown: ")) (listed.len()) }
                     }
-                    thead { tr { th scope="col" { "merid" } th scope="col" { (visit.say("密钥", "Key")) } th scope="col" { (visit.say("旧密钥", "Old keys")) } th scope="col" { "back" } th scope="col" { "front" } } }
+                    thead { tr { @for label in labels(visit) { th scope="col" { (label) } } } }
                     tbody {
                         @for merchant in listed { (row(visit, merchant, &seen)) }
                     }
@@ -73,15 +76,22 @@ impl Admin {
     }
 }
 
+fn labels(visit: &Visit<'_>) -> [&'static str; 5] {
+    visit.say(
+        ["merid", "密钥", "旧密钥", "back", "front"],
+        ["merid", "Key", "Old keys", "back", "front"],
+    )
+}
+
 fn row(visit: &Visit<'_>, merchant: &Merchant, seen: &[OldKey]) -> Markup {
-    let old_label = visit.say("旧密钥", "Old keys");
+    let [merid, key, old_keys, back, front] = labels(visit);
     html! {
         tr {
-            th scope="row" data-label="merid" { span.number { (merchant.merid) } }
-            td data-label=(visit.say("密钥", "Key")) { code { (merchant.key.fingerprint()) } }
-            td data-label=(old_label) {
-                @if merchant.old_keys.is_empty() { span.soft { "–" } }
+            th scope="row" data-label=(merid) { span.number { (merchant.merid) } }
+            td data-label=(key) { code { (merchant.key.fingerprint()) } }
+            td data-label=(old_keys) {
                 div {
+                    @if merchant.old_keys.is_empty() { span.soft { "–" } }
                     @for fingerprint in merchant.old_keys.iter().map(|key| key.fingerprint()) {
                         @let last = seen.iter().find(|old| old.merid == merchant.merid && old.fingerprint == fingerprint);
                         div {
@@ -94,8 +104,8 @@ fn row(visit: &Visit<'_>, merchant: &Merchant, seen: &[OldKey]) -> Markup {
                     }
                 }
             }
-            td data-label="back" { (address(merchant.back.as_ref())) }
-            td data-label="front" { (address(merchant.front.as_ref())) }
+            td data-label=(back) { (address(merchant.back.as_ref())) }
+            td data-label=(front) { (address(merchant.front.as_ref())) }
         }
     }
 }
@@ -117,7 +127,8 @@ fn reload(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcome) -> Markup {
                 ReloadOutcome::Applied { merchants, added, removed, changed, digest, .. } => {
                     strong.good { (visit.say("已生效", "In force")) } " · "
                     (visit.say("商户 ", "merchants ")) (merchants) " · "
-                    (visit.say("新增 ", "added ")) (added) ", " (visit.say("移除 ", "removed ")) (removed) ", " (visit.say("变更 ", "changed ")) (changed)
+                    (visit.say("新增 ", "added ")) (added) ", " (visit.say("移除 ", "removed ")) (removed) ", "
+                    (visit.say("变更 ", "changed ")) (changed)
                     " · sha-256 " code { (digest) }
                 }
                 ReloadOutcome::Unchanged { merchants } => {
@@ -139,7 +150,12 @@ pub(super) fn reload_note(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcom
     };
     html! {
         div.note.bad role="alert" {
-            strong { (visit.say("商户文件被拒绝，上一份仍然生效。", "The merchants file is refused; the last good merchants stay in force.")) }
+            strong {
+                (visit.say(
+                    "商户文件被拒绝，上一份仍然生效。",
+                    "The merchants file is refused; the last good merchants stay in force.",
+                ))
+            }
             " " (visit.when(millis(at)))
             ul { @for problem in problems.0.iter().take(20) { li { code { (problem) } } } }
         }

@@ -38,7 +38,7 @@ header>div{display:flex;flex-wrap:wrap;align-items:center;gap:.5rem 1.5rem;paddi
 .search{display:flex;flex:1 1 18rem;gap:.5rem;margin:0}
 .search input{flex:1;min-width:0}
 nav{flex-basis:100%}
-nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;margin:0;padding:0}
+nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;list-style:none;margin:0;padding:0}
 nav a{display:inline-block;padding:.15rem 0;text-decoration:none;border-bottom:2px solid transparent}
 nav a:hover{text-decoration:underline}
 nav a[aria-current]{color:var(--ink);border-color:var(--act);font-weight:600}
@@ -100,6 +100,7 @@ label{display:block;margin-bottom:.3rem}
 @media(max-width:44rem){
 header>div,main,footer{padding-left:1rem;padding-right:1rem}
 .plots{grid-template-columns:1fr}
+nav ul{column-gap:.8rem}
 thead{position:absolute;left:-99rem}
 table,tbody,tr,td,tbody th,caption{display:block;white-space:normal}
 tr{border-top:1px solid var(--line);padding:.6rem 0}
@@ -210,7 +211,12 @@ impl<'r> Visit<'r> {
                     a.skip href="#main" { (self.say("跳到内容", "Skip to content")) }
                     @if let Some(around) = around { (around) }
                     main #main { h1 { (title) } (content) }
-                    footer { p { "Countersign " (env!("CARGO_PKG_VERSION")) " · " (self.say("时间为 UTC", "times are UTC")) " · " (self.other_language()) } }
+                    footer {
+                        p {
+                            "Countersign " (env!("CARGO_PKG_VERSION")) " · "
+                            (self.say("时间为 UTC", "times are UTC")) " · " (self.other_language())
+                        }
+                    }
                 }
             }
         };
@@ -348,17 +354,4 @@ pub(super) fn order_address(merid: &str, orderid: &str) -> String {
         .append_pair("orderid", orderid)
         .finish();
     format!("/order?{query}")
-}
-
-/// A platform's text: whatever could turn a line around or hide is spelled out.
-pub(super) fn shown(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || c.is_ascii_graphic() || c == ' ';
-    let spelled = |c: char| {
-        if plain(c) {
-            c.to_string()
-        } else {
-            c.escape_unicode().to_string()
-        }
-    };
-    text.chars().map(spelled).collect()
 }

@@ -6,9 +6,9 @@ use maud::{Markup, html};
 
 use super::Admin;
 use super::events::{actions, no_such, result};
-use super::page::{Visit, order_address, see_other, shown};
+use super::page::{Visit, order_address, see_other};
 use super::words;
-use crate::inbox::event::{Event, Millis, State};
+use crate::inbox::event::{Event, Millis, State, shown};
 use crate::inbox::note::{Note, What};
 use crate::inbox::store::{Attempt, Signed, StoreError, Wanted};
 
@@ -68,14 +68,26 @@ impl Admin {
         let content = html! {
             @if !found.is_empty() {
                 section {
-                    ul { @for (merid, orderid) in &found { li { a.number href=(order_address(merid, orderid)) { (shown(orderid)) } " · " (visit.say("商户 ", "merchant ")) span.number { (merid) } } } }
+                    ul {
+                        @for (merid, orderid) in &found {
+                            li {
+                                a.number href=(order_address(merid, orderid)) { (shown(orderid)) }
+                                " · " (visit.say("商户 ", "merchant ")) span.number { (merid) }
+                            }
+                        }
+                    }
                 }
             } @else if !notes.is_empty() {
                 section { (table(visit, &notes)) }
             } @else {
                 section {
                     p { (visit.say("没有找到：", "Nothing goes by: ")) code { (shown(wanted)) } }
-                    p.soft { (visit.say("可按订单号 (orderid)、平台流水号 (queryid) 或请求号 (x-request-id) 完整查找。", "Search for a whole orderid, queryid or x-request-id.")) }
+                    p.soft {
+                        (visit.say(
+                            "可按订单号 (orderid)、平台流水号 (queryid) 或请求号 (x-request-id) 完整查找。",
+                            "Search for a whole orderid, queryid or x-request-id.",
+                        ))
+                    }
                 }
             }
         };
@@ -162,7 +174,9 @@ impl Admin {
                         tbody {
                             @for (what, reason, times, latest) in &reasons {
                                 tr {
-                                    th scope="row" data-label=(labels[0]) { span { code { (reason) } " " span.soft { (words::why(visit.language, reason)) } } }
+                                    th scope="row" data-label=(labels[0]) {
+                                        span { code { (reason) } " " span.soft { (words::why(visit.language, reason)) } }
+                                    }
                                     td data-label=(labels[1]) { (kind(visit, *what)) }
                                     td data-label=(labels[2]) { (times) }
                                     td data-label=(labels[3]) { span { (visit.when(*latest)) } }
@@ -200,7 +214,12 @@ fn summary(visit: &Visit<'_>, signed: Option<&Signed>, events: &[Event]) -> Mark
                     dt { (visit.say("方式", "Action")) } dd { (visit.language.action(&signed.action)) " " span.soft { (shown(&signed.action)) } }
                 }
             } @else {
-                p.note.warn { (visit.say("不在签名账本中：此订单不是由本机签名。", "Not in the ledger: this order was not signed here.")) }
+                p.note.warn {
+                    (visit.say(
+                        "不在签名账本中：此订单不是由本机签名。",
+                        "Not in the ledger: this order was not signed here.",
+                    ))
+                }
             }
             @if events.is_empty() {
                 p { (visit.say("尚无结果。", "No result yet.")) }
@@ -300,7 +319,12 @@ fn of_callback(visit: &Visit<'_>, note: &Note) -> Step {
         details: html! {
             p { (outcome(visit, note)) " · " (note.took) " ms" }
             @if note.stranger {
-                p.warn { (visit.say("未验证：来者只是自称与此订单有关。", "Unverified: whoever sent it only claimed that it is about this order.")) }
+                p.warn {
+                    (visit.say(
+                        "未验证：来者只是自称与此订单有关。",
+                        "Unverified: whoever sent it only claimed that it is about this order.",
+                    ))
+                }
             }
             (request(visit, note))
         },
@@ -333,7 +357,10 @@ fn of_event(visit: &Visit<'_>, event: &Event) -> Step {
         tone,
         title: visit.say("结果已保存", "Result kept").to_owned(),
         details: html! {
-            p { (result(visit, &event.resultcode)) " · " (words::yuan(event.amount)) " · " (words::source(visit.language, event.source)) " · " (badge(visit, event.state)) }
+            p {
+                (result(visit, &event.resultcode)) " · " (words::yuan(event.amount)) " · "
+                (words::source(visit.language, event.source)) " · " (badge(visit, event.state))
+            }
             @if event.state == State::Disputed { p.bad { (words::about_state(visit.language, event.state)) } }
             p.soft { "queryid " span.number { (shown(&event.queryid)) } " · " (visit.say("事件 ", "event ")) span.number { (event.id) } }
         },

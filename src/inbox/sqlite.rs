@@ -1077,6 +1077,58 @@ mod tests {
         assert_eq!(store.counts().await.unwrap().events, [9, 0, 0, 0, 0]);
     }
 
+    fn note(weight: Weight, at: Millis) -> Note {
+        Note {
+            at,
+            took: 1,
+            what: What::Callback,
+            way: "back".into(),
+            merid: "1".to_owned(),
+            orderid: "ABCDEFGH".to_owned(),
+            request_id: format!("r{at}"),
+            outcome: "malformed".into(),
+            sent: "".into(),
+            old_key: if at == 1 { "0a1b2c3d" } else { "" }.to_owned(),
+            weight,
+            refused: at == 1,
+            stranger: weight == Weight::Common,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_notes_are_kept_and_common_ones_displace_no_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
+        let step = note(Weight::Step, 1);
+        store.note(vec![step.clone()]).await.unwrap();
+        let last = Millis::from(note::KEPT_COMMON) + 10;
+        for first in (2..=last).step_by(1000) {
+            let group = first..=(first + 999).min(last);
+            let group = group.map(|at| note(Weight::Common, at)).collect();
+            store.note(group).await.unwrap();
+        }
+        let wanted = || Wanted::Order("1".to_owned(), "ABCDEFGH".to_owned());
+        let all = store.notes(wanted(), u32::MAX).await.unwrap();
+        assert_eq!(all.len(), note::KEPT_COMMON as usize + 1);
+        assert_eq!(
+            (&all[0], all.last()),
+            (&note(Weight::Common, last), Some(&step))
+        );
+        let found = store
+            .notes(Wanted::Request("r1".to_owned()), 9)
+            .await
+            .unwrap();
+        assert_eq!(found, std::slice::from_ref(&step));
+        assert_eq!(store.notes(Wanted::Refusals, 9).await.unwrap(), [step]);
+        assert_eq!(store.old_keys().await.unwrap()[0].seen_at, 1);
+        let found = store.find("r1", 9).await.unwrap();
+        assert_eq!(found, [("1".to_owned(), "ABCDEFGH".to_owned())]);
+        store.forget(last).await.unwrap();
+        assert_eq!(store.notes(wanted(), 9).await.unwrap().len(), 1);
+        store.forget(last + 1).await.unwrap();
+        assert_eq!(store.notes(wanted(), 9).await.unwrap(), []);
+    }
+
     #[test]
     fn a_store_of_the_first_version_is_brought_up() {
         let folder = tempfile::tempdir().unwrap();

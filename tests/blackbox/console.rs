@@ -5,10 +5,9 @@ use crate::harness::{
     MERID, Setup, Sidecar, command, eventually, fresh_orderid, is_installed, merchant, query_json,
     skip, submit_json, submit_of,
 };
-use crate::platform::{Action, Platform, Seen, enveloped};
+use crate::platform::{Action, Platform, enveloped};
 use crate::shop::{
-    BACK, Book, FORM, FRONT, Payment, SOON, Shop, acknowledged, callback, id_of, refused,
-    refused_by_app, taken,
+    BACK, Book, FORM, FRONT, Payment, SOON, Shop, acknowledged, callback, id_of, refused, taken,
 };
 use crate::webdriver::{Browser, Screen, missing};
 use crate::wire;
@@ -19,16 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const TOKEN: &str = "T0kenOfTheTests-5f1c8a7e";
 
-/// An app that is ill until told otherwise, and events that are given up after a second.
-fn with_an_app_that_is_ill() -> (Shop, Arc<AtomicBool>) {
-    let is_well = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&is_well);
-    let app = move |_: &Seen| match asked.load(Ordering::SeqCst) {
-        true => taken(),
-        false => refused_by_app(),
-    };
-    let shop = Shop::with(app, |conf| conf.inbox = "retry_for = \"1s\"".to_owned());
-    (shop, is_well)
+/// Its app is ill until told otherwise, and events are given up after a second.
+fn where_events_are_parked() -> (Shop, Arc<AtomicBool>) {
+    Shop::with_an_ill_app(|conf| conf.inbox = "retry_for = \"1s\"".to_owned())
 }
 
 /// A GET with these further header lines.
@@ -346,7 +338,7 @@ fn a_flood_of_strangers_hides_no_order_s_story() {
 
 #[test]
 fn a_replay_is_confirmed_on_a_page_of_its_own() {
-    let (shop, is_well) = with_an_app_that_is_ill();
+    let (shop, is_well) = where_events_are_parked();
     let (orderid, id) = parked(&shop);
     let admin = shop.sidecar.setup.admin;
     let list = shop.sidecar.admin("/events?state=parked").text();
@@ -384,7 +376,7 @@ fn a_replay_is_confirmed_on_a_page_of_its_own() {
 
 #[test]
 fn a_discarded_event_is_out_of_the_lists() {
-    let (shop, _) = with_an_app_that_is_ill();
+    let (shop, _) = where_events_are_parked();
     let (orderid, id) = parked(&shop);
     let path = format!("/events/{id}/discard");
     let form = format!("form={}", form_token(&shop.sidecar.admin(&path).text()));
@@ -397,7 +389,7 @@ fn a_discarded_event_is_out_of_the_lists() {
 
 #[test]
 fn an_action_from_another_site_is_refused() {
-    let (shop, _) = with_an_app_that_is_ill();
+    let (shop, _) = where_events_are_parked();
     let (orderid, id) = parked(&shop);
     let admin = shop.sidecar.setup.admin;
     let path = format!("/events/{id}/replay");
@@ -801,7 +793,7 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
         return skip("a_person_on_call_finds_an_order_and_replays_it", &reason);
     }
     assert!(is_installed("chromium"));
-    let (shop, is_well) = with_an_app_that_is_ill();
+    let (shop, is_well) = where_events_are_parked();
     let orderid = fresh_orderid();
     shop.sidecar.submit(submit_json(&orderid));
     let payment = Payment::of(&orderid);
