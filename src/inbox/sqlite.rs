@@ -101,9 +101,9 @@ const MIGRATIONS: [&str; 3] = [
         stranger INTEGER NOT NULL,
         PRIMARY KEY (common, number)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX notes_order ON notes (orderid, merid) WHERE orderid <> '';
+    CREATE INDEX notes_order ON notes (orderid, merid, common, at) WHERE orderid <> '';
     CREATE INDEX notes_request ON notes (request_id) WHERE request_id <> '';
-    CREATE INDEX notes_refused ON notes (at) WHERE refused = 1;
+    CREATE INDEX notes_refused ON notes (common, at) WHERE refused = 1;
     CREATE INDEX notes_old_key ON notes (merid, old_key, at) WHERE old_key <> '';",
 ];
 const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
@@ -406,7 +406,13 @@ impl Store for Sqlite {
     async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError> {
         self.read(move |connection| {
             let sql = |wanted| {
-                format!("SELECT {NOTE} FROM notes WHERE {wanted} ORDER BY at DESC LIMIT ?1")
+                let of = |common| {
+                    format!(
+                        "SELECT * FROM (SELECT {NOTE} FROM notes
+                            WHERE {wanted} AND common = {common} ORDER BY at DESC LIMIT ?1)"
+                    )
+                };
+                format!("{} UNION ALL {} ORDER BY at DESC", of(0), of(1))
             };
             match wanted {
                 Wanted::Order(merid, orderid) => collect(
@@ -433,7 +439,7 @@ impl Store for Sqlite {
             let sql = "SELECT merid, orderid FROM orders WHERE orderid = ?1
                 UNION SELECT merid, orderid FROM events WHERE orderid = ?1
                 UNION SELECT merid, orderid FROM events WHERE queryid = ?1
-                UNION SELECT merid, orderid FROM notes WHERE orderid <> '' AND orderid = ?1
+                UNION SELECT merid, orderid FROM notes WHERE orderid <> '' AND orderid = ?1 AND stranger = 0
                 UNION SELECT merid, orderid FROM notes
                     WHERE request_id <> '' AND request_id = ?1 AND orderid <> ''
                 ORDER BY 1, 2 LIMIT ?2";
@@ -1119,10 +1125,20 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(found, std::slice::from_ref(&step));
-        assert_eq!(store.notes(Wanted::Refusals, 9).await.unwrap(), [step]);
+        let refused = store.notes(Wanted::Refusals, 9).await.unwrap();
+        assert_eq!(refused, std::slice::from_ref(&step));
         assert_eq!(store.old_keys().await.unwrap()[0].seen_at, 1);
-        let found = store.find("r1", 9).await.unwrap();
-        assert_eq!(found, [("1".to_owned(), "ABCDEFGH".to_owned())]);
+        let claimed = Note {
+            merid: "0".to_owned(),
+            ..note(Weight::Common, last)
+        };
+        store.note(vec![claimed]).await.unwrap();
+        for number in ["r1", "ABCDEFGH"] {
+            let found = store.find(number, 9).await.unwrap();
+            assert_eq!(found, [("1".to_owned(), "ABCDEFGH".to_owned())]);
+        }
+        let few = store.notes(wanted(), 2).await.unwrap();
+        assert_eq!((few.len(), few.last()), (3, Some(&step)));
         store.forget(last).await.unwrap();
         assert_eq!(store.notes(wanted(), 9).await.unwrap().len(), 1);
         store.forget(last + 1).await.unwrap();

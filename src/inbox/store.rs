@@ -212,11 +212,11 @@ pub trait Store: Send + Sync {
     /// [`KEPT_COMMON`]: super::note::KEPT_COMMON
     async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError>;
 
-    /// Notes, newest first.
+    /// Notes, newest first, at most `limit` of each weight: common ones crowd out no step.
     async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError>;
 
-    /// The orders, as (merid, orderid), that go by this number: the orderid of the ledger, of an event or of a note, the
-    /// queryid of an event, or the request id of a note. Each once, in the order of the two.
+    /// The orders, as (merid, orderid), that go by this number: the orderid of the ledger, of an event, or of a note
+    /// that is no stranger's; the queryid of an event; the request id of a note. Each once, in the order of the two.
     async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError>;
 
     /// One order of the ledger.
