@@ -3,8 +3,9 @@
 //! Keeps the promise that nobody waits for a note and nothing fails by one: a note that there is no room for, or that
 //! the store does not take, is dropped and counted.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::MissedTickBehavior;
@@ -22,10 +23,16 @@ const GROUP: usize = 256;
 /// How often they are written. What was noted since is lost when the process is killed.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// The use of an old key is news again after this.
+const OLD_NEWS: Duration = Duration::from_secs(60);
+/// Old keys in use whose last news is remembered.
+const OLD_KEYS: usize = 4096;
+
 /// Takes notes at once and writes them later.
 pub struct Journal {
     sender: mpsc::Sender<Note>,
     waiting: Mutex<mpsc::Receiver<Note>>,
+    old_keys: std::sync::Mutex<HashMap<String, Instant>>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
 }
@@ -37,6 +44,7 @@ impl Journal {
         Self {
             sender,
             waiting: Mutex::new(waiting),
+            old_keys: std::sync::Mutex::default(),
             store,
             metrics,
         }
@@ -51,6 +59,21 @@ impl Journal {
             }
             _ => self.metrics.notes_dropped.inc(),
         }
+    }
+
+    /// Whether nothing was heard of this old key for a while, by its fingerprint: then its use is a step, however
+    /// common the call was.
+    pub fn is_news(&self, old_key: &str) -> bool {
+        let mut heard = self.old_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = heard.get(old_key).map(Instant::elapsed);
+        if last.is_some_and(|ago| ago < OLD_NEWS) {
+            return false;
+        }
+        if heard.len() >= OLD_KEYS {
+            heard.clear();
+        }
+        heard.insert(old_key.to_owned(), Instant::now());
+        true
     }
 
     /// Writes until the task is dropped.

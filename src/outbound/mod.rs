@@ -349,7 +349,10 @@ impl Outbound {
         );
         let (orders, refused) = (["submit", "link"].contains(&endpoint), outcome != "ok");
         let of_an_order = subject.orderid.is_some() && (orders || refused);
-        let weight = if of_an_order || old_key.is_some() {
+        let news = old_key
+            .as_deref()
+            .is_some_and(|key| self.journal.is_news(key));
+        let weight = if of_an_order || news {
             Weight::Step
         } else {
             Weight::Common

@@ -807,6 +807,10 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
     refused("another amount", &shop.notify(&disputed));
     assert!(fetch(shop.address(), &format!("{FRONT}?{}", payment.form())).is_ok());
     is_well.store(true, Ordering::SeqCst);
+    let paid = fresh_orderid();
+    shop.sidecar.submit(submit_json(&paid));
+    acknowledged(&shop.notify(&Payment::of(&paid)));
+    shop.listed(&paid, "delivered");
     let good = fs::read_to_string(shop.sidecar.merchants_file()).unwrap();
     fs::write(shop.sidecar.merchants_file(), format!("{good}\noops = 1\n")).unwrap();
     shop.sidecar.reload();
@@ -831,6 +835,9 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
     browser.click("main form[action='/merchants'] button");
     browser.reads(&["Unchanged"]);
     look("merchants");
+    browser.open(&format!("{home}{}", &story_of(MERID, &paid)[1..]));
+    browser.reads(&["What happened", "Callback accepted", "The app took it"]);
+    look("story");
     browser.write("input[name=q]", &orderid);
     browser.click("form[role=search] button");
     browser.reads(&[
@@ -840,7 +847,7 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
         "Callback accepted",
         "Unverified",
     ]);
-    look("story");
+    look("story-parked");
     browser.likes_it_dark();
     look("story-dark");
     browser.click("main a[href$='/replay']");
