@@ -51,11 +51,11 @@ impl Journal {
     }
 
     /// Takes a note where there is room; it is not even made where there is none.
-    pub fn note(&self, weight: Weight, note: impl FnOnce(Weight) -> Note) {
+    pub fn note(&self, weight: Weight, note: impl FnOnce() -> Note) {
         let waiting = WAITING - self.sender.capacity();
         match self.sender.try_reserve() {
             Ok(room) if weight == Weight::Step || waiting < WAITING_COMMON => {
-                room.send(note(weight));
+                room.send(Note { weight, ..note() });
             }
             _ => self.metrics.notes_dropped.inc(),
         }

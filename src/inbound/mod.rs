@@ -26,7 +26,7 @@ use crate::config::settings::{Acknowledge, Settings};
 use crate::http::clients::Clients;
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::event::Millis;
-use crate::inbox::note::{self, Note, Weight, What};
+use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::Store;
 use crate::journal::Journal;
 use crate::observe::{Metrics, REQUEST_ID, request_id};
@@ -275,20 +275,20 @@ impl Inbound {
         } else {
             Weight::Step
         };
-        self.journal.note(weight, |weight| Note {
-            weight,
-            at: clock::now(),
-            took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
-            what: What::Callback,
-            way: kind.name().into(),
-            merid: note::number(subject.merid.as_deref()),
-            orderid: note::number(subject.orderid.as_deref()),
-            request_id: request_id.to_str().unwrap_or_default().to_owned(),
-            outcome: outcome.into(),
-            sent: "".into(),
-            old_key: old_key.unwrap_or_default(),
-            refused: refusal.is_some(),
-            stranger,
+        let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
+        self.journal.note(weight, || {
+            // Read before the time that has passed, so that the one less the other is not after the beginning.
+            let note = Note::about(What::Callback, merid, orderid, clock::now());
+            Note {
+                took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
+                way: kind.name().into(),
+                request_id: request_id.to_str().unwrap_or_default().to_owned(),
+                outcome: outcome.into(),
+                old_key: old_key.unwrap_or_default(),
+                refused: refusal.is_some(),
+                stranger,
+                ..note
+            }
         });
         response.headers_mut().insert(REQUEST_ID, request_id);
         response

@@ -13,7 +13,7 @@ use super::deliver::Wake;
 use crate::clock;
 use crate::config;
 use crate::inbox::event::{Millis, Source};
-use crate::inbox::note::{self, Note, Weight, What};
+use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::{Arrival, OpenOrder, Put, Store};
 use crate::journal::Journal;
 use crate::observe::Metrics;
@@ -95,22 +95,20 @@ impl Watch {
             .watch_queries
             .with_label_values(&[outcome])
             .inc();
-        self.journal.note(Weight::Step, |weight| {
-            let at = clock::now();
+        // While the platform is away, each open order is asked about once a minute.
+        let weight = if outcome == "no-answer" {
+            Weight::Common
+        } else {
+            Weight::Step
+        };
+        let (merid, orderid) = (Some(&*order.merid), Some(&*order.orderid));
+        self.journal.note(weight, || {
+            let note = Note::about(What::Question, merid, orderid, clock::now());
             Note {
-                weight,
-                at,
-                took: at - now,
-                what: What::Question,
+                took: note.at - now,
                 way: "watch".into(),
-                merid: note::number(Some(&order.merid)),
-                orderid: note::number(Some(&order.orderid)),
-                request_id: String::new(),
                 outcome: outcome.into(),
-                sent: "".into(),
-                old_key: String::new(),
-                refused: false,
-                stranger: false,
+                ..note
             }
         });
         if let Err(error) = self.store.asked(order, next).await {

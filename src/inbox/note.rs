@@ -45,11 +45,12 @@ impl What {
 pub enum Weight {
     /// A step in an order's story.
     Step,
-    /// What anybody can make happen as often as he likes: queries that went well, repeats, and what strangers send.
+    /// What can be repeated at will or for hours: queries, calls that were refused before anything was sent, callbacks
+    /// that bring nothing new, and what strangers send.
     Common,
 }
 
-/// One thing that happened. No text in it is longer than 128 bytes, and none is a stranger's but what [`number`] let pass.
+/// One thing that happened. No text in it is longer than 128 bytes, and none is a stranger's but a plain number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// When it was over.
@@ -81,8 +82,29 @@ pub struct Note {
     pub stranger: bool,
 }
 
+impl Note {
+    /// A step that went well and says nothing more.
+    pub fn about(what: What, merid: Option<&str>, orderid: Option<&str>, at: Millis) -> Self {
+        Self {
+            at,
+            took: 0,
+            what,
+            way: Cow::Borrowed(""),
+            merid: number(merid),
+            orderid: number(orderid),
+            request_id: String::new(),
+            outcome: Cow::Borrowed(""),
+            sent: Cow::Borrowed(""),
+            old_key: String::new(),
+            weight: Weight::Step,
+            refused: false,
+            stranger: false,
+        }
+    }
+}
+
 /// A merid or an orderid as a note may hold it: 1 to 64 letters, digits, `-` and `_`. Anything else becomes empty.
-pub fn number(text: Option<&str>) -> String {
+fn number(text: Option<&str>) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let fits = |text: &&str| text.len() <= 64 && text.bytes().all(plain);
     text.filter(fits).unwrap_or_default().to_owned()

@@ -1085,19 +1085,13 @@ mod tests {
 
     fn note(weight: Weight, at: Millis) -> Note {
         Note {
-            at,
-            took: 1,
-            what: What::Callback,
-            way: "back".into(),
-            merid: "1".to_owned(),
-            orderid: "ABCDEFGH".to_owned(),
             request_id: format!("r{at}"),
             outcome: "malformed".into(),
-            sent: "".into(),
             old_key: if at == 1 { "0a1b2c3d" } else { "" }.to_owned(),
             weight,
             refused: at == 1,
             stranger: weight == Weight::Common,
+            ..Note::about(What::Callback, Some("1"), Some("ABCDEFGH"), at)
         }
     }
 

@@ -30,7 +30,7 @@ use crate::config::settings::Settings;
 use crate::http::client::{Client, Fault, Repeat, Sent};
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::event::Millis;
-use crate::inbox::note::{self, Note, Weight, What};
+use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::{Recorded, Store};
 use crate::journal::Journal;
 use crate::lifetime::Lifetime;
@@ -45,6 +45,9 @@ use shadow::{Shadow, Verdict};
 
 const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
 const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
+
+/// The outcome of a call that was not refused.
+const OK: &str = "ok";
 
 /// An order that may not have arrived is asked about after this: it may still be on its way.
 const ASK_SOON: Millis = 2_000;
@@ -219,7 +222,7 @@ impl Outbound {
         response.headers_mut().insert(SHADOW, verdict);
         Ok(Done {
             response,
-            outcome: "ok",
+            outcome: OK,
             sent,
             subject: shadow.subject,
             old_key: None,
@@ -347,30 +350,22 @@ impl Outbound {
             ms = took.as_secs_f64() * 1000.0,
             "call"
         );
-        let (orders, refused) = (["submit", "link"].contains(&endpoint), outcome != "ok");
-        let of_an_order = subject.orderid.is_some() && (orders || refused);
-        let news = old_key
-            .as_deref()
-            .is_some_and(|key| self.journal.is_news(key));
-        let weight = if of_an_order || news {
+        let is_news = |key: &str| self.journal.is_news(key);
+        let weight = if old_key.as_deref().is_some_and(is_news) {
             Weight::Step
         } else {
-            Weight::Common
+            weight(endpoint, outcome, sent)
         };
-        self.journal.note(weight, |weight| Note {
-            weight,
-            at: clock::now(),
+        let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
+        self.journal.note(weight, || Note {
             took: Millis::try_from(took.as_millis()).unwrap_or(Millis::MAX),
-            what: What::Call,
             way: endpoint.into(),
-            merid: note::number(subject.merid.as_deref()),
-            orderid: note::number(subject.orderid.as_deref()),
             request_id: id.to_str().unwrap_or_default().to_owned(),
             outcome: outcome.into(),
             sent: sent.name().into(),
             old_key: old_key.unwrap_or_default(),
-            refused,
-            stranger: false,
+            refused: outcome != OK,
+            ..Note::about(What::Call, merid, orderid, clock::now())
         });
         response.headers_mut().insert(REQUEST_ID, id);
         response
@@ -425,7 +420,7 @@ impl Call {
     fn done(&self, response: Response<Bytes>, sent: Sent) -> Done {
         Done {
             response,
-            outcome: "ok",
+            outcome: OK,
             sent,
             subject: self.subject.clone(),
             old_key: None,
@@ -450,6 +445,16 @@ impl Done {
             subject: refused.subject.clone(),
             old_key: None,
         }
+    }
+}
+
+/// An order that is out, or may be, is a step in its story. Apps repeat everything else as often as they like.
+fn weight(endpoint: &str, outcome: &str, sent: Sent) -> Weight {
+    let takes_orders = ["submit", "link"].contains(&endpoint);
+    if takes_orders && (outcome == OK || sent != Sent::No) {
+        Weight::Step
+    } else {
+        Weight::Common
     }
 }
 
