@@ -12,8 +12,9 @@ use crate::inbox::event::{Event, State, shown};
 use crate::inbox::store::StoreError;
 use crate::protocol::message::ResultCode;
 
-/// Events of one list.
+/// Events of one list, at first and where more are asked for.
 const LISTED: u32 = 200;
+const MOST_LISTED: u32 = 5000;
 
 /// What a person can do about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,13 +65,21 @@ impl Admin {
     pub(super) async fn events(&self, visit: &Visit<'_>) -> Result<Response<Bytes>, StoreError> {
         let named = visit.parameter("state").unwrap_or_default();
         let state = State::parse(&named).unwrap_or(State::Pending);
-        let events = self.store.events(Some(state), LISTED).await?;
+        let wanted = visit
+            .parameter("limit")
+            .and_then(|limit| limit.parse().ok());
+        let limit = wanted.unwrap_or(LISTED).min(MOST_LISTED);
+        let events = self.store.events(Some(state), limit).await?;
+        let is_full = events.len() >= limit as usize && limit < MOST_LISTED;
         let content = html! {
             p.soft { (words::about_state(visit.language, state)) }
             @if events.is_empty() {
                 section { p { (visit.say("没有。", "None.")) } }
             } @else {
                 section { (table(visit, &events)) }
+                @if is_full {
+                    p { a href={ "/events?state=" (state.name()) "&limit=" (MOST_LISTED) } { (visit.say("显示更多", "Show more")) } }
+                }
             }
         };
         Ok(visit.page(
@@ -195,7 +204,7 @@ fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
     ] = labels;
     html! {
         table {
-            caption { (visit.say("最新在前，最多 ", "Newest first, at most ")) (LISTED) }
+            caption { (visit.say("最新在前：", "Newest first: ")) (events.len()) }
             thead { tr { @for label in labels { th scope="col" { (label) } } } }
             tbody {
                 @for event in events {
