@@ -1,12 +1,12 @@
 //! The command line: one file a command, exit codes as in the README.
 
+mod keys;
+
 mod sandbox;
 
 mod run;
 
 mod check;
-
-mod keys;
 
 mod envelope;
 
@@ -54,9 +54,9 @@ enum Command {
     Probe(probe::Probe),
     /// List events, show one, offer one to the app again, or discard one
     Inbox(inbox::Inbox),
-    /// Run a stand-in platform, for development
+    /// Run a stand-in platform, for development, or try an app through a running sidecar
     Sandbox(sandbox::Sandbox),
-    /// Show the round trip on this machine, with a stand-in platform
+    /// Show a whole payment on this machine: a stand-in platform, the sidecar and a small shop
     Demo(demo::Demo),
 }
 

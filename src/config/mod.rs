@@ -8,7 +8,7 @@ pub mod problem;
 mod document;
 mod quantity;
 mod source;
-mod web_url;
+pub mod web_url;
 
 pub mod token;
 

@@ -6,14 +6,15 @@ const EXPECTED: &str = "expected an absolute http or https url";
 
 /// What a URL may carry after its path.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tail {
+pub enum Tail {
     /// Paths are appended to it.
     Nothing,
     /// Parameters may be there already.
     Query,
 }
 
-pub(super) fn parse(text: &str, tail: Tail) -> Result<Url, String> {
+/// Reads an absolute http or https URL without user, password and fragment.
+pub fn parse(text: &str, tail: Tail) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|_| EXPECTED)?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !has_authority(text) {
         return Err(EXPECTED.into());
@@ -31,7 +32,7 @@ pub(super) fn parse(text: &str, tail: Tail) -> Result<Url, String> {
 }
 
 /// Whether the URL stays on this machine.
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),

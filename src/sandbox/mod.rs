@@ -11,6 +11,8 @@ mod notify;
 
 mod pages;
 
+pub mod conformance;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::{Position, Url};
 
 use super::Sandbox;
@@ -12,6 +12,7 @@ use super::fault::{Fault, Sealed};
 use super::order::Order;
 use crate::clock;
 use crate::http::client::Repeat;
+use crate::http::clients::Clients;
 use crate::inbox::event::Millis;
 use crate::protocol::message::ResultCode;
 
@@ -20,6 +21,8 @@ use crate::protocol::message::ResultCode;
 pub const GAPS: [u64; 10] = [0, 10, 10, 10, 60, 60, 60, 180, 180, 180];
 /// How late the first call is with [`Fault::Delayed`].
 const DELAY: u64 = 30;
+/// Characters of a merchant's answer that are kept to be shown.
+const MAX_SHOWN: usize = 200;
 
 impl Sandbox {
     /// Calls back until the merchant says `0000`, ten times at most.
@@ -64,62 +67,88 @@ impl Sandbox {
     /// One notification; what the merchant answered with status 200.
     async fn call(&self, order: &Order, result: ResultCode) -> Option<String> {
         let (plain, sealed) = self.sealed(order, result, false)?;
-        let (wire, said) = match self.send(&order.backurl, &sealed, order).await {
-            Ok((wire, 200, body)) => (wire, Ok(body)),
-            Ok((wire, status, body)) => (wire, Err(format!("{status} {body}"))),
-            Err(why) => (sealed.form, Err(why)),
+        let is_json = self
+            .faults_of(&order.queryid)
+            .contains(&Fault::JsonEnvelope);
+        let way = match (is_json, self.post) {
+            (true, _) => Way::Json,
+            (false, true) => Way::Post,
+            (false, false) => Way::Get,
         };
+        let (wire, said) = match Url::parse(&order.backurl) {
+            Ok(url) => send(&self.clients, url, &sealed, way).await,
+            Err(error) => (sealed.form, Err(format!("backurl: {error}"))),
+        };
+        let said = said.and_then(|response| {
+            let body = String::from_utf8_lossy(response.body());
+            let body: String = body.chars().take(MAX_SHOWN).collect();
+            match response.status() {
+                StatusCode::OK => Ok(body),
+                status => Err(format!("{} {body}", status.as_u16())),
+            }
+        });
         let answer = said.clone().unwrap_or_else(|why| why);
         self.note(&order.queryid, "notification", plain, wire, answer);
         said.ok()
     }
+}
 
-    async fn send(
-        &self,
-        backurl: &str,
-        sealed: &Sealed,
-        order: &Order,
-    ) -> Result<(String, u16, String), String> {
-        let mut url = Url::parse(backurl).map_err(|error| format!("backurl: {error}"))?;
-        let faults = self.faults_of(&order.queryid);
-        let client = self
-            .clients
-            .client(&url)
-            .ok_or("backurl: no client for it")?;
-        let (wire, response) = if self.post || faults.contains(&Fault::JsonEnvelope) {
-            let json = faults.contains(&Fault::JsonEnvelope);
-            let (kind, body) = match json {
-                true => ("application/json", &sealed.json),
-                false => ("application/x-www-form-urlencoded", &sealed.form),
-            };
-            let headers =
-                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
-            let path = &url[Position::BeforePath..Position::AfterQuery];
-            let sent = client
-                .post(path, &headers, Bytes::from(body.clone()), Repeat::Never)
-                .await;
-            (format!("POST {url} {body}"), sent)
-        } else {
+/// How a callback travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// As the document has it: in the query.
+    Get,
+    /// As a form.
+    Post,
+    /// As a JSON object.
+    Json,
+}
+
+/// Sends one callback: what went over the wire, and the answer or why there is none.
+pub(super) async fn send(
+    clients: &Clients,
+    mut url: Url,
+    sealed: &Sealed,
+    way: Way,
+) -> (String, Result<Response<Bytes>, String>) {
+    let client = clients.client(&url);
+    let (wire, path, body) = match way {
+        Way::Get => {
             // Appended by hand: what is wrong in it is to stay wrong.
             let query = match url.query() {
                 Some(own) if !own.is_empty() => format!("{own}&{}", sealed.form),
                 _ => sealed.form.clone(),
             };
             url.set_query(None);
-            let path = format!(
-                "{}?{query}",
-                &url[Position::BeforePath..Position::AfterPath]
-            );
-            let sent = client.get(&path, &HeaderMap::new()).await;
-            (format!("GET {url}?{query}"), sent)
-        };
-        let response = response.map_err(|fault| fault.to_string())?;
-        let body: String = String::from_utf8_lossy(response.body())
-            .chars()
-            .take(200)
-            .collect();
-        Ok((wire, response.status().as_u16(), body))
-    }
+            let path = &url[Position::BeforePath..Position::AfterPath];
+            (
+                format!("GET {url}?{query}"),
+                format!("{path}?{query}"),
+                None,
+            )
+        }
+        Way::Post | Way::Json => {
+            let (kind, body) = match way {
+                Way::Json => ("application/json", &sealed.json),
+                _ => ("application/x-www-form-urlencoded", &sealed.form),
+            };
+            let path = url[Position::BeforePath..Position::AfterQuery].to_owned();
+            (format!("POST {url} {body}"), path, Some((kind, body)))
+        }
+    };
+    let Some(client) = client else {
+        return (wire, Err("no client for this address".to_owned()));
+    };
+    let sent = match body {
+        None => client.get(&path, &HeaderMap::new()).await,
+        Some((kind, body)) => {
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            let body = Bytes::copy_from_slice(body.as_bytes());
+            client.post(&path, &headers, body, Repeat::Never).await
+        }
+    };
+    (wire, sent.map_err(|fault| fault.to_string()))
 }
 
 #[cfg(test)]

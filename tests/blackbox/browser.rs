@@ -1,84 +1,11 @@
 //! The demo in a customer's browser: buy in the shop, choose on the payment page, come back, and see what was said.
 
 use crate::client;
-use crate::harness::{command, exit_within, signal, skip};
+use crate::demo::Demo;
+use crate::harness::skip;
 use crate::webdriver::{Browser, Screen, missing};
 use serde_json::Value;
-use std::fs::{self, File};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// The demo on ports of its own, after its walkthrough.
-struct Demo {
-    process: Child,
-    shop: String,
-    platform: String,
-    _folder: TempDir,
-}
-
-impl Demo {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let said = folder.path().join("said");
-        let process = command()
-            .args(["demo", "--free-ports"])
-            .stdin(Stdio::null())
-            .stdout(File::create(&said).unwrap())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let mut demo = Self {
-            process,
-            shop: String::new(),
-            platform: String::new(),
-            _folder: folder,
-        };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let said = loop {
-            let said = fs::read_to_string(&said).unwrap_or_default();
-            let ended = demo.process.try_wait().unwrap();
-            if said.contains("\nClick: ") {
-                break said;
-            }
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "{ended:?}: {said}"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        let address = |name: &str| {
-            let line = said.lines().find(|line| line.starts_with(name));
-            let mut words = line.unwrap_or_default().split_whitespace();
-            words.nth(1).unwrap_or_default().to_owned()
-        };
-        demo.shop = address("shop ");
-        demo.platform = address("platform ");
-        demo
-    }
-
-    /// What the platform knows of the newest order.
-    fn newest_order(&self) -> Value {
-        let address = self
-            .platform
-            .trim_start_matches("http://")
-            .trim_end_matches('/');
-        let orders = client::fetch(address.parse().unwrap(), "/sandbox/orders");
-        let mut orders = orders.unwrap().json();
-        orders.as_array_mut().unwrap().pop().unwrap()
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        // Asked to end, it ends its sidecar too.
-        signal(&self.process, "TERM");
-        if exit_within(&mut self.process, Duration::from_secs(10)).is_none() {
-            drop(self.process.kill());
-            drop(self.process.wait());
-        }
-    }
-}
+use std::net::SocketAddr;
 
 /// The words on the pages in the customer's language.
 struct Words {
@@ -262,4 +189,38 @@ fn a_customer_who_cancels_comes_back_and_nobody_is_told() {
         assert!(story.contains(words.not_paid), "{story}");
         assert_eq!(notifications(&demo.newest_order()), []);
     }
+}
+
+#[test]
+fn the_sandbox_s_page_takes_a_fault_and_follows_what_comes_of_it() {
+    if let Some(reason) = missing() {
+        let name = "the_sandbox_s_page_takes_a_fault_and_follows_what_comes_of_it";
+        return skip(name, &reason);
+    }
+    let demo = Demo::start();
+    let address = |url: &str| {
+        let address = url.trim_start_matches("http://").trim_end_matches('/');
+        address.parse::<SocketAddr>().unwrap()
+    };
+    let (shop, platform) = (address(&demo.shop), address(&demo.platform));
+    let browser = Browser::start(ENGLISH.language, Screen::Desk);
+    browser.open(&demo.platform);
+    browser.click("input[value='wrong-sign']");
+    browser.click("form[action='/sandbox/faults'] button");
+    browser.reads(&[ENGLISH.overview]);
+
+    // Somebody else buys and pays while the page is looked at.
+    let bought = client::post(shop, "/buy", "");
+    let link = bought.header("location").unwrap();
+    let link = link.strip_prefix(demo.platform.trim_end_matches('/'));
+    assert_eq!(client::fetch(platform, link.unwrap()).unwrap().status, 302);
+    let order = demo.newest_order();
+    let text = |name: &str| order[name].as_str().unwrap().to_owned();
+    browser.reads(&[&text("orderid")]);
+    browser.click(&format!("#{} summary", text("queryid")));
+    let page = format!("/pay?q={}", text("queryid"));
+    client::post_with(platform, &page, &[], "result=0000");
+    browser.reads(&[ENGLISH.notification, "→ 400 refused"]);
+    browser.fits_its_width();
+    browser.picture("overview-fault");
 }

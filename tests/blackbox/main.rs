@@ -12,6 +12,7 @@
 // What the tests stand on.
 mod client;
 mod clock;
+mod demo;
 mod harness;
 mod platform;
 mod shop;
@@ -52,7 +53,9 @@ mod watch;
 
 // The platform to develop against.
 mod browser;
+mod conformance;
 mod sandbox;
+mod session;
 
 mod admin;
 mod canary;

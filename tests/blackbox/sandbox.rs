@@ -29,13 +29,17 @@ struct Sandbox {
 
 impl Sandbox {
     fn start(speed: &str) -> Self {
+        Self::with(&["--speed", speed])
+    }
+
+    fn with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let merchants = folder.path().join("merchants.toml");
         fs::write(&merchants, merchant(MERID, KEY)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let process = command()
-            .args(["sandbox", "--speed", speed, "--listen"])
-            .arg(address.to_string())
+            .args(["sandbox", "--listen", &address.to_string()])
+            .args(flags)
             .arg("--merchants")
             .arg(merchants)
             .stdin(Stdio::null())
@@ -70,13 +74,37 @@ impl Sandbox {
             .clone()
     }
 
-    /// What the customer's browser does on the payment page.
+    /// What the customer's browser does on the payment page, and where it is sent then.
     #[track_caller]
-    fn pay(&self, orderid: &str) {
+    fn pay(&self, orderid: &str) -> String {
         let order = self.order(orderid);
         let path = format!("/pay?q={}", order["queryid"].as_str().unwrap());
         let paid = client::post_with(self.address, &path, &[], "result=0000");
         assert_eq!(paid.status, 302, "{}", paid.text());
+        paid.header("location").unwrap().to_owned()
+    }
+
+    /// A call of an app that signs for itself: status, the JSON of the answer's envelope, and whether it is signed.
+    #[track_caller]
+    fn asked(&self, path: &str, form: impl AsRef<[u8]>) -> (u16, Value, bool) {
+        let encoding = ["Content-Type: application/x-www-form-urlencoded"];
+        let answer = client::post_with(self.address, path, &encoding, form);
+        let text = wire::value(&answer.text(), "resp").unwrap_or_default();
+        let sign = wire::value(&answer.text(), "sign").unwrap_or_default();
+        let json = wire::unbase64(&text).and_then(|json| serde_json::from_slice(&json).ok());
+        let is_signed = sign == wire::sign(&text, KEY);
+        (answer.status, json.unwrap_or_default(), is_signed)
+    }
+
+    /// An order of an app that speaks the protocol itself, paid.
+    #[track_caller]
+    fn sell_for(&self, app: &Platform) -> String {
+        let orderid = fresh_orderid();
+        let order = submit(&orderid, Some(&format!("{}/back?shop=1", app.url())));
+        let (status, said, _) = self.asked("/api/icashier", wire::request(order, KEY));
+        assert_eq!(status, 302, "{said}");
+        self.pay(&orderid);
+        orderid
     }
 
     /// What each notification of an order was answered with, once so many were sent.
@@ -116,7 +144,7 @@ impl Stage {
         let app = Platform::start(|_| Action::Reply(http(200, &[], "0000")));
         let merchants = with_line(
             &merchant(MERID, KEY),
-            &format!("back = \"{}/back\"", app.url()),
+            &format!("back = \"{0}/back\"\nfront = \"{0}/front\"", app.url()),
         );
         let callbacks = format!("127.0.0.1:{}", free_port());
         let sidecar = Sidecar::start(|conf| {
@@ -157,15 +185,16 @@ impl Stage {
     /// The results of an order that the app heard, in their order: event and JSON.
     fn heard(&self, orderid: &str) -> Vec<(String, Value)> {
         let all = self.app.seen().into_iter();
-        all.map(|seen| {
-            let event = seen.header("countersign-event").unwrap_or_default();
-            (
-                event.to_owned(),
-                serde_json::from_slice(&seen.body).unwrap(),
-            )
-        })
-        .filter(|(_, result): &(_, Value)| result["orderid"] == orderid)
-        .collect()
+        all.filter(|seen| seen.target == "/back")
+            .map(|seen| {
+                let event = seen.header("countersign-event").unwrap_or_default();
+                (
+                    event.to_owned(),
+                    serde_json::from_slice(&seen.body).unwrap(),
+                )
+            })
+            .filter(|(_, result): &(_, Value)| result["orderid"] == orderid)
+            .collect()
     }
 
     #[track_caller]
@@ -251,6 +280,118 @@ fn a_callback_over_another_amount_is_held_for_a_person() {
     assert!(listed.contains(&orderid), "{listed}");
     stage.comes_through();
     assert_eq!(stage.heard(&orderid), []);
+}
+
+#[test]
+fn an_answer_over_another_amount_reaches_the_app_as_the_platform_signed_it() {
+    let stage = Stage::set();
+    let orderid = stage.order_with("wrong-amount");
+    let answer = stage.query(&orderid);
+    assert_eq!(answer.header("countersign-verified"), Some("true"));
+    assert_eq!(answer.json()["txnamt"], 1281);
+}
+
+#[test]
+fn a_customer_comes_back_only_with_a_sign_that_fits() {
+    let stage = Stage::set();
+    for (fault, status) in [
+        ("wrong-sign", 400),
+        ("other-key", 400),
+        ("empty-sign", 400),
+        ("raw-plus", 200),
+        ("line-breaks", 200),
+        ("upper-case-sign", 200),
+    ] {
+        let orderid = fresh_orderid();
+        let order = json!({"action": "Bank", "txnamt": 1280, "merid": MERID, "orderid": orderid, "fronturl": "https://a.example/f"});
+        assert_eq!(stage.sidecar.submit(order.to_string()).status, 302);
+        stage.sandbox.go_wrong(&orderid, fault);
+        let front = stage.sandbox.pay(&orderid);
+        let (address, target) = front
+            .strip_prefix("http://")
+            .and_then(|rest| rest.split_at_checked(rest.find('/')?))
+            .unwrap();
+        let page = client::fetch(address.parse().unwrap(), target).unwrap();
+        assert_eq!(page.status, status, "{fault}: {}", page.text());
+        let shown = format!("orderid={orderid}");
+        let seen = stage.app.seen();
+        let came = seen
+            .iter()
+            .any(|seen| seen.target.starts_with("/front?") && seen.target.contains(&shown));
+        assert_eq!(came, status == 200, "{fault}");
+    }
+}
+
+#[test]
+fn a_fault_by_flag_is_every_orders_until_it_is_taken_back() {
+    let sandbox = Sandbox::with(&["--fault", "wrong-sign"]);
+    let query = wire::request(query_json(MERID, &fresh_orderid()), KEY);
+    let (_, json, is_signed) = sandbox.asked("/api/query", &query);
+    assert_eq!((json["respcode"].as_str(), is_signed), (Some("25"), false));
+    let healed = client::post(sandbox.address, "/sandbox/faults", r#"{"faults":[]}"#);
+    assert_eq!(healed.status, 302);
+    assert!(sandbox.asked("/api/query", &query).2);
+}
+
+#[test]
+fn the_sandbox_refuses_what_a_platform_refuses() {
+    let sandbox = Sandbox::with(&["--closed", "WeiXin"]);
+    let orderid = fresh_orderid();
+    let order = |change: &str, value: Value| {
+        let mut order: Value = serde_json::from_str(&submit(&orderid, None)).unwrap();
+        order[change] = value;
+        order.to_string()
+    };
+    let right = submit(&orderid, None);
+    for (what, form, respcode, signed) in [
+        ("no envelope", "{}".to_owned(), "96", false),
+        (
+            "an unknown merchant",
+            wire::request(order("merid", "2".into()), KEY),
+            "96",
+            false,
+        ),
+        ("another key", wire::request(&right, "another"), "97", true),
+        (
+            "an amount in quotes",
+            wire::request(order("txnamt", "1280".into()), KEY),
+            "13",
+            true,
+        ),
+        (
+            "an amount of nothing",
+            wire::request(order("txnamt", 0.into()), KEY),
+            "13",
+            true,
+        ),
+        (
+            "a short orderid",
+            wire::request(order("orderid", "1".into()), KEY),
+            "30",
+            true,
+        ),
+        (
+            "an action that is closed",
+            wire::request(order("action", "WeiXin".into()), KEY),
+            "58",
+            true,
+        ),
+    ] {
+        let (status, json, is_signed) = sandbox.asked("/api/icashier", form);
+        assert_eq!(
+            (status, json["respcode"].as_str(), is_signed),
+            (200, Some(respcode), signed),
+            "{what}"
+        );
+    }
+    let right = wire::request(right, KEY);
+    assert_eq!(sandbox.asked("/api/icashier", &right).0, 302);
+    let (_, json, _) = sandbox.asked("/api/icashier", &right);
+    assert_eq!(json["respcode"], "94", "an orderid twice");
+    // A queryid that is sent makes the orderid count for nothing (document §3.4.3).
+    let query = json!({"merid": MERID, "orderid": orderid, "queryid": "Q1"}).to_string();
+    let (_, json, _) = sandbox.asked("/api/query", wire::request(query, KEY));
+    assert_eq!(json["respcode"], "25");
 }
 
 #[test]
@@ -399,6 +540,24 @@ fn every_fault_of_the_page_is_tried_here() {
     assert!(answer.text().contains("wrong-sign"), "{}", answer.text());
 }
 
+#[test]
+fn notifications_are_posted_by_choice() {
+    let sandbox = Sandbox::with(&["--post"]);
+    let app = Platform::start(|_| Action::Reply(http(200, &[], "0000")));
+    sandbox.sell_for(&app);
+    app.wait_for(1);
+    let told = app.last();
+    assert_eq!(
+        (told.method.as_str(), told.target.as_str()),
+        ("POST", "/back?shop=1")
+    );
+    let text = wire::value(&told.form(), "resp").unwrap();
+    assert_eq!(
+        wire::value(&told.form(), "sign").unwrap(),
+        wire::sign(&text, KEY)
+    );
+}
+
 /// Pays an order at `sandbox` whose backurl is an app that speaks the protocol itself and says `0000` from its n-th call on;
 /// when each call came, after the last of them.
 fn calls_until(sandbox: &Sandbox, n: usize) -> Vec<Instant> {
@@ -416,13 +575,7 @@ fn calls_until(sandbox: &Sandbox, n: usize) -> Vec<Instant> {
         let body = if calls.len() < n { "not yet" } else { "0000" };
         Action::Reply(http(200, &[], body))
     });
-    let orderid = fresh_orderid();
-    let order = submit(&orderid, Some(&format!("{}/back?shop=1", app.url())));
-    let form = ["Content-Type: application/x-www-form-urlencoded"];
-    let signed = wire::request(order, KEY);
-    let submitted = client::post_with(sandbox.address, "/api/icashier", &form, signed);
-    assert_eq!(submitted.status, 302, "{}", submitted.text());
-    sandbox.pay(&orderid);
+    let orderid = sandbox.sell_for(&app);
     eventually("no call is due any more", PATIENCE, || {
         !calls.lock().unwrap().is_empty() && sandbox.order(&orderid)["next_call"].is_null()
     });

@@ -122,8 +122,9 @@ impl Stage {
         };
         // The sidecar's own process listens on these three.
         drop((for_app, for_callbacks, for_admin));
-        let platform = sandbox::start(for_platform, 1.0, false, Vec::new())?;
+        let platform = sandbox::platform(&for_platform, 1.0, false, Vec::new())?;
         platform.set_key(DEMO_MERID, demo_key(0));
+        sandbox::open(for_platform, &platform);
         let shop = start_shop(for_shop, at)?;
         let folder = TempDir::with_prefix("countersign-demo-")
             .map_err(|error| failed("temporary folder", &error))?;

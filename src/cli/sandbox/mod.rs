@@ -1,10 +1,12 @@
 //! `countersign sandbox`: a stand-in platform, as a process of its own.
 
+mod conformance;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
 use super::{Failure, environment};
@@ -33,7 +35,10 @@ const LIMITS: Limits = Limits {
 };
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Sandbox {
+    #[command(subcommand)]
+    command: Option<Box<Command>>,
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
@@ -54,12 +59,21 @@ pub(super) struct Sandbox {
     fault: Vec<Fault>,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Try a merchant's own handler through a running sidecar: a table of what held
+    Conformance(conformance::Conformance),
+}
+
 pub(super) fn sandbox(args: &Sandbox) -> Result<(), Failure> {
+    if let Some(Command::Conformance(args)) = args.command.as_deref() {
+        return conformance::conformance(args);
+    }
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     runtime.block_on(async {
         let listener = bind(args.listen).await?;
-        let platform = start(listener, args.speed, args.post, args.closed.clone())?;
+        let platform = platform(&listener, args.speed, args.post, args.closed.clone())?;
         platform.set_faults(None, args.fault.clone());
         let _watch = match &args.merchants {
             Some(file) => Some(follow(file, &platform)?),
@@ -69,6 +83,7 @@ pub(super) fn sandbox(args: &Sandbox) -> Result<(), Failure> {
                 None
             }
         };
+        open(listener, &platform);
         println!(
             "platform http://{}, what happened: http://{}/",
             args.listen, args.listen
@@ -83,9 +98,9 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     bound.map_err(|error| Failure::Config(format!("cannot listen on {address}: {error}")))
 }
 
-/// Serves a platform without merchants on `listener` from now on.
-pub(super) fn start(
-    listener: TcpListener,
+/// A platform without merchants that is reached at `listener`, once it is open.
+pub(super) fn platform(
+    listener: &TcpListener,
     speed: f64,
     post: bool,
     closed: Vec<String>,
@@ -100,10 +115,13 @@ pub(super) fn start(
         post,
         closed,
     };
-    let platform = Arc::new(Platform::new(options, Clients::new(transport)));
+    Ok(Arc::new(Platform::new(options, Clients::new(transport))))
+}
+
+/// Serves a platform from now on; who called before has waited.
+pub(super) fn open(listener: TcpListener, platform: &Arc<Platform>) {
     let app = App::new(platform.clone(), LIMITS, Arc::new(Lifetime::default()));
     tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
-    Ok(platform)
 }
 
 /// One of the demo's keys.

@@ -1,0 +1,180 @@
+//! `countersign sandbox conformance`: tries a merchant's own handler through a running sidecar.
+
+use std::fs;
+use std::io::{IsTerminal, stdin};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::process::Command;
+use url::Url;
+
+use super::super::keys::unknown_merchant;
+use super::super::{Failure, environment};
+use super::{DEMO_MERID, demo_key};
+use crate::config::Snapshot;
+use crate::config::web_url::{self, Tail};
+use crate::http::client::Transport;
+use crate::http::clients::Clients;
+use crate::observe::Uncounted;
+use crate::protocol::key::Key;
+use crate::sandbox::conformance::finding::{Doubt, junit};
+use crate::sandbox::conformance::{Addresses, Trial};
+
+/// A restart takes no longer.
+const RESTART_TIME: Duration = Duration::from_secs(60);
+
+#[derive(Args)]
+pub(super) struct Conformance {
+    /// The sidecar's callback listener, as in http://127.0.0.1:8081/notify/back
+    #[arg(long, value_name = "URL", value_parser = callback_url)]
+    back: Url,
+    /// The same for returning customers, as in http://127.0.0.1:8081/notify/front
+    #[arg(long, value_name = "URL", value_parser = callback_url)]
+    front: Option<Url>,
+    /// The sidecar's app listener: it signs the orders, so that its ledger knows them
+    #[arg(long, value_name = "URL", value_parser = listener_url, default_value = "http://127.0.0.1:8080")]
+    app: Url,
+    /// The sidecar's admin listener: its metrics say what the app took
+    #[arg(long, value_name = "URL", value_parser = listener_url, default_value = "http://127.0.0.1:9900")]
+    admin: Url,
+    /// The sidecar's merchants file, for the key; without it, the demo's merchant as its walkthrough leaves it
+    #[arg(long, value_name = "FILE")]
+    merchants: Option<PathBuf>,
+    /// Which merchant, where the file has several
+    #[arg(long, requires = "merchants")]
+    merid: Option<String>,
+    /// How long the app may take over a result
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    wait: u64,
+    /// Restarts the sidecar, the app or both; without it you are asked to, where there is a terminal
+    #[arg(long, value_name = "CMD")]
+    restart_command: Option<String>,
+    /// Write JUnit XML here, too
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// A host that is meant, though it is not this machine: the app behind it will book payments
+    #[arg(long, value_name = "HOST")]
+    allow_host: Vec<String>,
+}
+
+pub(super) fn conformance(args: &Conformance) -> Result<(), Failure> {
+    args.check_hosts()?;
+    let merchant = args.merchant()?;
+    let transport = Transport::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
+    let at = Addresses {
+        back: args.back.clone(),
+        front: args.front.clone(),
+        app: args.app.clone(),
+        admin: args.admin.clone(),
+    };
+    let runtime = tokio::runtime::Runtime::new();
+    let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
+    let findings = runtime.block_on(async {
+        let patience = Duration::from_secs(args.wait);
+        let trial = Trial::begin(at, Clients::new(transport), merchant, patience).await;
+        let trial = trial.map_err(Failure::No)?;
+        for (name, premise) in trial.premises().await {
+            println!("{name:<9} {premise}");
+        }
+        println!();
+        let restart = async || args.restart().await;
+        Ok::<_, Failure>(trial.run(restart, |finding| println!("{finding}")).await)
+    })?;
+    if let Some(file) = &args.junit {
+        fs::write(file, junit(&findings))
+            .map_err(|error| Failure::No(format!("{}: {error}", file.display())))?;
+    }
+    let broken = findings.iter().filter(|one| one.is_broken()).count();
+    let held = findings.iter().filter(|one| one.outcome.is_ok()).count();
+    let unseen = findings.len() - broken - held;
+    println!("\n{held} held, {broken} did not hold, {unseen} were not seen");
+    match broken {
+        0 => Ok(()),
+        _ => Err(Failure::No("the handler does not conform".to_owned())),
+    }
+}
+
+impl Conformance {
+    /// Only this machine, or a host that was named: what is tried ends in somebody's books.
+    fn check_hosts(&self) -> Result<(), Failure> {
+        let urls = [
+            ("--back", Some(&self.back)),
+            ("--front", self.front.as_ref()),
+            ("--app", Some(&self.app)),
+            ("--admin", Some(&self.admin)),
+        ];
+        for (flag, url) in urls {
+            let foreign = url.filter(|url| !web_url::is_loopback(url));
+            let foreign = foreign.and_then(Url::host_str);
+            if let Some(host) = foreign.filter(|host| !self.allow_host.iter().any(|it| it == host))
+            {
+                return Err(Failure::Usage(format!(
+                    "{flag}: expected a loopback address, because the app behind {host} would book payments; \
+                     if it is meant, add --allow-host {host}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn merchant(&self) -> Result<(String, Key), Failure> {
+        let Some(file) = &self.merchants else {
+            return Ok((DEMO_MERID.to_owned(), demo_key(1)));
+        };
+        let snapshot = Snapshot::load(file, &environment)?;
+        let merchant = match &self.merid {
+            Some(merid) => snapshot.merchant(merid).ok_or_else(unknown_merchant)?,
+            None => snapshot.sole().ok_or_else(|| {
+                Failure::Usage(
+                    "expected --merid, because the file has several merchants".to_owned(),
+                )
+            })?,
+        };
+        Ok((merchant.merid.clone(), merchant.key.clone()))
+    }
+
+    async fn restart(&self) -> Result<(), Doubt> {
+        match &self.restart_command {
+            Some(command) => run(command).await,
+            None if stdin().is_terminal() => ask().await,
+            None => Err(Doubt::Unseen(
+                "no --restart-command, and no terminal to ask at".to_owned(),
+            )),
+        }
+    }
+}
+
+async fn run(command: &str) -> Result<(), Doubt> {
+    let failed = |why: String| Doubt::Broken(format!("--restart-command: {why}"));
+    let ended = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    match tokio::time::timeout(RESTART_TIME, ended).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(failed(status.to_string())),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed(format!("not done within {RESTART_TIME:?}"))),
+    }
+}
+
+async fn ask() -> Result<(), Doubt> {
+    eprintln!("restart the sidecar, the app or both now, then press Enter");
+    let read = tokio::task::spawn_blocking(|| stdin().read_line(&mut String::new())).await;
+    match read {
+        Ok(Ok(1..)) => Ok(()),
+        _ => Err(Doubt::Unseen("nobody pressed Enter".to_owned())),
+    }
+}
+
+fn callback_url(text: &str) -> Result<Url, String> {
+    web_url::parse(text, Tail::Query)
+}
+
+fn listener_url(text: &str) -> Result<Url, String> {
+    web_url::parse(text, Tail::Nothing)
+}

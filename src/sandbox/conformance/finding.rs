@@ -1,0 +1,73 @@
+//! What a trial found: the lines of its table, and the same as JUnit XML.
+
+use std::fmt;
+use std::time::Duration;
+
+use maud::{PreEscaped, html};
+
+/// Why a case did not hold.
+#[derive(Debug)]
+pub enum Doubt {
+    /// It was seen not to hold.
+    Broken(String),
+    /// It could not be tried, or its end could not be seen.
+    Unseen(String),
+}
+
+/// What is seen of a case that holds, or why it does not.
+pub type Outcome = Result<String, Doubt>;
+
+/// One case and what came of it.
+pub struct Finding {
+    /// The case, in a word or two.
+    pub case: &'static str,
+    /// What was seen.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Finding {
+    /// Whether it was seen not to hold.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.outcome, Err(Doubt::Broken(_)))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verdict, seen) = match &self.outcome {
+            Ok(seen) => ("held", seen),
+            Err(Doubt::Broken(seen)) => ("NOT HELD", seen),
+            Err(Doubt::Unseen(seen)) => ("not seen", seen),
+        };
+        write!(f, "{verdict:<9} {:<19} {seen}", self.case)
+    }
+}
+
+/// `findings` as the JUnit XML that build servers read. What was not seen is skipped there.
+pub fn junit(findings: &[Finding]) -> String {
+    let suite = "countersign sandbox conformance";
+    let broken = findings.iter().filter(|one| one.is_broken()).count();
+    let unseen = |one: &&Finding| matches!(one.outcome, Err(Doubt::Unseen(_)));
+    let skipped = findings.iter().filter(unseen).count();
+    let took: Duration = findings.iter().map(|one| one.took).sum();
+    let time = |took: Duration| format!("{:.3}", took.as_secs_f64());
+    let xml = html! {
+        (PreEscaped("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"))
+        testsuites {
+            testsuite name=(suite) tests=(findings.len()) failures=(broken) errors="0" skipped=(skipped) time=(time(took)) {
+                @for Finding { case, outcome, took } in findings {
+                    testcase classname=(suite) name=(case) time=(time(*took)) {
+                        @match outcome {
+                            Ok(seen) => { system-out { (seen) } }
+                            Err(Doubt::Broken(seen)) => { failure message=(seen) {} }
+                            Err(Doubt::Unseen(seen)) => { skipped message=(seen) {} }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    xml.into_string()
+}

@@ -1,0 +1,433 @@
+//! A merchant's own handler, tried through a running sidecar.
+//!
+//! Plays the platform towards the sidecar's callbacks and judges by what can be seen from outside: what they are
+//! answered, and how many results the sidecar's metrics call taken. It must be the only one to tell results meanwhile.
+//! What the app made of a result nobody sees from here.
+
+pub mod finding;
+
+mod sidecar;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{FutureExt, join_all};
+use serde_json::json;
+use url::Url;
+
+use super::fault::{self, Fault, Sealed};
+use super::notify::Way;
+use super::order::{self, Order};
+use crate::clock;
+use crate::http::clients::Clients;
+use crate::protocol::key::Key;
+use crate::protocol::message::ResultCode;
+use finding::{Doubt, Finding, Outcome};
+pub use sidecar::Addresses;
+use sidecar::{Figures, Said, Sidecar};
+
+/// Of each order, in cents.
+const AMOUNT: u64 = 1280;
+/// As often as the platform tells a result at most (document §3.3.1).
+const REPEATS: usize = 10;
+/// The JSON of a large result: in its envelope it fits into the 64 KiB that a sidecar takes.
+const LARGE: usize = 32 * 1024;
+/// The pause before it is looked, or told, again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A sidecar, and the merchant whose platform we play.
+pub struct Trial {
+    sidecar: Sidecar,
+    merid: String,
+    key: Key,
+    /// How long a handler may take.
+    patience: Duration,
+    /// Whether the sidecar signs orders, so that its ledger knows them.
+    signs: Result<(), String>,
+    numbered: AtomicUsize,
+}
+
+impl Trial {
+    /// Finds out what can be tried and seen. `Err` where nobody listens for callbacks.
+    pub async fn begin(
+        at: Addresses,
+        clients: Clients,
+        (merid, key): (String, Key),
+        patience: Duration,
+    ) -> Result<Self, String> {
+        let mut trial = Self {
+            sidecar: Sidecar { at, clients },
+            merid,
+            key,
+            patience,
+            signs: Ok(()),
+            numbered: AtomicUsize::new(0),
+        };
+        let nothing = fault::seal("", &trial.key, &[Fault::EmptySign]);
+        let answered = trial.sidecar.tell(&nothing, Way::Get).await;
+        answered.map_err(|why| format!("{}: {why}", trial.sidecar.at.back))?;
+        let order = trial.unknown_order();
+        trial.signs = trial.sidecar.sign(trial.submit(&order)).await;
+        Ok(trial)
+    }
+
+    /// What the trial stands on, for its reader: name and what is so.
+    pub async fn premises(&self) -> [(&'static str, String); 4] {
+        let Addresses {
+            back, app, admin, ..
+        } = &self.sidecar.at;
+        let orders = match &self.signs {
+            Ok(()) => format!("signed by the sidecar at {app}, so that its ledger knows them"),
+            Err(why) => format!("unknown to the sidecar, because {app} signs none: {why}"),
+        };
+        let taken = match self.sidecar.figures().await {
+            Ok(_) => {
+                format!("seen in the metrics at {admin}; no other results may come meanwhile")
+            }
+            Err(why) => format!("not seen, because {admin} does not tell: {why}"),
+        };
+        [
+            ("merchant", self.merid.clone()),
+            ("back", back.to_string()),
+            ("orders", orders),
+            ("taken", taken),
+        ]
+    }
+
+    /// Tries everything, and tells of each case once it is over. `restart` ends when the sidecar, the app or both were
+    /// restarted.
+    pub async fn run(
+        &self,
+        restart: impl AsyncFn() -> Result<(), Doubt>,
+        tell: impl Fn(&Finding),
+    ) -> Vec<Finding> {
+        let cases = [
+            ("each result once", self.each_result_once().boxed_local()),
+            ("repeats", self.repeats().boxed_local()),
+            ("out of order", self.out_of_order().boxed_local()),
+            ("slow", self.slow().boxed_local()),
+            ("large", self.large().boxed_local()),
+            ("unknown order", self.unknown().boxed_local()),
+            (
+                "restart in between",
+                self.restart_in_between(restart).boxed_local(),
+            ),
+            ("wrong amount", self.wrong_amount().boxed_local()),
+            ("forged", self.forged().boxed_local()),
+            ("front page shown", self.front_shown().boxed_local()),
+            ("front page refused", self.front_refused().boxed_local()),
+        ];
+        let mut findings = Vec::with_capacity(cases.len());
+        for (case, tried) in cases {
+            let started = Instant::now();
+            let finding = Finding {
+                case,
+                outcome: tried.await,
+                took: started.elapsed(),
+            };
+            tell(&finding);
+            findings.push(finding);
+        }
+        findings
+    }
+
+    async fn each_result_once(&self) -> Outcome {
+        let before = self.sidecar.figures().await;
+        for result in ResultCode::ALL {
+            let order = self.order().await?;
+            let told = self.told(&order, result, AMOUNT);
+            self.acknowledged(&told, Way::Get).await?;
+        }
+        let taken = self.taken(before, ResultCode::ALL.len()).await?;
+        Ok(format!("each acknowledged; {taken}"))
+    }
+
+    async fn repeats(&self) -> Outcome {
+        let before = self.sidecar.figures().await;
+        let order = self.order().await?;
+        let told = self.told(&order, ResultCode::Paid, AMOUNT);
+        let at_once = [Way::Get, Way::Post].map(|way| self.acknowledged(&told, way));
+        for answer in join_all(at_once).await {
+            answer?;
+        }
+        for _ in 2..REPEATS {
+            self.acknowledged(&told, Way::Get).await?;
+        }
+        let taken = self.taken(before, 1).await?;
+        Ok(format!("all {REPEATS} acknowledged; {taken}"))
+    }
+
+    async fn out_of_order(&self) -> Outcome {
+        let before = self.sidecar.figures().await;
+        let order = self.order().await?;
+        for result in [ResultCode::Paid, ResultCode::Processing] {
+            let told = self.told(&order, result, AMOUNT);
+            self.acknowledged(&told, Way::Get).await?;
+        }
+        let taken = self.taken(before, 2).await?;
+        Ok(format!(
+            "acknowledged; {taken}; look whether your app still has {} as paid",
+            order.orderid
+        ))
+    }
+
+    async fn slow(&self) -> Outcome {
+        if self.sidecar.at.back.scheme() != "http" {
+            return Err(Doubt::Unseen("tried over plain http alone".to_owned()));
+        }
+        let before = self.sidecar.figures().await;
+        let order = self.order().await?;
+        let told = self.told(&order, ResultCode::Paid, AMOUNT);
+        match self.sidecar.tell_slowly(&told).await {
+            Ok(said) if said.acknowledges => {}
+            Ok(said) => return Err(not_acknowledged(&said.to_string())),
+            Err(why) => return Err(not_acknowledged(&why)),
+        }
+        let taken = self.taken(before, 1).await?;
+        Ok(format!("acknowledged, though it came in pieces; {taken}"))
+    }
+
+    async fn large(&self) -> Outcome {
+        let before = self.sidecar.figures().await;
+        let order = self.order().await?;
+        let result = order.result_json(ResultCode::Paid, AMOUNT, false);
+        let memo = "收据 receipt ".repeat(LARGE / "收据 receipt ".len());
+        let large = format!(r#"{},"memo":"{memo}"}}"#, result.trim_end_matches('}'));
+        let told = fault::seal(&large, &self.key, &[]);
+        self.acknowledged(&told, Way::Post).await?;
+        let taken = self.taken(before, 1).await?;
+        Ok(format!("{} bytes acknowledged; {taken}", large.len()))
+    }
+
+    async fn unknown(&self) -> Outcome {
+        let before = self.sidecar.figures().await;
+        let told = self.told(&self.unknown_order(), ResultCode::Paid, AMOUNT);
+        self.acknowledged(&told, Way::Get).await?;
+        let taken = self.taken(before, 1).await?;
+        Ok(format!("acknowledged; {taken}, marked as unknown"))
+    }
+
+    async fn restart_in_between(&self, restart: impl AsyncFn() -> Result<(), Doubt>) -> Outcome {
+        let before = self.sidecar.figures().await;
+        let [earlier, later] = [self.order().await?, self.order().await?];
+        let earlier = self.told(&earlier, ResultCode::Paid, AMOUNT);
+        self.acknowledged(&earlier, Way::Get).await?;
+        restart().await?;
+        let later = self.told(&later, ResultCode::Paid, AMOUNT);
+        for told in [&earlier, &later] {
+            self.acknowledged(told, Way::Get).await?;
+        }
+        let taken = self.taken(before, 2).await?;
+        Ok(format!("acknowledged before and after; {taken}"))
+    }
+
+    async fn wrong_amount(&self) -> Outcome {
+        if self.signs.is_err() {
+            let unseen = "the sidecar does not know the order, nor its amount";
+            return Err(Doubt::Unseen(unseen.to_owned()));
+        }
+        let before = self.sidecar.figures().await;
+        let order = self.order().await?;
+        let told = self.told(&order, ResultCode::Paid, AMOUNT + 1);
+        self.refused(&told).await?;
+        let kept = self.nothing_kept(&before).await?;
+        match (&before, self.sidecar.figures().await) {
+            (Ok(before), Ok(now)) if now.disputed == before.disputed => Err(Doubt::Broken(
+                "refused, but not for its amount; the sidecar's log says why".to_owned(),
+            )),
+            (Ok(_), Ok(_)) => Ok(format!("not acknowledged, held for a person; {kept}")),
+            _ => Ok(format!("not acknowledged; {kept}")),
+        }
+    }
+
+    async fn forged(&self) -> Outcome {
+        let before = self.sidecar.figures().await;
+        let order = self.order().await?;
+        let forged = self.forgeries(&order);
+        for told in &forged {
+            self.refused(told).await?;
+        }
+        let kept = self.nothing_kept(&before).await?;
+        Ok(format!(
+            "none of {} forgeries acknowledged; {kept}",
+            forged.len()
+        ))
+    }
+
+    async fn front_shown(&self) -> Outcome {
+        let front = self.front()?;
+        let before = self.sidecar.figures().await;
+        let order = self.order().await?;
+        let shown = self.told(&order, ResultCode::Paid, AMOUNT);
+        let said = self.sidecar.bring_back(front, &shown).await;
+        let said = said.map_err(Doubt::Broken)?;
+        // A shop need not know our order: any page of its own will do.
+        let is_apps = match (&before, self.sidecar.figures().await) {
+            (Ok(before), Ok(now)) => now.shown > before.shown,
+            _ => !said.status.is_client_error(),
+        };
+        if !is_apps || said.status.is_server_error() {
+            return Err(Doubt::Broken(format!(
+                "{said} instead of the app's page; has the merchant a front, and is it up?"
+            )));
+        }
+        let kept = self.nothing_kept(&before).await?;
+        Ok(format!("the app's page came with {said}; {kept}"))
+    }
+
+    async fn front_refused(&self) -> Outcome {
+        let front = self.front()?;
+        let order = self.order().await?;
+        let forged = self.forgeries(&order);
+        for shown in &forged {
+            let said = self.sidecar.bring_back(front, shown).await;
+            let said = said.map_err(Doubt::Broken)?;
+            if !said.status.is_client_error() {
+                return Err(Doubt::Broken(format!("{said} for a forged return")));
+            }
+        }
+        Ok(format!("none of {} forgeries shown", forged.len()))
+    }
+
+    fn front(&self) -> Result<&Url, Doubt> {
+        let front = self.sidecar.at.front.as_ref();
+        front.ok_or_else(|| Doubt::Unseen("no --front".to_owned()))
+    }
+
+    /// An order that the ledger knows, where the sidecar signs any.
+    async fn order(&self) -> Result<Order, Doubt> {
+        let order = self.unknown_order();
+        if self.signs.is_ok() {
+            let signed = self.sidecar.sign(self.submit(&order)).await;
+            signed.map_err(|why| Doubt::Broken(format!("the order was not signed: {why}")))?;
+        }
+        Ok(order)
+    }
+
+    fn unknown_order(&self) -> Order {
+        let number = self.numbered.fetch_add(1, Ordering::Relaxed);
+        let orderid = format!("CONF{:X}N{number}", clock::now());
+        Order {
+            merid: self.merid.clone(),
+            queryid: format!("Q{orderid}"),
+            orderid,
+            amount: AMOUNT,
+            action: "AliPay".to_owned(),
+            backurl: self.sidecar.at.back.to_string(),
+            fronturl: None,
+            result: ResultCode::Paid,
+            paytime: order::paytime(clock::now()),
+            messages: Vec::new(),
+            next_call: None,
+        }
+    }
+
+    /// What an app asks to be signed.
+    fn submit(&self, order: &Order) -> String {
+        let Order {
+            merid,
+            orderid,
+            action,
+            backurl,
+            amount,
+            ..
+        } = order;
+        json!({"action": action, "txnamt": amount, "merid": merid, "orderid": orderid, "backurl": backurl})
+            .to_string()
+    }
+
+    fn told(&self, order: &Order, result: ResultCode, amount: u64) -> Sealed {
+        fault::seal(&order.result_json(result, amount, false), &self.key, &[])
+    }
+
+    /// Results that the platform never said, the last of them an order of the app's own played back.
+    fn forgeries(&self, order: &Order) -> Vec<Sealed> {
+        let paid = order.result_json(ResultCode::Paid, AMOUNT, false);
+        let forged = [Fault::WrongSign, Fault::OtherKey, Fault::EmptySign];
+        let mut forged: Vec<_> = forged
+            .into_iter()
+            .map(|fault| fault::seal(&paid, &self.key, &[fault]))
+            .collect();
+        forged.push(fault::seal(&self.submit(order), &self.key, &[]));
+        forged
+    }
+
+    /// Tells a result until it is acknowledged: again where "later" was said or nothing, as the platform would.
+    async fn acknowledged(&self, told: &Sealed, way: Way) -> Result<(), Doubt> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let heard = match self.sidecar.tell(told, way).await {
+                Ok(said) if said.acknowledges => return Ok(()),
+                Ok(said) if said.status.is_client_error() => {
+                    return Err(not_acknowledged(&said.to_string()));
+                }
+                Ok(said) => said.to_string(),
+                Err(why) => why,
+            };
+            if Instant::now() > deadline {
+                return Err(not_acknowledged(&heard));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn refused(&self, told: &Sealed) -> Result<(), Doubt> {
+        let said = self.sidecar.tell(told, Way::Get).await;
+        match said.map_err(Doubt::Broken)? {
+            Said {
+                acknowledges: true, ..
+            } => Err(Doubt::Broken("acknowledged with 0000".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the app took `count` results more than `before`; no more than these may have been kept.
+    async fn taken(&self, before: Result<Figures, String>, count: usize) -> Outcome {
+        let unseen =
+            |_| Doubt::Unseen("acknowledged; whether the app took it is not seen".to_owned());
+        let before = before.map_err(unseen)?;
+        let count = count as u64;
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let now = self.sidecar.figures().await.map_err(unseen)?;
+            let taken = now.delivered.saturating_sub(before.delivered);
+            let kept = now.kept().saturating_sub(before.kept());
+            if kept > count {
+                return Err(Doubt::Broken(format!("{kept} results kept, {count} told")));
+            }
+            // What was pending before may come in between.
+            if taken >= count && now.pending <= before.pending {
+                return Ok(format!("the app took {count}"));
+            }
+            if now.parked > before.parked {
+                return Err(Doubt::Broken(
+                    "acknowledged, but parked: has the merchant a back?".to_owned(),
+                ));
+            }
+            if Instant::now() > deadline {
+                return Err(Doubt::Broken(format!(
+                    "acknowledged, but the app took {taken} of {count} within {:?}; \
+                     `countersign inbox list` says why",
+                    self.patience
+                )));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn nothing_kept(&self, before: &Result<Figures, String>) -> Outcome {
+        match (before, &self.sidecar.figures().await) {
+            (Ok(before), Ok(now)) if now.kept() > before.kept() => {
+                Err(Doubt::Broken("kept for the app all the same".to_owned()))
+            }
+            (Ok(_), Ok(_)) => Ok("nothing kept for the app".to_owned()),
+            _ => Ok("whether it was kept is not seen".to_owned()),
+        }
+    }
+}
+
+fn not_acknowledged(heard: &str) -> Doubt {
+    Doubt::Broken(format!(
+        "{heard} instead of 0000; the sidecar's log says why"
+    ))
+}
