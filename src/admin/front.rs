@@ -85,7 +85,7 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
                 (all, line("first", &|it| Some(it.calls as f64)), Some(newest.calls as f64)),
                 (refused, line("second", &|it| Some(it.calls_refused as f64)), Some(newest.calls_refused as f64)),
             ], number))
-            (figure(visit, visit.say("每分钟回调", "Callbacks a minute"), [
+            (figure(visit, visit.say("每分钟通知", "Callbacks a minute"), [
                 (all, line("first", &|it| Some(it.callbacks as f64)), Some(newest.callbacks as f64)),
                 (refused, line("second", &|it| Some(it.callbacks_refused as f64)), Some(newest.callbacks_refused as f64)),
             ], number))
@@ -95,7 +95,7 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
             ], |seconds| format!("{:.1}\u{a0}ms", seconds * 1000.0)))
             (figure(visit, visit.say("拒绝比例", "Share refused"), [
                 (visit.say("调用", "calls"), line("first", &calls), calls(newest)),
-                (visit.say("回调", "callbacks"), line("second", &callbacks), callbacks(newest)),
+                (visit.say("通知", "callbacks"), line("second", &callbacks), callbacks(newest)),
             ], percent))
         }
         @if minutes.is_empty() {

@@ -307,9 +307,9 @@ fn of_call(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step>
 
 fn of_callback(visit: &Visit<'_>, note: &Note) -> Step {
     let title = match (note.refused, &*note.outcome) {
-        (true, _) => visit.say("回调被拒", "Callback refused"),
-        (false, "repeated") => visit.say("重复的回调", "Callback repeated"),
-        (false, _) => visit.say("回调被接受", "Callback accepted"),
+        (true, _) => visit.say("通知被拒", "Callback refused"),
+        (false, "repeated") => visit.say("重复的通知", "Callback repeated"),
+        (false, _) => visit.say("通知被接受", "Callback accepted"),
     };
     Step {
         // When it came: before what it brought. Its time is rounded down.
@@ -421,7 +421,7 @@ fn request(visit: &Visit<'_>, note: &Note) -> Markup {
 fn kind(visit: &Visit<'_>, what: What) -> &'static str {
     match what {
         What::Call => visit.say("调用", "call"),
-        What::Callback => visit.say("回调", "callback"),
+        What::Callback => visit.say("通知", "callback"),
         What::Question => visit.say("查询", "question"),
     }
 }
