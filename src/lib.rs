@@ -23,9 +23,15 @@ mod inbox;
 
 mod clock;
 
+mod language;
+
 mod observe;
 
 mod trace;
+
+mod journal;
+
+mod records;
 
 mod outbound;
 

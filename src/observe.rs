@@ -145,6 +145,8 @@ pub struct Metrics {
     pub store_ok: IntGauge,
     /// Requests being handled, on whichever listener.
     pub requests_in_flight: IntGauge,
+    /// Steps of orders' stories that the console will not know.
+    pub notes_dropped: IntCounter,
 }
 
 impl Default for Metrics {
@@ -307,6 +309,10 @@ impl Metrics {
             requests_in_flight: gauge(
                 "requests_in_flight",
                 "Requests being handled on all listeners, this one not counted",
+            )?,
+            notes_dropped: counter(
+                "notes_dropped_total",
+                "Notes for the console that were dropped, because there were too many or the store took none",
             )?,
             registry,
         })

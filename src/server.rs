@@ -14,6 +14,8 @@ use rustix::process::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::admin::guard::Guard;
+use crate::admin::pulse::Pulse;
 use crate::admin::{Admin, Listeners};
 use crate::config::settings::{Callbacks, Settings, Tls};
 use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
@@ -29,9 +31,11 @@ use crate::inbound::watch::Watch as OrderWatch;
 use crate::inbound::{Inbound, Platform};
 use crate::inbox::sqlite::Sqlite;
 use crate::inbox::store::Store;
+use crate::journal::Journal;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
 use crate::observe::{self, Metrics, Uncounted};
 use crate::outbound::Outbound;
+use crate::records::Records;
 use crate::sockets::{CannotListen, Sockets};
 use crate::supervisor::{self, Supervisor};
 use crate::trace::{Export, Tracer};
@@ -52,6 +56,9 @@ const CALLBACK_LIMITS: Limits = Limits {
 const IDLE_CONNECTIONS: usize = 1024;
 /// Descriptors for everything that is no connection.
 const OTHER_DESCRIPTORS: usize = 384;
+/// What the store is given at the end to take the last notes.
+const LAST_NOTES: Duration = Duration::from_millis(200);
+
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -105,7 +112,8 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     let listen = &settings.app.listen;
     server.add_service(parts.listener("app", Door::plain(app), listen, None)?);
     let open = settings.app.listen.iter().chain(&public).cloned().collect();
-    let ops = App::new(parts.admin(open), ADMIN_LIMITS, parts.lifetime.clone());
+    let ops = parts.admin(settings, open);
+    let ops = App::new(ops, ADMIN_LIMITS, parts.lifetime.clone());
     server.add_service(parts.listener("admin", Door::plain(ops), &admin, Some(1))?);
     if let Some(callbacks) = callbacks {
         let certificate = certificate(callbacks)?;
@@ -203,6 +211,8 @@ struct Parts {
     watch: Watch,
     apps: Arc<Clients>,
     wake: Arc<Wake>,
+    journal: Arc<Journal>,
+    pulse: Arc<Pulse>,
 }
 
 impl Parts {
@@ -228,6 +238,8 @@ impl Parts {
             lifetime: Arc::default(),
             apps: Arc::new(Clients::new(to_apps)),
             wake: Arc::default(),
+            journal: Arc::new(Journal::new(store.clone(), metrics.clone())),
+            pulse: Arc::new(Pulse::new(metrics.clone())),
             metrics,
             store,
             client,
@@ -246,39 +258,44 @@ impl Parts {
     }
 
     fn outbound(&self, settings: &Settings) -> Outbound {
-        let (store, metrics) = (self.store.clone(), self.metrics.clone());
-        let (watch, client) = (self.watch.clone(), self.client.clone());
         Outbound::new(
             settings,
-            watch,
-            client,
-            store,
-            metrics,
-            self.tracer.clone(),
+            self.watch.clone(),
+            self.client.clone(),
+            self.store.clone(),
+            self.records(),
             self.lifetime.clone(),
         )
     }
 
     fn inbound(&self, settings: &Settings) -> Inbound {
-        let (store, metrics) = (self.store.clone(), self.metrics.clone());
         Inbound::new(
             settings,
             self.watch.clone(),
-            store,
-            metrics,
+            self.store.clone(),
             self.apps.clone(),
             self.wake.clone(),
-            self.tracer.clone(),
+            self.records(),
         )
     }
 
-    fn admin(&self, open: Vec<Listen>) -> Admin {
+    fn records(&self) -> Records {
+        Records {
+            metrics: self.metrics.clone(),
+            tracer: self.tracer.clone(),
+            journal: self.journal.clone(),
+        }
+    }
+
+    fn admin(&self, settings: &Settings, open: Vec<Listen>) -> Admin {
         Admin {
             watch: self.watch.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             lifetime: self.lifetime.clone(),
             listeners: Listeners::new(open),
+            guard: Guard::new(&settings.admin),
+            pulse: self.pulse.clone(),
         }
     }
 
@@ -287,6 +304,8 @@ impl Parts {
             client: self.client.clone(),
             watch: self.watch.clone(),
             supervisor: self.supervisor.clone(),
+            journal: self.journal.clone(),
+            pulse: self.pulse.clone(),
         }
     }
 
@@ -313,6 +332,7 @@ impl Parts {
                 platform,
                 metrics: self.metrics.clone(),
                 wake: self.wake.clone(),
+                journal: self.journal.clone(),
                 per_second: inbox.watch_per_second,
             }),
             watch_orders: inbox.watch_orders,
@@ -519,6 +539,8 @@ struct Upkeep {
     client: Arc<Client>,
     watch: Watch,
     supervisor: Arc<Supervisor>,
+    journal: Arc<Journal>,
+    pulse: Arc<Pulse>,
 }
 
 #[async_trait]
@@ -527,7 +549,9 @@ impl BackgroundService for Upkeep {
         tokio::join!(
             self.client.keep_addresses(),
             self.reload_on_sighup(),
-            self.supervisor.keep_posted()
+            self.supervisor.keep_posted(),
+            self.journal.run(),
+            self.pulse.run()
         );
     }
 }
@@ -690,10 +714,15 @@ impl ShutdownSignalWatch for End {
         self.parts.sockets.close();
         tracing::info!(replaced, "draining; a signal from here on ends at once");
         let tracer = self.parts.tracer.clone();
+        let journal = self.parts.journal.clone();
         // On a task of its own: Pingora blocks this one for the whole grace period.
         tokio::spawn(async move {
             tokio::select! {
-                () = lifetime.drain(time) => {}
+                () = async {
+                    lifetime.drain(time).await;
+                    // What is not written by then is not worth a longer end.
+                    let _ = tokio::time::timeout(LAST_NOTES, journal.write()).await;
+                } => {}
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }

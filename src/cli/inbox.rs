@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::{Config, Failure};
 use crate::clock;
-use crate::inbox::event::{Event, State};
+use crate::inbox::event::{Event, State, shown};
 use crate::inbox::sqlite::Sqlite;
 use crate::inbox::store::{Store, StoreError};
 
@@ -149,20 +149,6 @@ fn line(event: &Event) -> String {
         [&event.orderid, &event.resultcode, &event.last_attempt].map(|text| shown(text));
     let state = event.state.name();
     format!("{id}  {state:<9}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last}")
-}
-
-/// A platform's text on a terminal: whatever could move the cursor or turn the line around is spelled out.
-fn shown(text: &str) -> String {
-    let plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ';
-    text.chars()
-        .map(|c| {
-            if plain(&c) {
-                c.to_string()
-            } else {
-                c.escape_unicode().to_string()
-            }
-        })
-        .collect()
 }
 
 fn state(name: &str) -> Result<State, String> {

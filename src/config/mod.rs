@@ -10,6 +10,8 @@ mod quantity;
 mod source;
 pub mod web_url;
 
+pub mod token;
+
 mod layers;
 pub mod listen;
 pub mod settings;

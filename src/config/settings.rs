@@ -12,6 +12,7 @@ use url::Url;
 use super::layers::Layers;
 use super::listen::Listen;
 use super::problem::{Problem, Problems};
+use super::token::Token;
 use super::web_url::{self, Tail};
 use super::{quantity, source};
 
@@ -155,6 +156,10 @@ pub enum Confirm {
 pub struct Admin {
     /// Health, metrics, console, reload.
     pub listen: SocketAddr,
+    /// The names, in lower case, that the listener is called by, beside its addresses.
+    pub names: Vec<String>,
+    /// What opens it; always there where it is not on loopback.
+    pub token: Option<Token>,
 }
 
 /// `[log]`
@@ -223,11 +228,7 @@ fn read(layers: &mut Layers<'_>, path: &Path, digest: String) -> Option<Settings
     let platform = platform(layers, folder);
     let callbacks = callbacks(layers, folder);
     let inbox = inbox(layers, folder);
-    let admin = Admin {
-        listen: layers
-            .text("admin.listen", address)
-            .unwrap_or(([127, 0, 0, 1], 9900).into()),
-    };
+    let admin = admin(layers, folder);
     let log = log(layers);
     let mut settings = Settings {
         path: path.to_owned(),
@@ -353,6 +354,46 @@ fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
             .number("inbox.watch_per_second", 1..=10_000, whole, plain)
             .unwrap_or(WATCH_PER_SECOND),
     }
+}
+
+fn admin(layers: &mut Layers<'_>, folder: &Path) -> Admin {
+    let listen = layers
+        .text("admin.listen", address)
+        .unwrap_or(([127, 0, 0, 1], 9900).into());
+    let names = layers.list("admin.names", host_name).unwrap_or_default();
+    let given = layers.text("admin.token", Token::parse);
+    let from_file = layers.text("admin.token_file", |text| token_file(&file(folder, text)?));
+    let is_given = ["admin.token", "admin.token_file"].map(|key| layers.is_given(key));
+    if is_given == [true, true] {
+        let expected = "expected only one of admin.token and admin.token_file";
+        layers.problem("admin.token_file", expected);
+    }
+    if is_given == [false, false] && !listen.ip().is_loopback() {
+        let expected =
+            "can be reached from other machines, expected admin.token or admin.token_file";
+        layers.problem("admin.listen", expected);
+    }
+    Admin {
+        listen,
+        names,
+        token: given.or(from_file),
+    }
+}
+
+/// Loses one line end at its end.
+fn token_file(path: &Path) -> Result<Token, String> {
+    let bytes = source::read(path, source::MAX_KEY_FILE)?;
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Token::parse(text.strip_suffix('\r').unwrap_or(text))
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(plain) {
+        return Err("expected a host's name without port, as in \"ops.example.com\"".into());
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 fn log(layers: &mut Layers<'_>) -> Log {

@@ -122,3 +122,17 @@ pub fn id(outcome: &Outcome) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect()
 }
+
+/// A platform's text for a person's eyes: whatever could move a cursor, turn the line around or hide is spelled out.
+pub fn shown(text: &str) -> String {
+    let plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ';
+    text.chars()
+        .map(|c| {
+            if plain(&c) {
+                c.to_string()
+            } else {
+                c.escape_unicode().to_string()
+            }
+        })
+        .collect()
+}

@@ -5,6 +5,8 @@
 
 pub mod event;
 
+pub mod note;
+
 pub mod store;
 
 pub mod sqlite;

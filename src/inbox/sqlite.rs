@@ -18,7 +18,10 @@ use rusqlite::{
 use tokio::sync::{oneshot, watch};
 
 use super::event::{self, Event, Millis, Source, State};
-use super::store::{Arrival, Attempt, Counts, OpenOrder, Put, Recorded, Store, StoreError};
+use super::note::{self, Note, Weight, What};
+use super::store::{
+    Arrival, Attempt, Counts, OldKey, OpenOrder, Put, Recorded, Signed, Store, StoreError, Wanted,
+};
 use crate::protocol::envelope::Verified;
 use crate::protocol::message::{Order, Outcome, ResultCode};
 
@@ -41,7 +44,7 @@ const FIRST_LOOK: Millis = 20 * 60 * 1000;
 
 /// What made each version out of the one before (`PRAGMA user_version`). Times are in milliseconds since 1970,
 /// amounts in cents. During an upgrade the version before writes on beside the new one: what its statements name stays.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "CREATE TABLE orders (
         merid TEXT NOT NULL,
         orderid TEXT NOT NULL,
@@ -81,6 +84,29 @@ const MIGRATIONS: [&str; 2] = [
         outcome TEXT NOT NULL,
         PRIMARY KEY (event, number)
     ) STRICT, WITHOUT ROWID;",
+    "CREATE INDEX events_order ON events (orderid, merid);
+    CREATE INDEX events_number ON events (queryid);
+    CREATE TABLE notes (
+        common INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        took INTEGER NOT NULL,
+        what TEXT NOT NULL,
+        way TEXT NOT NULL,
+        merid TEXT NOT NULL,
+        orderid TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        sent TEXT NOT NULL,
+        old_key TEXT NOT NULL,
+        refused INTEGER NOT NULL,
+        stranger INTEGER NOT NULL,
+        PRIMARY KEY (common, number)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX notes_order ON notes (orderid, merid, common, at) WHERE orderid <> '';
+    CREATE INDEX notes_request ON notes (request_id) WHERE request_id <> '';
+    CREATE INDEX notes_refused ON notes (common, at) WHERE refused = 1;
+    CREATE INDEX notes_old_key ON notes (merid, old_key, at) WHERE old_key <> '';",
 ];
 const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
 
@@ -91,6 +117,8 @@ const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
 const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
                      received_at, next_attempt, attempts, last_attempt";
+const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
+     stranger";
 
 /// A store in one file. Clones share its writer, which ends with the last of them.
 #[derive(Clone)]
@@ -342,10 +370,19 @@ impl Store for Sqlite {
 
     async fn events(&self, state: Option<State>, limit: u32) -> Result<Vec<Event>, StoreError> {
         self.read(move |connection| {
-            let sql = format!(
-                "SELECT {EVENT} FROM events WHERE ?1 IS NULL OR state = ?1 ORDER BY received_at DESC LIMIT ?2"
-            );
-            collect(connection, &sql, params![state.map(State::name), limit], read_event)
+            let sql = |wanted| {
+                format!("SELECT {EVENT} FROM events {wanted} ORDER BY received_at DESC LIMIT ?1")
+            };
+            match state {
+                None => collect(connection, &sql(""), [limit], read_event),
+                // A question of its own, so that the index serves it.
+                Some(state) => collect(
+                    connection,
+                    &sql("WHERE state = ?2"),
+                    params![limit, state.name()],
+                    read_event,
+                ),
+            }
         })
         .await
     }
@@ -385,8 +422,132 @@ impl Store for Sqlite {
         self.read(counts).await
     }
 
+    async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            for note in &notes {
+                insert_note(transaction, note)?;
+            }
+            for (common, kept) in [(false, note::KEPT_STEPS), (true, note::KEPT_COMMON)] {
+                let sql = "DELETE FROM notes WHERE common = ?1
+                    AND number <= (SELECT max(number) FROM notes WHERE common = ?1) - ?2";
+                transaction
+                    .prepare_cached(sql)?
+                    .execute(params![common, kept])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError> {
+        self.read(move |connection| {
+            let sql = |wanted| {
+                let of = |common| {
+                    format!(
+                        "SELECT * FROM (SELECT {NOTE} FROM notes
+                            WHERE {wanted} AND common = {common} ORDER BY at DESC LIMIT ?1)"
+                    )
+                };
+                format!("{} UNION ALL {} ORDER BY at DESC", of(0), of(1))
+            };
+            match wanted {
+                Wanted::Order(merid, orderid) => collect(
+                    connection,
+                    &sql("orderid <> '' AND orderid = ?2 AND merid = ?3"),
+                    params![limit, orderid, merid],
+                    read_note,
+                ),
+                Wanted::Request(id) => collect(
+                    connection,
+                    &sql("request_id <> '' AND request_id = ?2"),
+                    params![limit, id],
+                    read_note,
+                ),
+                Wanted::Refusals => collect(connection, &sql("refused = 1"), [limit], read_note),
+            }
+        })
+        .await
+    }
+
+    async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError> {
+        let number = number.to_owned();
+        self.read(move |connection| {
+            let sql = "SELECT merid, orderid FROM orders WHERE orderid = ?1
+                UNION SELECT merid, orderid FROM events WHERE orderid = ?1
+                UNION SELECT merid, orderid FROM events WHERE queryid = ?1
+                UNION SELECT merid, orderid FROM notes WHERE orderid <> '' AND orderid = ?1 AND stranger = 0
+                UNION SELECT merid, orderid FROM notes
+                    WHERE request_id <> '' AND request_id = ?1 AND orderid <> ''
+                ORDER BY 1, 2 LIMIT ?2";
+            collect(connection, sql, params![number, limit], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+        })
+        .await
+    }
+
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<Signed>, StoreError> {
+        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
+        self.read(move |connection| {
+            let sql = "SELECT amount, action, signed_at, next_look FROM orders
+                WHERE merid = ?1 AND orderid = ?2";
+            let read = |row: &Row<'_>| {
+                Ok(Signed {
+                    amount: unsigned(row, 0)?,
+                    action: row.get(1)?,
+                    signed_at: row.get(2)?,
+                    next_look: row.get(3)?,
+                })
+            };
+            connection
+                .prepare_cached(sql)?
+                .query_row([merid, orderid], read)
+                .optional()
+        })
+        .await
+    }
+
+    async fn events_of(
+        &self,
+        merid: &str,
+        orderid: &str,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
+        self.read(move |connection| {
+            let sql = format!(
+                "SELECT {EVENT} FROM events WHERE orderid = ?1 AND merid = ?2
+                ORDER BY received_at LIMIT ?3"
+            );
+            collect(connection, &sql, params![orderid, merid, limit], read_event)
+        })
+        .await
+    }
+
+    async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError> {
+        self.read(|connection| {
+            let sql = "SELECT merid, old_key, max(at) FROM notes WHERE old_key <> ''
+                GROUP BY merid, old_key ORDER BY merid, old_key";
+            collect(connection, sql, [], |row| {
+                Ok(OldKey {
+                    merid: row.get(0)?,
+                    fingerprint: row.get(1)?,
+                    seen_at: row.get(2)?,
+                })
+            })
+        })
+        .await
+    }
+
     async fn forget(&self, before: Millis) -> Result<(), StoreError> {
         self.write(move |transaction| {
+            // Up to the first that is younger: whoever waits for this commit waits for no look at every note.
+            for common in [false, true] {
+                let sql = "DELETE FROM notes WHERE common = ?1 AND number < coalesce(
+                    (SELECT number FROM notes WHERE common = ?1 AND at >= ?2 ORDER BY number LIMIT 1),
+                    9223372036854775807)";
+                transaction.execute(sql, params![common, before])?;
+            }
             transaction.execute(
                 "DELETE FROM attempts WHERE event IN (SELECT id FROM events
                     WHERE state IN ('delivered', 'discarded') AND received_at < ?1)",
@@ -607,7 +768,7 @@ fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
         orderid: row.get(2)?,
         queryid: row.get(3)?,
         resultcode: row.get(4)?,
-        amount: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
+        amount: unsigned(row, 5)?,
         json: row.get(6)?,
         source: match row.get_ref(7)?.as_str()? {
             "query" => Source::Query,
@@ -619,6 +780,52 @@ fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
         next_attempt: row.get(11)?,
         attempts: row.get(12)?,
         last_attempt: row.get(13)?,
+    })
+}
+
+fn insert_note(transaction: &Transaction<'_>, note: &Note) -> rusqlite::Result<usize> {
+    let sql = format!(
+        "INSERT INTO notes (number, {NOTE}) SELECT
+            coalesce((SELECT max(number) FROM notes WHERE common = ?1), 0) + 1,
+            ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13"
+    );
+    transaction.prepare_cached(&sql)?.execute(params![
+        note.weight == Weight::Common,
+        note.at,
+        note.took,
+        note.what.name(),
+        note.way,
+        note.merid,
+        note.orderid,
+        note.request_id,
+        note.outcome,
+        note.sent,
+        note.old_key,
+        note.refused,
+        note.stranger,
+    ])
+}
+
+fn read_note(row: &Row<'_>) -> rusqlite::Result<Note> {
+    let text = |column| row.get::<_, String>(column);
+    Ok(Note {
+        weight: if row.get(0)? {
+            Weight::Common
+        } else {
+            Weight::Step
+        },
+        at: row.get(1)?,
+        took: row.get(2)?,
+        what: What::parse(row.get_ref(3)?.as_str()?).unwrap_or(What::Call),
+        way: text(4)?.into(),
+        merid: text(5)?,
+        orderid: text(6)?,
+        request_id: text(7)?,
+        outcome: text(8)?.into(),
+        sent: text(9)?.into(),
+        old_key: text(10)?,
+        refused: row.get(11)?,
+        stranger: row.get(12)?,
     })
 }
 
@@ -637,6 +844,10 @@ fn collect<T>(
         .prepare_cached(sql)?
         .query_map(params, read)?
         .collect()
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default())
 }
 
 fn cents(amount: u64) -> i64 {
@@ -943,6 +1154,62 @@ mod tests {
         assert_eq!((of("1"), of("2")), (3, 2));
         assert!(store.due(4, 3, 99).await.unwrap().is_empty());
         assert_eq!(store.counts().await.unwrap().events, [9, 0, 0, 0, 0]);
+    }
+
+    fn note(weight: Weight, at: Millis) -> Note {
+        Note {
+            request_id: format!("r{at}"),
+            outcome: "malformed".into(),
+            old_key: if at == 1 { "0a1b2c3d" } else { "" }.to_owned(),
+            weight,
+            refused: at == 1,
+            stranger: weight == Weight::Common,
+            ..Note::about(What::Callback, Some("1"), Some("ABCDEFGH"), at)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_notes_are_kept_and_common_ones_displace_no_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
+        let step = note(Weight::Step, 1);
+        store.note(vec![step.clone()]).await.unwrap();
+        let last = Millis::from(note::KEPT_COMMON) + 10;
+        for first in (2..=last).step_by(1000) {
+            let group = first..=(first + 999).min(last);
+            let group = group.map(|at| note(Weight::Common, at)).collect();
+            store.note(group).await.unwrap();
+        }
+        let wanted = || Wanted::Order("1".to_owned(), "ABCDEFGH".to_owned());
+        let all = store.notes(wanted(), u32::MAX).await.unwrap();
+        assert_eq!(all.len(), note::KEPT_COMMON as usize + 1);
+        assert_eq!(
+            (&all[0], all.last()),
+            (&note(Weight::Common, last), Some(&step))
+        );
+        let found = store
+            .notes(Wanted::Request("r1".to_owned()), 9)
+            .await
+            .unwrap();
+        assert_eq!(found, std::slice::from_ref(&step));
+        let refused = store.notes(Wanted::Refusals, 9).await.unwrap();
+        assert_eq!(refused, std::slice::from_ref(&step));
+        assert_eq!(store.old_keys().await.unwrap()[0].seen_at, 1);
+        let claimed = Note {
+            merid: "0".to_owned(),
+            ..note(Weight::Common, last)
+        };
+        store.note(vec![claimed]).await.unwrap();
+        for number in ["r1", "ABCDEFGH"] {
+            let found = store.find(number, 9).await.unwrap();
+            assert_eq!(found, [("1".to_owned(), "ABCDEFGH".to_owned())]);
+        }
+        let few = store.notes(wanted(), 2).await.unwrap();
+        assert_eq!((few.len(), few.last()), (3, Some(&step)));
+        store.forget(last).await.unwrap();
+        assert_eq!(store.notes(wanted(), 9).await.unwrap().len(), 1);
+        store.forget(last + 1).await.unwrap();
+        assert_eq!(store.notes(wanted(), 9).await.unwrap(), []);
     }
 
     #[test]

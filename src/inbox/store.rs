@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::event::{Event, Millis, Source, State};
+use super::note::Note;
 use crate::protocol::envelope::Verified;
 use crate::protocol::message::{Order, Outcome};
 
@@ -112,6 +113,41 @@ pub struct OpenOrder {
     pub signed_at: Millis,
 }
 
+/// An order as the ledger has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// In cents.
+    pub amount: u64,
+    /// `Bank`, `WeiXin`, `AliPay` or `Arbi`.
+    pub action: String,
+    /// When it was signed first.
+    pub signed_at: Millis,
+    /// When the watch asks about it next; `None` where it does not.
+    pub next_look: Option<Millis>,
+}
+
+/// Which notes are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Those of one order: merid, orderid.
+    Order(String, String),
+    /// Those of one request, by its id.
+    Request(String),
+    /// Refusals, of strangers too.
+    Refusals,
+}
+
+/// An old key that the platform still signs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldKey {
+    /// The merchant.
+    pub merid: String,
+    /// The key's fingerprint.
+    pub fingerprint: String,
+    /// When it was last seen, as far as notes go back.
+    pub seen_at: Millis,
+}
+
 /// Figures for the metrics.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
@@ -176,6 +212,34 @@ pub trait Store: Send + Sync {
     /// Figures for the metrics.
     async fn counts(&self) -> Result<Counts, StoreError>;
 
-    /// Forgets events that are done and orders that are closed since before `before`.
+    /// Writes notes in this order. Where there are then more than [`KEPT_STEPS`] steps, or more than [`KEPT_COMMON`]
+    /// common ones, the oldest of that weight are forgotten.
+    ///
+    /// [`KEPT_STEPS`]: super::note::KEPT_STEPS
+    /// [`KEPT_COMMON`]: super::note::KEPT_COMMON
+    async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError>;
+
+    /// Notes, newest first, at most `limit` of each weight: common ones crowd out no step.
+    async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError>;
+
+    /// The orders, as (merid, orderid), that go by this number: the orderid of the ledger, of an event, or of a note
+    /// that is no stranger's; the queryid of an event; the request id of a note. Each once, in the order of the two.
+    async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError>;
+
+    /// One order of the ledger.
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<Signed>, StoreError>;
+
+    /// The events of one order, oldest first.
+    async fn events_of(
+        &self,
+        merid: &str,
+        orderid: &str,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError>;
+
+    /// The old keys that notes speak of, each with its newest note, by merid and fingerprint.
+    async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError>;
+
+    /// Forgets events that are done, orders that are closed, and notes, since before `before`.
     async fn forget(&self, before: Millis) -> Result<(), StoreError>;
 }

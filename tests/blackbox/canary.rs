@@ -16,6 +16,19 @@ const NEXT_KEY: &str = "CANARYNEXT0b9d7c5e3f1a8264";
 const ACCNAME: &str = "金丝雀张三丰";
 const ACCNO: &str = "CANARYNO11010119900307863X";
 
+/// The console's pages that need no number.
+const CONSOLE: [&str; 9] = [
+    "/?lang=zh",
+    "/merchants",
+    "/refusals",
+    "/login",
+    "/events?state=pending",
+    "/events?state=delivered",
+    "/events?state=parked",
+    "/events?state=disputed",
+    "/orders?q=NOTHERE001",
+];
+
 fn submit(orderid: &str, txnamt: i64) -> String {
     json!({
         "action": "Bank", "txnamt": txnamt, "merid": MERID, "orderid": orderid,
@@ -163,7 +176,17 @@ fn no_secret_is_written_or_answered_anywhere() {
         fs::write(sidecar.merchants_file(), text).unwrap();
         is_clean("the reload's answer", &sidecar.reload().body);
     }
-    for path in ["/", "/metrics", "/version", "/livez", "/readyz", "/nowhere"] {
+    let story = format!("/order?merid={MERID}&orderid={orderid}");
+    let told = "Refused";
+    crate::harness::eventually("the story is written", SOON, || {
+        let page = fetch(sidecar.setup.admin, &story).unwrap();
+        page.text().contains(told)
+    });
+    for path in ["/", "/metrics", "/version", "/livez", "/readyz", "/nowhere"]
+        .into_iter()
+        .chain(CONSOLE)
+        .chain([story.as_str()])
+    {
         let page = fetch(sidecar.setup.admin, path).unwrap();
         is_clean(path, &page.body);
     }
@@ -261,12 +284,32 @@ fn callbacks_leave_no_secret_behind() {
             .count()
             >= 4
     });
-    for path in ["/", "/metrics", "/version", "/readyz"] {
-        is_clean(path, &shop.sidecar.admin(path).body);
+    let mut shown = Vec::new();
+    for path in ["/", "/metrics", "/version", "/readyz"]
+        .into_iter()
+        .chain(CONSOLE)
+    {
+        shown.push((path.to_owned(), shop.sidecar.admin(path).body));
     }
     for line in shop.list() {
-        let output = shop.inbox(&["show", crate::shop::id_of(&line)]);
+        let id = crate::shop::id_of(&line);
+        let output = shop.inbox(&["show", id]);
         is_clean("inbox show", &[output.stdout, output.stderr].concat());
+        let replay = shop.sidecar.admin(&format!("/events/{id}/replay"));
+        let orderid = line.split_whitespace().nth(3).unwrap();
+        let story = format!("/order?merid={MERID}&orderid={orderid}");
+        let story = shop.sidecar.admin(&story);
+        assert!(story.text().contains("What happened"), "{line}");
+        shown.push((format!("replay of {id}"), replay.body));
+        shown.push((format!("story of {orderid}"), story.body));
+    }
+    assert!(shown.len() > 16, "{}", shown.len());
+    for (path, page) in &shown {
+        is_clean(path, page);
+        for form in &forms {
+            let sign = wire::value(form, "sign").unwrap();
+            assert!(!holds(page, sign.as_bytes()), "{path} holds a sign");
+        }
     }
     shop.sidecar.restart();
     let output = shop.sidecar.output();

@@ -103,6 +103,8 @@ pub(crate) struct Conf {
     pub(crate) callbacks: Option<String>,
     /// Further lines of `[inbox]`.
     pub(crate) inbox: String,
+    /// Further lines of `[admin]`.
+    pub(crate) admin: String,
     /// Further sections.
     pub(crate) further: String,
 }
@@ -123,6 +125,7 @@ impl Conf {
             merchants_file: "merchants.toml",
             callbacks: None,
             inbox: String::new(),
+            admin: String::new(),
             further: String::new(),
         }
     }
@@ -194,10 +197,11 @@ impl Setup {
         let format: String = format.map(|it| format!("format = {it:?}\n")).collect();
         write!(
             text,
-            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n{format}\n{}",
+            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n{}\n\n[log]\nlevel = {:?}\n{format}\n{}",
             self.store().display(),
             conf.inbox,
             self.admin,
+            conf.admin,
             conf.log_level,
             conf.further
         )

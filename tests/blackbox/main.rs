@@ -62,6 +62,7 @@ mod alerts;
 mod canary;
 mod cli;
 mod clients;
+mod console;
 mod explain;
 mod log;
 mod metrics;

@@ -150,6 +150,7 @@ fn open_doors_are_called_out() {
         &[
             ("app.listen", "0.0.0.0:8080"),
             ("admin.listen", "[::]:9900"),
+            ("admin.token", "3f786850e387550fdab836ed7e6dc881"),
             ("inbox.keep", "1h"),
         ],
         &[],
@@ -171,4 +172,28 @@ fn store_is_always_a_file() {
     assert!(store("sqlite:events.db").unwrap().inbox.store.is_absolute());
     assert!(store("sqlite::memory:").is_err());
     assert!(store("events.db").is_err());
+}
+
+#[test]
+fn the_admin_token_comes_from_a_file_or_the_environment_and_is_never_shown() {
+    const TOKEN: &str = "3f786850e387550fdab836ed7e6dc881";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("admin.token");
+    std::fs::write(&file, format!("{TOKEN}\r\n")).unwrap();
+    let name = file.to_str().unwrap();
+    for (set, env) in [
+        (vec![("admin.token_file", name)], vec![]),
+        (vec![], vec![("COUNTERSIGN_ADMIN_TOKEN", TOKEN)]),
+        (vec![], vec![("COUNTERSIGN_ADMIN_TOKEN_FILE", name)]),
+    ] {
+        let settings = load(PLATFORM, &set, &env).unwrap();
+        assert!(settings.admin.token.as_ref().unwrap().is(TOKEN));
+        assert!(!format!("{settings:?}").contains("3f78"));
+    }
+    let both = [("admin.token_file", name), ("admin.token", "3f78")];
+    let refusal = refusal(PLATFORM, &both, &[]);
+    assert!(
+        refusal.contains("only one of") && !refusal.contains("3f78"),
+        "{refusal}"
+    );
 }

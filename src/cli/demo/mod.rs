@@ -146,7 +146,7 @@ impl Stage {
             at.platform
         );
         println!(
-            "countersign        http://{} for the app, http://{} for callbacks, http://{} for ops",
+            "countersign        http://{} for the app, http://{} for callbacks, http://{} for ops and the console",
             at.app, at.callbacks, at.admin
         );
         println!("its files          {}", stage.folder.path().display());
