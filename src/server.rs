@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Admin, Listeners};
 use crate::config::settings::{Callbacks, Settings, Tls};
-use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
+use crate::config::{self, Listen, ReloadOutcome, Snapshot, StoreAddress, Watch};
 use crate::http::client::{Client, Count, Transport};
 use crate::http::clients::Clients;
 use crate::http::public::Public;
@@ -31,7 +31,7 @@ use crate::http::tls::{Certificate, acceptor};
 use crate::inbound::deliver::{Deliver, Wake};
 use crate::inbound::watch::Watch as OrderWatch;
 use crate::inbound::{Inbound, Platform};
-use crate::inbox::sqlite::Sqlite;
+use crate::inbox;
 use crate::inbox::store::Store;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
 use crate::observe::{self, Metrics, Uncounted};
@@ -333,14 +333,8 @@ fn certificate(callbacks: &Callbacks) -> Result<Option<Arc<Certificate>>, Cannot
     certificate.map_err(|error| CannotStart(format!("callbacks.tls: {error}")))
 }
 
-fn open_store(path: &Path) -> Result<Arc<dyn Store>, CannotStart> {
-    match Sqlite::open(path) {
-        Ok(store) => Ok(Arc::new(store)),
-        Err(error) => Err(CannotStart(format!(
-            "{}: inbox.store: {error}",
-            path.display()
-        ))),
-    }
+fn open_store(address: &StoreAddress) -> Result<Arc<dyn Store>, CannotStart> {
+    inbox::open(address).map_err(|error| CannotStart(format!("{address}: inbox.store: {error}")))
 }
 
 fn pingora_conf(threads: usize) -> ServerConf {
@@ -496,7 +490,7 @@ fn log_start(settings: &Settings, snapshot: &Snapshot) {
         max_body = settings.app.max_body,
         max_in_flight = settings.app.max_in_flight,
         threads = settings.threads,
-        store = %settings.inbox.store.display(),
+        store = %settings.inbox.store,
         "starting"
     );
 }

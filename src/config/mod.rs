@@ -13,6 +13,7 @@ mod web_url;
 mod layers;
 pub mod listen;
 pub mod settings;
+pub mod store_address;
 
 mod weakness;
 
@@ -27,4 +28,5 @@ pub use listen::Listen;
 pub use merchants::{Merchant, Snapshot};
 pub use problem::{Problem, Problems};
 pub use settings::Settings;
+pub use store_address::StoreAddress;
 pub use watch::{ReloadOutcome, Watch, watch};

@@ -17,10 +17,14 @@ use rusqlite::{
 };
 use tokio::sync::oneshot;
 
-use super::event::{self, Event, Millis, Source, State};
-use super::store::{Arrival, Attempt, Counts, OpenOrder, Put, Recorded, Store, StoreError};
+use super::event::{Event, Millis, Source, State};
+use super::store::{
+    AHEAD_ATTEMPT, AHEAD_LOOK, Arrival, Attempt, Counts, FIRST_LOOK, OpenOrder, Put, Recorded,
+    Store, StoreError,
+};
+use super::verdict::{Known, New, Story, Verdict, cents, judge};
 use crate::protocol::envelope::Verified;
-use crate::protocol::message::{Order, Outcome, ResultCode};
+use crate::protocol::message::{Order, Outcome};
 
 /// Says whose file it is in its header (`PRAGMA application_id`): "CSgn".
 const APPLICATION_ID: i32 = 0x4353_676e;
@@ -34,8 +38,6 @@ const WAITING: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long SQLite waits for another process's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// An order without a result is asked about this long after it was signed.
-const FIRST_LOOK: Millis = 20 * 60 * 1000;
 
 /// What made each version out of the one before (`PRAGMA user_version`). Times are in milliseconds since 1970,
 /// amounts in cents.
@@ -81,11 +83,6 @@ const MIGRATIONS: [&str; 2] = [
     ) STRICT, WITHOUT ROWID;",
 ];
 const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
-
-/// No attempt is planned further ahead than this, and no question than that: what lies beyond was planned before the
-/// clock was set back.
-const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
-const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
 const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
                      received_at, next_attempt, attempts, last_attempt";
@@ -259,6 +256,12 @@ impl Store for Sqlite {
         .await
     }
 
+    /// One process has the file, and it has each event in flight once.
+    async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError> {
+        let as_read = |now: &Event| now.state == State::Pending && now.attempts == event.attempts;
+        Ok(self.event(&event.id).await?.filter(as_read))
+    }
+
     async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError> {
         self.write(move |transaction| attempted(transaction, &attempt))
             .await
@@ -405,51 +408,40 @@ fn record(
     }
 }
 
-/// Decides what a result is, by what is known of its order and its payment, and keeps it.
+/// Keeps a result as it is judged.
 fn put(
     transaction: &Transaction<'_>,
     outcome: &Outcome,
     arrival: Arrival,
 ) -> rusqlite::Result<Put> {
-    let signed: Option<i64> = transaction
-        .prepare_cached("SELECT amount FROM orders WHERE merid = ?1 AND orderid = ?2")?
-        .query_row(params![outcome.merid, outcome.orderid], |row| row.get(0))
-        .optional()?;
-    if signed.is_none() && is_anothers(transaction, outcome)? {
-        return Ok(Put::Foreign);
-    }
-    let agrees = signed == Some(cents(outcome.amount));
-    let id = event::id(outcome);
-    let told = told_before(transaction, outcome)?;
-    if let Some(same) = told.iter().find(|story| story.id == id) {
-        return Ok(match same.state {
-            State::Disputed => Put::Disputed { id, new: false },
-            state => Put::Repeated { id, state },
-        });
-    }
-    // A story that the ledger disproves does not speak against one that it confirms.
-    let contradicted = told
-        .iter()
-        .any(|story| !(agrees && story.orderid == outcome.orderid));
-    if contradicted || (signed.is_some() && !agrees) {
-        hold(transaction, outcome)?;
-        insert(transaction, &id, outcome, arrival, agrees, State::Disputed)?;
-        return Ok(Put::Disputed { id, new: true });
-    }
-    let state = if arrival.deliverable {
-        State::Pending
-    } else {
-        State::Parked
+    let known = Known {
+        signed: signed(transaction, outcome)?,
+        is_anothers: is_anothers(transaction, outcome)?,
+        told: told_before(transaction, outcome)?,
     };
-    insert(transaction, &id, outcome, arrival, agrees, state)?;
-    if ResultCode::parse(&outcome.resultcode).is_some_and(ResultCode::is_final) {
+    let new = match judge(outcome, &known, arrival.deliverable) {
+        Verdict::Known(put) => return Ok(put),
+        Verdict::New(new) => new,
+    };
+    if new.holds_others() {
+        hold(transaction, outcome)?;
+    }
+    insert(transaction, &new, outcome, arrival)?;
+    if new.closes_order {
         transaction
             .prepare_cached(
                 "UPDATE orders SET next_look = NULL, urgent = 0 WHERE merid = ?1 AND orderid = ?2",
             )?
             .execute(params![outcome.merid, outcome.orderid])?;
     }
-    Ok(Put::Kept { id, state })
+    Ok(new.kept())
+}
+
+fn signed(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<Option<i64>> {
+    transaction
+        .prepare_cached("SELECT amount FROM orders WHERE merid = ?1 AND orderid = ?2")?
+        .query_row(params![outcome.merid, outcome.orderid], |row| row.get(0))
+        .optional()
 }
 
 fn is_anothers(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<bool> {
@@ -458,13 +450,6 @@ fn is_anothers(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Re
         .exists(params![outcome.orderid, outcome.merid])
 }
 
-struct Story {
-    id: String,
-    orderid: String,
-    state: State,
-}
-
-/// What was told of this payment and this result before.
 fn told_before(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<Vec<Story>> {
     transaction
         .prepare_cached(
@@ -480,7 +465,6 @@ fn told_before(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Re
         .collect()
 }
 
-/// Another story of this payment that the app has not heard yet waits for the same person.
 fn hold(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<usize> {
     transaction
         .prepare_cached(
@@ -492,17 +476,15 @@ fn hold(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<us
 
 fn insert(
     transaction: &Transaction<'_>,
-    id: &str,
+    new: &New,
     outcome: &Outcome,
     arrival: Arrival,
-    matched: bool,
-    state: State,
 ) -> rusqlite::Result<usize> {
     let sql = format!(
         "INSERT INTO events ({EVENT}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, 0, '')"
     );
     transaction.prepare_cached(&sql)?.execute(params![
-        id,
+        new.id,
         outcome.merid,
         outcome.orderid,
         outcome.queryid,
@@ -510,8 +492,8 @@ fn insert(
         cents(outcome.amount),
         outcome.json,
         arrival.source.name(),
-        matched,
-        state.name(),
+        new.matched,
+        new.state.name(),
         arrival.at,
     ])
 }
@@ -545,14 +527,7 @@ fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
         connection.prepare_cached("SELECT state, count(*) FROM events GROUP BY state")?;
     for row in by_state.query_map([], |row| Ok((state(row, 0)?, row.get(1)?)))? {
         let (state, count) = row?;
-        for (slot, _) in counts
-            .events
-            .iter_mut()
-            .zip(State::ALL)
-            .filter(|(_, known)| *known == state)
-        {
-            *slot = count;
-        }
+        counts.set(state, count);
     }
     let one = |sql| connection.query_row(sql, [], |row| row.get(0));
     counts.oldest_pending = connection.query_row(
@@ -573,10 +548,7 @@ fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
         resultcode: row.get(4)?,
         amount: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
         json: row.get(6)?,
-        source: match row.get_ref(7)?.as_str()? {
-            "query" => Source::Query,
-            _ => Source::Notification,
-        },
+        source: Source::parse(row.get_ref(7)?.as_str()?),
         matched: row.get(8)?,
         state: state(row, 9)?,
         received_at: row.get(10)?,
@@ -586,9 +558,8 @@ fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-/// A state that nobody knows is a person's to look at.
 fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
-    Ok(State::parse(row.get_ref(column)?.as_str()?).unwrap_or(State::Parked))
+    Ok(State::stored(row.get_ref(column)?.as_str()?))
 }
 
 fn collect<T>(
@@ -601,10 +572,6 @@ fn collect<T>(
         .prepare_cached(sql)?
         .query_map(params, read)?
         .collect()
-}
-
-fn cents(amount: u64) -> i64 {
-    i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
 /// One job's failure takes back that job alone.

@@ -2,6 +2,7 @@
 
 use crate::client::{self, Response};
 use crate::clock;
+use crate::cluster::Cluster;
 use crate::wire;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -99,6 +100,8 @@ pub(crate) struct Conf {
     pub(crate) merchants_file: &'static str,
     /// The listener for callbacks, with these further lines; none without.
     pub(crate) callbacks: Option<String>,
+    /// Where events are kept; without it in a store of its own, a file's or a database's as [`own_store`] says.
+    pub(crate) store: Option<String>,
     /// Further lines of `[inbox]`.
     pub(crate) inbox: String,
     /// Further sections.
@@ -119,6 +122,7 @@ impl Conf {
             log_level: "info",
             merchants_file: "merchants.toml",
             callbacks: None,
+            store: None,
             inbox: String::new(),
             further: String::new(),
         }
@@ -189,8 +193,8 @@ impl Setup {
         }
         write!(
             text,
-            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
-            self.store().display(),
+            "\n[inbox]\nstore = {:?}\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
+            conf.store.clone().unwrap_or_else(|| self.own_store()),
             conf.inbox,
             self.admin,
             conf.log_level,
@@ -198,6 +202,17 @@ impl Setup {
         )
         .unwrap();
         text
+    }
+
+    /// `COUNTERSIGN_TEST_STORE=postgres` asks for a database for each test; what is claimed of a store holds there too.
+    fn own_store(&self) -> String {
+        match std::env::var("COUNTERSIGN_TEST_STORE").as_deref() {
+            Ok("postgres") => {
+                let cluster = Cluster::shared().expect("a PostgreSQL to test with");
+                cluster.url(&cluster.database())
+            }
+            _ => format!("sqlite:{}", self.store().display()),
+        }
     }
 
     pub(crate) fn conf_file(&self) -> PathBuf {

@@ -12,6 +12,7 @@
 // What the tests stand on.
 mod client;
 mod clock;
+mod cluster;
 mod harness;
 mod platform;
 mod shop;
@@ -44,6 +45,7 @@ mod confirm;
 mod delivery;
 mod disputes;
 mod durability;
+mod fleet;
 mod forgeries;
 mod front;
 mod inbox;
