@@ -90,6 +90,10 @@ impl Postgres {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, String> {
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
+        // What stands between two of these would be a part of the password to some, and of the host to others.
+        if base.matches('@').count() > 1 {
+            return Err(EXPECTED_URL.into());
+        }
         let (mut sslmode, mut roots, mut others) = (None, None, Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let value = |value: &str| {
@@ -191,8 +195,13 @@ impl Mode {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A URL that is known to be right, for the tests of stores.
+    pub(crate) fn parsed(url: &str) -> StoreAddress {
+        parse(url).unwrap()
+    }
 
     fn parse(text: &str) -> Result<StoreAddress, String> {
         StoreAddress::parse(Path::new("/etc"), text, &|_| None)
@@ -249,7 +258,7 @@ mod tests {
             ),
             (
                 "postgres://u@%2Frun%2Fpg/d?password=geheim",
-                "postgres://u@/run/pg/d",
+                "postgres://u@/run/pg:5432/d",
             ),
         ] {
             let address = parse(text).unwrap();

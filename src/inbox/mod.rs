@@ -10,6 +10,9 @@ pub mod store;
 
 mod verdict;
 
+#[cfg(test)]
+mod contract;
+
 mod sqlite;
 
 mod postgres;

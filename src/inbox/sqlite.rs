@@ -703,42 +703,6 @@ fn check_version(application: i32, version: i32) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::envelope::{self, Envelope};
-    use crate::protocol::key::Key;
-    use crate::protocol::message::read_outcome;
-
-    fn order(amount: u64, action: &'static str) -> Order {
-        Order {
-            orderid: "ABCDEFGH".to_owned(),
-            amount,
-            action,
-        }
-    }
-
-    fn outcome(
-        merid: &str,
-        orderid: &str,
-        queryid: &str,
-        code: &str,
-        amount: u64,
-    ) -> Verified<Outcome> {
-        let json = format!(
-            r#"{{"merid":"{merid}","orderid":"{orderid}","queryid":"{queryid}","resultcode":"{code}","txnamt":{amount}}}"#
-        );
-        let key = Key::new("k").unwrap();
-        let form = Envelope::seal(json.as_bytes(), &key).form("resp");
-        let message = envelope::read(form.as_bytes(), "resp")
-            .unwrap()
-            .verify([&key])
-            .unwrap();
-        read_outcome(message).unwrap()
-    }
-
-    const ARRIVAL: Arrival = Arrival {
-        source: Source::Notification,
-        at: 5,
-        deliverable: true,
-    };
 
     /// The writer of a dropped handle gives its lock back on its own thread.
     fn reopened(path: &Path) -> Result<Sqlite, StoreError> {
@@ -748,95 +712,6 @@ mod tests {
                 result => return result,
             }
         }
-    }
-
-    #[tokio::test]
-    async fn an_order_signed_with_another_amount_or_action_conflicts() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.db");
-        let store = Sqlite::open(&path).unwrap();
-        let record = async |merid, order| store.record(merid, &order, 1).await.unwrap();
-        assert_eq!(record("1", order(100, "Bank")).await, Recorded::Agrees);
-        assert_eq!(record("1", order(100, "Bank")).await, Recorded::Agrees);
-        assert_eq!(record("1", order(101, "Bank")).await, Recorded::Conflicts);
-        assert_eq!(record("1", order(100, "WeiXin")).await, Recorded::Conflicts);
-        assert_eq!(record("2", order(101, "Bank")).await, Recorded::Agrees);
-        drop(store);
-        let again = reopened(&path).unwrap();
-        assert_eq!(
-            again.record("1", &order(1, "Bank"), 1).await.unwrap(),
-            Recorded::Conflicts
-        );
-    }
-
-    #[tokio::test]
-    async fn one_story_is_one_event_and_two_are_held() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
-        store.record("1", &order(100, "Bank"), 1).await.unwrap();
-        let put = async |o: &Verified<Outcome>| store.put(o, ARRIVAL).await.unwrap();
-        let lower = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
-        assert!(matches!(put(&lower).await, Put::Disputed { new: true, .. }));
-        assert!(matches!(
-            put(&lower).await,
-            Put::Disputed { new: false, .. }
-        ));
-        let right = outcome("1", "ABCDEFGH", "Q1", "0000", 100);
-        let Put::Kept {
-            id,
-            state: State::Pending,
-        } = put(&right).await
-        else {
-            panic!("the ledger confirms this one");
-        };
-        assert_eq!(
-            put(&right).await,
-            Put::Repeated {
-                id: id.clone(),
-                state: State::Pending
-            }
-        );
-        assert_eq!(
-            put(&outcome("2", "ABCDEFGH", "Q9", "0000", 100)).await,
-            Put::Foreign
-        );
-        let other_order = outcome("1", "ZZZZZZZZ", "Q1", "0000", 100);
-        assert!(matches!(
-            put(&other_order).await,
-            Put::Disputed { new: true, .. }
-        ));
-        assert_eq!(
-            store.event(&id).await.unwrap().unwrap().state,
-            State::Disputed
-        );
-        assert!(store.open_orders(Millis::MAX, 9).await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn each_merchant_has_its_share_of_what_is_due() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
-        for number in 0..9 {
-            let merid = if number < 7 { "1" } else { "2" };
-            store
-                .put(
-                    &outcome(
-                        merid,
-                        &format!("ORDER00{number}"),
-                        &format!("Q{number}"),
-                        "0000",
-                        1,
-                    ),
-                    ARRIVAL,
-                )
-                .await
-                .unwrap();
-        }
-        let due = store.due(5, 3, 99).await.unwrap();
-        let of = |merid| due.iter().filter(|event| event.merid == merid).count();
-        assert_eq!((of("1"), of("2")), (3, 2));
-        assert!(store.due(4, 3, 99).await.unwrap().is_empty());
-        assert_eq!(store.counts().await.unwrap().events, [9, 0, 0, 0, 0]);
     }
 
     #[test]

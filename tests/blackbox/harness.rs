@@ -3,6 +3,7 @@
 use crate::client::{self, Response};
 use crate::clock;
 use crate::cluster::Cluster;
+pub(crate) use crate::skip::skip;
 use crate::wire;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -55,19 +56,6 @@ pub(crate) fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut()
     while !is_so() {
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Says that a test could not be made here, and why.
-pub(crate) fn skip(test: &str, reason: &str) {
-    println!("SKIPPED: {test}: {reason}");
-    if let Some(path) = std::env::var_os("COUNTERSIGN_TEST_SKIPS") {
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
-        writeln!(file, "SKIPPED: {test}: {reason}").unwrap();
     }
 }
 

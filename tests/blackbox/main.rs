@@ -16,6 +16,7 @@ mod cluster;
 mod harness;
 mod platform;
 mod shop;
+mod skip;
 mod webdriver;
 mod wire;
 

@@ -313,7 +313,7 @@ impl Store for Postgres {
 
     async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError> {
         let sql = "UPDATE orders SET urgent = false, holder = nullif(holder, $1),
-                next_look = CASE WHEN next_look IS NULL THEN NULL ELSE $4 END
+                next_look = CASE WHEN next_look IS NOT NULL THEN $4::bigint END
             WHERE merid = $2 AND orderid = $3";
         let done = self
             .database
@@ -430,4 +430,55 @@ fn number(row: &Row, column: usize) -> Result<u32, StoreError> {
 fn only<'a, T: tokio_postgres::types::FromSql<'a>>(rows: &'a [Row]) -> Result<T, StoreError> {
     let row = rows.first().ok_or(StoreError::Slow)?;
     Ok(row.try_get(0)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contract::{ARRIVAL, Place, attempt, order, outcome};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_one_sidecar_has_in_hand_no_other_gets() {
+        let Some(place) = Place::database("what_one_sidecar_has_in_hand_no_other_gets") else {
+            return;
+        };
+        let (ours, theirs) = (place.open(), place.open());
+        let result = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
+        ours.put(&result, ARRIVAL).await.unwrap();
+        let event = theirs.due(5, 1, 1).await.unwrap().remove(0);
+        assert!(ours.claim(&event).await.unwrap().is_some());
+        assert!(theirs.due(5, 1, 1).await.unwrap().is_empty());
+        assert!(theirs.claim(&event).await.unwrap().is_none());
+        assert!(ours.claim(&event).await.unwrap().is_some(), "still ours");
+        let failed = attempt(&event, State::Pending, 5);
+        ours.attempted(failed).await.unwrap();
+        let event = theirs.due(5, 1, 1).await.unwrap().remove(0);
+        assert!(theirs.claim(&event).await.unwrap().is_some());
+        let signed = order("ORDER001", 1, "Bank");
+        ours.record("1", &signed, 1).await.unwrap();
+        let open = ours.open_orders(Millis::MAX, 9).await.unwrap();
+        assert_eq!(open.len(), 1);
+        assert!(theirs.open_orders(Millis::MAX, 9).await.unwrap().is_empty());
+        ours.asked(&open[0], Some(1)).await.unwrap();
+        assert_eq!(theirs.open_orders(1, 9).await.unwrap(), open);
+    }
+
+    #[tokio::test]
+    async fn a_number_that_cannot_be_kept_takes_no_other_along() {
+        let Some(place) = Place::database("a_number_that_cannot_be_kept_takes_no_other_along")
+        else {
+            return;
+        };
+        let store = place.open();
+        let right = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
+        let with_nul = outcome("1", "ABCDEFGI", "Q\\u0000", "0000", 1);
+        let too_long = outcome("1", "ABCDEFGJ", &"Q".repeat(1001), "0000", 1);
+        let (right, with_nul, too_long) = tokio::join!(
+            store.put(&right, ARRIVAL),
+            store.put(&with_nul, ARRIVAL),
+            store.put(&too_long, ARRIVAL)
+        );
+        assert!(right.is_ok());
+        assert!(with_nul.is_err() && too_long.is_err());
+    }
 }
