@@ -1,6 +1,7 @@
 //! A PostgreSQL of the tests' own: its folder, its port, its end with the process that started it.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -125,6 +126,19 @@ impl Cluster {
     pub(crate) fn set(&self, setting: &str, value: &str) {
         self.sql("postgres", &format!("ALTER SYSTEM SET {setting} = {value}"));
         self.sql("postgres", "SELECT pg_reload_conf()");
+    }
+
+    /// A file in the server's folder that it alone may read.
+    pub(crate) fn file(&self, name: &str, content: &str) {
+        let path = shown(&self.folder.join("data").join(name));
+        let mut writing = unprivileged("sh", &["-c", "umask 077; cat > \"$0\"", &path])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = writing.stdin.take().unwrap();
+        stdin.write_all(content.as_bytes()).unwrap();
+        drop(stdin);
+        assert!(writing.wait().unwrap().success());
     }
 
     fn ctl(&self, arguments: &[&str]) -> bool {

@@ -13,6 +13,7 @@ use crate::shop::{
     Book, Delivery, Payment, SOON, Shop, acknowledged, callback, callback_from, deliveries, inbox,
     is_acknowledged, list, taken,
 };
+use crate::tls::Authority;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -468,6 +469,45 @@ fn a_server_that_cannot_be_reached_stops_the_start_and_its_password_stays_unsaid
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("postgres://shop@127.0.0.1"), "{said}");
     assert!(!said.contains("geheim"), "{said}");
+}
+
+#[test]
+fn an_encrypted_server_is_believed_by_its_certificate_alone() {
+    let test = "an_encrypted_server_is_believed_by_its_certificate_alone";
+    let Some(cluster) = Cluster::start() else {
+        return skip(test, "PostgreSQL is not installed");
+    };
+    let url = cluster.url(&cluster.database());
+    let tls = |more: &str| format!("{url}?sslmode=require{more}");
+    refuses_to_start(&tls(""), "TLS");
+    let authority = Authority::new("the database's");
+    let roots = format!("&sslrootcert={}", authority.file().display());
+    let install = |name| {
+        let [certificate, key] = authority.files(&[name]);
+        cluster.file("server.crt", &certificate);
+        cluster.file("server.key", &key);
+        cluster.set("ssl", "on");
+    };
+    install("db.example.com");
+    refuses_to_start(&tls(&roots), "certificate");
+    install("127.0.0.1");
+    eventually("the server has its new certificate", SOON, || {
+        let setup = Setup::new(|conf| conf.store = Some(tls(&roots)));
+        let mut child = setup.spawn();
+        let mut is_ready = false;
+        while child.try_wait().unwrap().is_none() && !is_ready {
+            thread::sleep(Duration::from_millis(10));
+            is_ready = fetch(setup.admin, "/readyz").is_ok_and(|answer| answer.status == 200);
+        }
+        drop(Sidecar { setup, child });
+        is_ready
+    });
+    let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE application_name = 'countersign'";
+    let _sidecar = Sidecar::start(|conf| conf.store = Some(tls(&roots)));
+    assert_eq!(cluster.sql("postgres", encrypted), "t");
+    // The certificate is right, and its authority is nobody's that we know.
+    refuses_to_start(&tls(""), "certificate");
 }
 
 #[test]

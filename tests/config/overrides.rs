@@ -171,7 +171,7 @@ fn store_is_a_file_or_a_database() {
     let store = |text| load(PLATFORM, &[("inbox.store", text)], &[]);
     let shown = |text| store(text).unwrap().inbox.store.to_string();
     assert!(shown("sqlite:events.db").starts_with('/'));
-    assert_eq!(shown("postgres://u:p@h/d"), "postgres://u@h/d");
+    assert_eq!(shown("postgres://u:p@h/d"), "postgres://u@h:5432/d");
     assert!(store("sqlite::memory:").is_err());
     assert!(store("events.db").is_err());
 }

@@ -65,7 +65,9 @@ impl Database {
             Encryption::Verified { roots } => Some(verified(roots.as_deref())?),
         };
         let mut config = at.config.clone();
-        config.application_name("countersign");
+        if config.get_application_name().is_none() {
+            config.application_name("countersign");
+        }
         config.connect_timeout(PATIENCE).tcp_user_timeout(PATIENCE);
         let each = ManagerConfig {
             // What is demanded of the server is asked each time, which is a verification already.
