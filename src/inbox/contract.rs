@@ -14,11 +14,7 @@ use crate::protocol::key::Key;
 use crate::protocol::message::{Order, Outcome, read_outcome};
 
 #[path = "../../tests/blackbox/cluster.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "the other tests break their server; these do not"
-)]
+#[allow(dead_code, reason = "the other tests break their server; these do not")]
 mod cluster;
 
 #[path = "../../tests/blackbox/skip.rs"]
@@ -40,12 +36,9 @@ impl Place {
         std::iter::once(file).chain(Self::database(test)).collect()
     }
 
-    /// In a database; `None` where there is no PostgreSQL, which is said.
+    /// In a database; `None` where there can be none.
     pub(super) fn database(test: &str) -> Option<Self> {
-        let Some(cluster) = cluster::Cluster::shared() else {
-            skip::skip(test, "PostgreSQL is not installed");
-            return None;
-        };
+        let cluster = cluster::Cluster::shared(test)?;
         let url = cluster.url(&cluster.database());
         let folder = tempfile::tempdir().unwrap();
         Some(Self {

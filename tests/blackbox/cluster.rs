@@ -1,5 +1,6 @@
 //! A PostgreSQL of the tests' own: its folder, its port, its end with the process that started it.
 
+use super::skip::skip;
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -23,14 +24,18 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// The one that tests share; `None` where there is no PostgreSQL on the machine.
-    pub(crate) fn shared() -> Option<&'static Self> {
+    /// The one that tests share; where none can be started here, the test says that it was skipped.
+    pub(crate) fn shared(test: &str) -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        SHARED.get_or_init(Self::start).as_ref()
+        or_skip(test, SHARED.get_or_init(Self::start).as_ref())
     }
 
     /// One of its own, for a test that breaks it.
-    pub(crate) fn start() -> Option<Self> {
+    pub(crate) fn own(test: &str) -> Option<Self> {
+        or_skip(test, Self::start())
+    }
+
+    fn start() -> Option<Self> {
         let binaries = binaries()?;
         let folder = made(&mut unprivileged(
             "mktemp",
@@ -154,6 +159,13 @@ impl Drop for Cluster {
         drop(self.guard.stdin.take());
         drop(self.guard.wait());
     }
+}
+
+fn or_skip<T>(test: &str, cluster: Option<T>) -> Option<T> {
+    if cluster.is_none() {
+        skip(test, "no PostgreSQL can be started here");
+    }
+    cluster
 }
 
 /// The newest that Debian has put there.

@@ -5,15 +5,13 @@ use crate::client::fetch;
 use crate::clock::{self, minutes};
 use crate::cluster::Cluster;
 use crate::harness::{
-    Conf, MERID, ORDERID, Setup, Sidecar, command, eventually, fresh_orderid, query_json, skip,
-    submit_json,
+    Conf, MERID, ORDERID, Setup, Sidecar, eventually, fresh_orderid, query_json, submit_json,
 };
 use crate::platform::{Action, Platform, Seen};
 use crate::shop::{
-    Book, Delivery, Payment, SOON, Shop, acknowledged, callback, callback_from, deliveries, inbox,
+    Book, Delivery, Payment, SOON, Shop, acknowledged, callback, callback_from, deliveries,
     is_acknowledged, list, taken,
 };
-use crate::tls::Authority;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -72,8 +70,8 @@ impl Fleet {
 fn two_hundred_copies_at_two_sidecars_are_one_event_and_one_delivery() {
     const COPIES: usize = 200;
     let test = "two_hundred_copies_at_two_sidecars_are_one_event_and_one_delivery";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::shared(test) else {
+        return;
     };
     let fleet = Fleet::start(&cluster.url(&cluster.database()), |_| {
         // Long enough for the other sidecar to look for work meanwhile.
@@ -111,8 +109,8 @@ fn two_hundred_copies_at_two_sidecars_are_one_event_and_one_delivery() {
 fn hundreds_of_events_are_shared_and_each_is_delivered_once() {
     const EVENTS: usize = 300;
     let test = "hundreds_of_events_are_shared_and_each_is_delivered_once";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::shared(test) else {
+        return;
     };
     let fleet = Fleet::start(&cluster.url(&cluster.database()), |_| {
         thread::sleep(Duration::from_millis(20));
@@ -147,8 +145,8 @@ fn hundreds_of_events_are_shared_and_each_is_delivered_once() {
 #[test]
 fn another_sidecar_takes_over_what_a_dead_one_had_in_hand_and_not_before() {
     let test = "another_sidecar_takes_over_what_a_dead_one_had_in_hand_and_not_before";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::shared(test) else {
+        return;
     };
     let url = cluster.url(&cluster.database());
     let attempts = AtomicUsize::new(0);
@@ -184,8 +182,8 @@ fn another_sidecar_takes_over_what_a_dead_one_had_in_hand_and_not_before() {
 fn an_open_order_is_asked_about_by_one_sidecar() {
     const ORDERS: usize = 20;
     let test = "an_open_order_is_asked_about_by_one_sidecar";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::shared(test) else {
+        return;
     };
     if !clock::can_be_moved(test) {
         return;
@@ -218,8 +216,8 @@ fn an_open_order_is_asked_about_by_one_sidecar() {
 #[test]
 fn sidecars_that_start_together_make_the_tables_once() {
     let test = "sidecars_that_start_together_make_the_tables_once";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::shared(test) else {
+        return;
     };
     let url = cluster.url(&cluster.database());
     let setups: Vec<_> = (0..6)
@@ -322,8 +320,8 @@ impl Drop for Stop<'_> {
 #[test]
 fn a_server_that_crashes_and_comes_back_loses_nothing() {
     let test = "a_server_that_crashes_and_comes_back_loses_nothing";
-    let Some(cluster) = Cluster::start() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::own(test) else {
+        return;
     };
     let url = cluster.url(&cluster.database());
     never_acknowledged_and_mended(&url, || cluster.crash(), || assert!(cluster.run()));
@@ -332,8 +330,8 @@ fn a_server_that_crashes_and_comes_back_loses_nothing() {
 #[test]
 fn a_read_only_server_counts_as_down_until_it_can_be_written_again() {
     let test = "a_read_only_server_counts_as_down_until_it_can_be_written_again";
-    let Some(cluster) = Cluster::start() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::own(test) else {
+        return;
     };
     let url = cluster.url(&cluster.database());
     let set = |value| cluster.set("default_transaction_read_only", value);
@@ -343,8 +341,8 @@ fn a_read_only_server_counts_as_down_until_it_can_be_written_again() {
 #[test]
 fn a_server_that_is_set_to_lose_commits_counts_as_down() {
     let test = "a_server_that_is_set_to_lose_commits_counts_as_down";
-    let Some(cluster) = Cluster::start() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::own(test) else {
+        return;
     };
     let url = cluster.url(&cluster.database());
     let set = |value| cluster.set("fsync", value);
@@ -354,8 +352,8 @@ fn a_server_that_is_set_to_lose_commits_counts_as_down() {
 #[test]
 fn a_server_that_is_cut_off_loses_nothing() {
     let test = "a_server_that_is_cut_off_loses_nothing";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
+    let Some(cluster) = Cluster::shared(test) else {
+        return;
     };
     let wire = Wire::to(cluster.port);
     let url = cluster.url(&cluster.database());
@@ -416,137 +414,4 @@ fn carry(mut from: TcpStream, mut to: TcpStream, is_cut: &AtomicBool) {
     }
     // An end is carried too, once the other side may hear of it.
     drop(to.shutdown(std::net::Shutdown::Write));
-}
-
-#[track_caller]
-fn refuses_to_start(url: &str, why: &str) {
-    let setup = Setup::new(|conf| conf.store = Some(url.to_owned()));
-    let (code, said) = setup.refused(SOON);
-    assert_eq!(code, Some(78), "{said}");
-    assert!(said.contains("inbox.store"), "{said}");
-    assert!(said.contains(why), "{said}");
-    assert!(!said.contains("geheim"), "{said}");
-}
-
-#[test]
-fn a_server_that_may_lose_commits_is_refused() {
-    let test = "a_server_that_may_lose_commits_is_refused";
-    let Some(cluster) = Cluster::start() else {
-        return skip(test, "PostgreSQL is not installed");
-    };
-    let url = cluster.url(&cluster.database());
-    for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
-        cluster.set(setting, "off");
-        refuses_to_start(&url, setting);
-        cluster.set(setting, "on");
-    }
-    cluster.set("default_transaction_read_only", "on");
-    refuses_to_start(&url, "does not allow writes");
-    cluster.set("default_transaction_read_only", "off");
-    let latin = "CREATE DATABASE latin TEMPLATE template0 ENCODING LATIN1";
-    cluster.sql("postgres", latin);
-    refuses_to_start(&cluster.url("latin"), "expected UTF8");
-    drop(Setup::new(|conf| conf.store = Some(url)).start());
-}
-
-#[test]
-fn a_server_that_cannot_be_reached_stops_the_start_and_its_password_stays_unsaid() {
-    let port = crate::harness::free_port();
-    let url = format!("postgres://shop:geheim@127.0.0.1:{port}/shop");
-    refuses_to_start(&url, "refused");
-    // One that takes the connection and says nothing.
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = silent.local_addr().unwrap().port();
-    let url = format!("postgres://shop:geheim@127.0.0.1:{port}/shop");
-    refuses_to_start(&url, "did not answer");
-    let setup = Setup::new(|conf| conf.store = Some(url.clone()));
-    let output = command()
-        .args(["check", "-c"])
-        .arg(setup.conf_file())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("postgres://shop@127.0.0.1"), "{said}");
-    assert!(!said.contains("geheim"), "{said}");
-}
-
-#[test]
-fn an_encrypted_server_is_believed_by_its_certificate_alone() {
-    let test = "an_encrypted_server_is_believed_by_its_certificate_alone";
-    let Some(cluster) = Cluster::start() else {
-        return skip(test, "PostgreSQL is not installed");
-    };
-    let url = cluster.url(&cluster.database());
-    let tls = |more: &str| format!("{url}?sslmode=require{more}");
-    refuses_to_start(&tls(""), "TLS");
-    let authority = Authority::new("the database's");
-    let roots = format!("&sslrootcert={}", authority.file().display());
-    let install = |name| {
-        let [certificate, key] = authority.files(&[name]);
-        cluster.file("server.crt", &certificate);
-        cluster.file("server.key", &key);
-        cluster.set("ssl", "on");
-    };
-    install("db.example.com");
-    refuses_to_start(&tls(&roots), "certificate");
-    install("127.0.0.1");
-    eventually("the server has its new certificate", SOON, || {
-        let setup = Setup::new(|conf| conf.store = Some(tls(&roots)));
-        let mut child = setup.spawn();
-        let mut is_ready = false;
-        while child.try_wait().unwrap().is_none() && !is_ready {
-            thread::sleep(Duration::from_millis(10));
-            is_ready = fetch(setup.admin, "/readyz").is_ok_and(|answer| answer.status == 200);
-        }
-        drop(Sidecar { setup, child });
-        is_ready
-    });
-    let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
-                     WHERE application_name = 'countersign'";
-    let _sidecar = Sidecar::start(|conf| conf.store = Some(tls(&roots)));
-    assert_eq!(cluster.sql("postgres", encrypted), "t");
-    // The certificate is right, and its authority is nobody's that we know.
-    refuses_to_start(&tls(""), "certificate");
-}
-
-#[test]
-fn tables_that_are_newer_or_not_ours_stop_the_start_and_are_left_as_they_are() {
-    let test = "tables_that_are_newer_or_not_ours_stop_the_start_and_are_left_as_they_are";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
-    };
-    let theirs = cluster.database();
-    let sql = "CREATE SCHEMA countersign; CREATE TABLE countersign.orders (theirs text)";
-    cluster.sql(&theirs, sql);
-    refuses_to_start(&cluster.url(&theirs), "another program");
-    let count = "SELECT count(*) FROM pg_tables WHERE schemaname = 'countersign'";
-    assert_eq!(cluster.sql(&theirs, count), "1");
-    let newer = cluster.database();
-    let setup = Setup::new(|conf| conf.store = Some(cluster.url(&newer)));
-    assert_eq!(inbox(&setup, &["list"]).status.code(), Some(78));
-    let mut sidecar = setup.start();
-    assert!(list(&sidecar.setup).is_empty());
-    sidecar.kill();
-    cluster.sql(&newer, "UPDATE countersign.version SET number = number + 1");
-    refuses_to_start(&cluster.url(&newer), "too old");
-}
-
-#[test]
-fn other_tables_of_the_same_database_are_not_touched() {
-    let test = "other_tables_of_the_same_database_are_not_touched";
-    let Some(cluster) = Cluster::shared() else {
-        return skip(test, "PostgreSQL is not installed");
-    };
-    let database = cluster.database();
-    let sql = "CREATE TABLE public.orders (theirs text); INSERT INTO public.orders VALUES ('kept')";
-    cluster.sql(&database, sql);
-    let url = cluster.url(&database);
-    let shop = Shop::with(|_| taken(), |conf| conf.store = Some(url));
-    let delivery = shop.goes_well();
-    shop.listed(&delivery.orderid(), "delivered");
-    assert_eq!(
-        cluster.sql(&database, "SELECT * FROM public.orders"),
-        "kept"
-    );
 }

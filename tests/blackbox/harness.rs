@@ -196,7 +196,8 @@ impl Setup {
     fn own_store(&self) -> String {
         match std::env::var("COUNTERSIGN_TEST_STORE").as_deref() {
             Ok("postgres") => {
-                let cluster = Cluster::shared().expect("a PostgreSQL to test with");
+                let cluster =
+                    Cluster::shared("COUNTERSIGN_TEST_STORE").expect("a PostgreSQL to test with");
                 cluster.url(&cluster.database())
             }
             _ => format!("sqlite:{}", self.store().display()),

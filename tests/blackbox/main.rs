@@ -43,6 +43,7 @@ mod reload;
 // What comes back.
 mod back;
 mod confirm;
+mod database;
 mod delivery;
 mod disputes;
 mod durability;
