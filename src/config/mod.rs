@@ -12,8 +12,9 @@ mod web_url;
 
 mod layers;
 pub mod listen;
-pub mod settings;
 pub mod store_address;
+
+pub mod settings;
 
 mod weakness;
 

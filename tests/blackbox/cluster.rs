@@ -127,10 +127,14 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Sets what every session begins with, and has it read.
+    /// Sets what every session begins with, until it is so.
     pub(crate) fn set(&self, setting: &str, value: &str) {
         self.sql("postgres", &format!("ALTER SYSTEM SET {setting} = {value}"));
-        self.sql("postgres", "SELECT pg_reload_conf()");
+        let is_set = || {
+            self.sql("postgres", "SELECT pg_reload_conf()");
+            self.sql("postgres", &format!("SHOW {setting}")) == value
+        };
+        assert!((0..100).any(|_| is_set()), "{setting} is never {value}");
     }
 
     /// A file in the server's folder that it alone may read.

@@ -1,7 +1,7 @@
 //! The store on PostgreSQL: one database for a fleet of sidecars.
 //!
 //! Each statement is a transaction of its own, results go in groups. What one sidecar has in hand is leased to it: the
-//! lease is renewed while it beats, and ends when it has been silent for [`LEASE`] seconds of the server's clock.
+//! lease is renewed while it beats, and ends when it has been silent for 15 s of the server's clock.
 
 mod database;
 
@@ -32,7 +32,7 @@ use database::{Database, PATIENCE};
 /// How long a silent sidecar keeps what it has in hand: longer than an attempt takes, and short enough that another
 /// delivers it within 30 s.
 const LEASE: &str = "clock_timestamp() + interval '15 s'";
-/// A row that nobody has in hand, or we ourselves: what is under way here is known here.
+/// A row that nobody has in hand, or we ourselves (`$1`): what is under way here is known here.
 const FREE: &str = "(holder IS NULL OR holder = $1 OR held_until <= clock_timestamp())";
 /// How long the start may take, the wait for another sidecar's migration included.
 const START_PATIENCE: Duration = Duration::from_secs(5);

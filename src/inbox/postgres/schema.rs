@@ -57,7 +57,7 @@ const MIGRATIONS: [&str; 1] = ["
     );"];
 const VERSION: i32 = MIGRATIONS.len() as i32;
 
-/// Makes the tables, or brings them up. One sidecar at a time, by a lock whose number means nothing: \"CSgn\".
+/// Makes the tables, or brings them up. One sidecar at a time, by a lock whose number spells "CSgn".
 pub(super) async fn migrate(database: &Database) -> Result<(), StoreError> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
