@@ -37,10 +37,8 @@ impl Cluster {
 
     fn start() -> Option<Self> {
         let binaries = binaries()?;
-        let folder = made(&mut unprivileged(
-            "mktemp",
-            &["-d", "/tmp/countersign-pg-XXXXXX"],
-        ))?;
+        let name = format!("{}/countersign-pg-XXXXXX", roomy());
+        let folder = made(&mut unprivileged("mktemp", &["-d", &name]))?;
         let folder = PathBuf::from(folder.trim());
         let data = folder.join("data");
         // Nothing here outlives a test, so the making of it need not outlive a power cut; the server's own commits do.
@@ -87,7 +85,8 @@ impl Cluster {
     /// Starts the server, unless it runs.
     pub(crate) fn run(&self) -> bool {
         let options = format!(
-            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=200 -c shared_buffers=32MB",
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=200 -c shared_buffers=32MB \
+             -c jit=off -c autovacuum=off",
             self.port,
             self.folder.display()
         );
@@ -179,6 +178,20 @@ fn binaries() -> Option<PathBuf> {
     found.retain(|bin| bin.join("initdb").is_file());
     found.sort();
     found.pop()
+}
+
+/// In memory where that holds some hundred databases: how slow others make the disk is not what is tried here, and the
+/// servers crash alone, without their machine.
+fn roomy() -> &'static str {
+    const NEEDED_KIB: u64 = 1 << 20;
+    let free = made(Command::new("df").args(["-Pk", "/dev/shm"])).and_then(|said| {
+        let row = said.lines().nth(1)?;
+        row.split_whitespace().nth(3)?.parse::<u64>().ok()
+    });
+    match free {
+        Some(free) if free > NEEDED_KIB => "/dev/shm",
+        _ => "/tmp",
+    }
 }
 
 /// Below the range from which the kernel serves outgoing connections, and below what the tests take for themselves.
