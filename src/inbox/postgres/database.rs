@@ -18,7 +18,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row, SimpleQueryMessage};
@@ -31,6 +31,8 @@ use crate::config::store_address::{Encryption, Postgres as Address};
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections of one sidecar: ten of them fit under PostgreSQL's default of 100.
 const CONNECTIONS: usize = 8;
+/// Of these, for work that nobody waits for: deliveries by the hundred leave calls and callbacks their way.
+const ASIDE: usize = 4;
 /// The pause between two looks at a server that works.
 const BEAT: Duration = Duration::from_secs(3);
 /// The pause between two looks at one that does not, and the shortest of all.
@@ -52,6 +54,7 @@ type Params<'a> = [&'a (dyn ToSql + Sync)];
 /// The server, as far as this sidecar knows it.
 pub(super) struct Database {
     pool: Pool,
+    aside: Semaphore,
     /// Why it cannot be used, while that is so.
     down: ArcSwapOption<StoreError>,
     doubted: Notify,
@@ -86,6 +89,7 @@ impl Database {
             .map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(Self {
             pool,
+            aside: Semaphore::new(ASIDE),
             down: ArcSwapOption::empty(),
             doubted: Notify::new(),
         })
@@ -109,6 +113,16 @@ impl Database {
         params: &Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
         self.within(self.run(sql, params)).await
+    }
+
+    /// The same for background work, which waits for its turn first.
+    pub(super) async fn rows_aside(
+        &self,
+        sql: &str,
+        params: &Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let _turn = self.aside.acquire().await;
+        self.rows(sql, params).await
     }
 
     /// Does some work, unless the server is known to be down; gives up in time.

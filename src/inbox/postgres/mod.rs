@@ -105,7 +105,10 @@ impl Postgres {
 
     async fn forget_some(&self, sql: &str, before: Millis) -> Result<(), StoreError> {
         loop {
-            let rows = self.database.rows(sql, &[&before, &FORGOTTEN]).await?;
+            let rows = self
+                .database
+                .rows_aside(sql, &[&before, &FORGOTTEN])
+                .await?;
             if only::<i64>(&rows)? < FORGOTTEN {
                 return Ok(());
             }
@@ -211,10 +214,10 @@ impl Store for Postgres {
         let events =
             "UPDATE events SET next_attempt = $1 WHERE state = 'pending' AND next_attempt > $2";
         let ahead = now.saturating_add(AHEAD_ATTEMPT);
-        self.database.rows(events, &[&now, &ahead]).await?;
+        self.database.rows_aside(events, &[&now, &ahead]).await?;
         let orders = "UPDATE orders SET next_look = $1 WHERE next_look > $2";
         let ahead = now.saturating_add(AHEAD_LOOK);
-        self.database.rows(orders, &[&now, &ahead]).await?;
+        self.database.rows_aside(orders, &[&now, &ahead]).await?;
         Ok(())
     }
 
@@ -238,7 +241,7 @@ impl Store for Postgres {
         let (each, limit) = (i64::from(each), i64::from(limit));
         let rows = self
             .database
-            .rows(&sql, &[&self.holder, &now, &each, &limit])
+            .rows_aside(&sql, &[&self.holder, &now, &each, &limit])
             .await?;
         rows.iter().map(read_event).collect()
     }
@@ -254,7 +257,7 @@ impl Store for Postgres {
         let attempts = i64::from(event.attempts);
         let rows = self
             .database
-            .rows(&sql, &[&self.holder, &event.id, &attempts])
+            .rows_aside(&sql, &[&self.holder, &event.id, &attempts])
             .await?;
         rows.first().map(read_event).transpose()
     }
@@ -280,7 +283,7 @@ impl Store for Postgres {
         let (number, state) = (i64::from(*number), state.name());
         let done = self
             .database
-            .rows(
+            .rows_aside(
                 sql,
                 &[&self.holder, id, &number, at, took, outcome, &state, next],
             )
@@ -299,7 +302,7 @@ impl Store for Postgres {
         let limit = i64::from(limit);
         let rows = self
             .database
-            .rows(&sql, &[&self.holder, &now, &limit])
+            .rows_aside(&sql, &[&self.holder, &now, &limit])
             .await?;
         let read = |row: &Row| {
             Ok(OpenOrder {
@@ -317,7 +320,7 @@ impl Store for Postgres {
             WHERE merid = $2 AND orderid = $3";
         let done = self
             .database
-            .rows(sql, &[&self.holder, &order.merid, &order.orderid, &next])
+            .rows_aside(sql, &[&self.holder, &order.merid, &order.orderid, &next])
             .await;
         done.map(drop)
     }
