@@ -115,7 +115,7 @@ impl Postgres {
             return Err("expected a user and a database in the url of postgres".into());
         }
         if config.get_password().is_none()
-            && let Some(password) = env("PGPASSWORD").filter(|password| !password.is_empty())
+            && let Some(password) = password(&config, env)?
         {
             config.password(password);
         }
@@ -173,6 +173,56 @@ impl fmt::Display for Postgres {
         let database = self.config.get_dbname().unwrap_or_default();
         write!(f, "postgres://{user}@{}/{database}", places.join(","))
     }
+}
+
+/// The password where libpq looks for it: `PGPASSWORD`, then the file that `PGPASSFILE` names.
+fn password(
+    config: &tokio_postgres::Config,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<String>, String> {
+    let given = |name| env(name).filter(|value| !value.is_empty());
+    if let Some(password) = given("PGPASSWORD") {
+        return Ok(Some(password));
+    }
+    let Some(path) = given("PGPASSFILE") else {
+        return Ok(None);
+    };
+    let file = std::fs::read_to_string(&path)
+        .map_err(|error| format!("expected PGPASSFILE to name a readable file, {path}: {error}"))?;
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => name.clone(),
+        Some(Host::Unix(_)) => "localhost".to_owned(),
+        None => String::new(),
+    };
+    let port = config.get_ports().first().unwrap_or(&5432).to_string();
+    let database = config.get_dbname().unwrap_or_default();
+    let wanted = [
+        &host,
+        &port,
+        database,
+        config.get_user().unwrap_or_default(),
+    ];
+    let found = file.lines().find_map(|line| {
+        let (fields, password) = fields(line)?;
+        let fits = |(field, wanted): (&String, &str)| field == "*" || field == wanted;
+        fields.iter().zip(wanted).all(fits).then_some(password)
+    });
+    Ok(found)
+}
+
+/// `host:port:database:user:password`, with `\` before what is no separator.
+fn fields(line: &str) -> Option<([String; 4], String)> {
+    let mut fields = vec![String::new()];
+    let mut characters = line.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            ':' if fields.len() < 5 => fields.push(String::new()),
+            '\\' => fields.last_mut()?.extend(characters.next()),
+            c => fields.last_mut()?.push(c),
+        }
+    }
+    let password = fields.pop()?;
+    Some((fields.try_into().ok()?, password))
 }
 
 /// libpq's `sslmode`. Where it says less than verification, we verify.
@@ -271,6 +321,25 @@ pub(crate) mod tests {
             panic!("a database was named");
         };
         assert_eq!(postgres.config.get_password(), Some("geheim".as_bytes()));
+    }
+
+    #[test]
+    fn a_password_is_found_where_libpq_looks_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pgpass");
+        let lines = "# a comment\nh2:*:*:*:no\nh:5432:d:u\\:v:ge\\:hei:m\n*:*:*:*:other\n";
+        std::fs::write(&path, lines).unwrap();
+        let env = |name: &str| (name == "PGPASSFILE").then(|| path.display().to_string());
+        let found = |url| match StoreAddress::parse(Path::new("/"), url, &env).unwrap() {
+            StoreAddress::Postgres(at) => at.config.get_password().map(<[u8]>::to_vec),
+            StoreAddress::Sqlite(path) => panic!("{}", path.display()),
+        };
+        assert_eq!(found("postgres://u%3Av@h/d").unwrap(), b"ge:hei:m");
+        assert_eq!(found("postgres://u@h:5433/d").unwrap(), b"other");
+        assert_eq!(found("postgres://u:own@h/d").unwrap(), b"own");
+        let nowhere = |name: &str| (name == "PGPASSFILE").then(|| "/nowhere".to_owned());
+        let said = StoreAddress::parse(Path::new("/"), "postgres://u@h/d", &nowhere).unwrap_err();
+        assert!(said.contains("PGPASSFILE"), "{said}");
     }
 
     #[test]
