@@ -23,8 +23,8 @@ use rustix::process::{Pid, geteuid, test_kill_process};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::Listen;
 use crate::config::settings::Settings;
+use crate::config::{Listen, StoreAddress};
 use crate::sockets::Sockets;
 use crate::supervisor::Address;
 
@@ -110,25 +110,20 @@ struct Place {
 
 impl Place {
     fn of(settings: &Settings) -> Self {
-        let store = &settings.inbox.store;
-        let store = store.parent().and_then(|parent| {
-            let parent = if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            };
-            Some(parent.canonicalize().ok()?.join(store.file_name()?))
-        });
-        let store = store.unwrap_or_else(|| settings.inbox.store.clone());
-        let digest = Sha256::digest(store.as_os_str().as_encoded_bytes());
+        // Who shares a file is one sidecar; of those who share a database, each has its own settings.
+        let (key, shown) = match &settings.inbox.store {
+            StoreAddress::Sqlite(path) => (resolved(path), path.display().to_string()),
+            StoreAddress::Postgres(at) => (resolved(&settings.path), at.to_string()),
+        };
+        let digest = Sha256::digest(key.as_os_str().as_encoded_bytes());
         let name: String = digest[..8]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        let folder = folder(&store);
+        let folder = folder(&key);
         Self {
             path: folder.join(name + ".sock"),
-            store: store.display().to_string(),
+            store: shown,
             folder,
         }
     }
@@ -157,8 +152,20 @@ impl Place {
     }
 }
 
+/// The same whichever way leads there.
+fn resolved(path: &Path) -> PathBuf {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let there = parent.canonicalize().ok();
+    there
+        .and_then(|parent| Some(parent.join(path.file_name()?)))
+        .unwrap_or_else(|| path.to_owned())
+}
+
 /// A folder that goes with the process or with the store, never one that others share.
-fn folder(store: &Path) -> PathBuf {
+fn folder(key: &Path) -> PathBuf {
     let named = |name| env::var_os(name).filter(|value| !value.is_empty());
     if let Some(folders) = named("RUNTIME_DIRECTORY") {
         // systemd names several as it names a PATH.
@@ -170,7 +177,7 @@ fn folder(store: &Path) -> PathBuf {
     if let Some(folder) = named("XDG_RUNTIME_DIR") {
         return PathBuf::from(folder).join("countersign");
     }
-    store.with_file_name(".countersign")
+    key.with_file_name(".countersign")
 }
 
 /// The old process's side: waits for a new one.

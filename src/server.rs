@@ -18,7 +18,7 @@ use crate::admin::guard::Guard;
 use crate::admin::pulse::Pulse;
 use crate::admin::{Admin, Listeners};
 use crate::config::settings::{Callbacks, Settings, Tls};
-use crate::config::{self, Listen, ReloadOutcome, Snapshot, Watch};
+use crate::config::{self, Listen, ReloadOutcome, Snapshot, StoreAddress, Watch};
 use crate::handover::{NoHandover, Offered, Taken};
 use crate::http::client::{Client, Count, Transport};
 use crate::http::clients::Clients;
@@ -29,7 +29,7 @@ use crate::http::tls::{Certificate, acceptor};
 use crate::inbound::deliver::{Deliver, Wake, land};
 use crate::inbound::watch::Watch as OrderWatch;
 use crate::inbound::{Inbound, Platform};
-use crate::inbox::sqlite::Sqlite;
+use crate::inbox;
 use crate::inbox::store::Store;
 use crate::journal::Journal;
 use crate::lifetime::{DRAIN_TIME, Lifetime};
@@ -406,19 +406,13 @@ fn certificate(callbacks: &Callbacks) -> Result<Option<Arc<Certificate>>, Cannot
     certificate.map_err(|error| CannotStart(format!("callbacks.tls: {error}")))
 }
 
-fn open_store(path: &Path, upgrade: bool) -> Result<Arc<dyn Store>, CannotStart> {
+fn open_store(address: &StoreAddress, upgrade: bool) -> Result<Arc<dyn Store>, CannotStart> {
     let opened = if upgrade {
-        Sqlite::take_over(path)
+        inbox::take_over(address)
     } else {
-        Sqlite::open(path)
+        inbox::open(address)
     };
-    match opened {
-        Ok(store) => Ok(Arc::new(store)),
-        Err(error) => Err(CannotStart(format!(
-            "{}: inbox.store: {error}",
-            path.display()
-        ))),
-    }
+    opened.map_err(|error| CannotStart(format!("{address}: inbox.store: {error}")))
 }
 
 fn pingora_conf(settings: &Settings) -> ServerConf {
@@ -521,7 +515,7 @@ fn log_start(settings: &Settings, snapshot: &Snapshot) {
         max_body = settings.app.max_body,
         max_in_flight = settings.app.max_in_flight,
         threads = settings.threads,
-        store = %settings.inbox.store.display(),
+        store = %settings.inbox.store,
         "starting"
     );
 }

@@ -1,11 +1,13 @@
 //! `countersign inbox`: what was kept of results, and a person's decisions; also while the sidecar runs.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 
 use super::{Config, Failure};
 use crate::clock;
+use crate::inbox;
 use crate::inbox::event::{Event, State, shown};
-use crate::inbox::sqlite::Sqlite;
 use crate::inbox::store::{Store, StoreError};
 
 /// Events of one listing where nothing else is asked for.
@@ -131,10 +133,10 @@ async fn decide(one: &One, state: State) -> Result<(), Failure> {
 }
 
 /// Opens the store of a sidecar that may be running.
-fn open(config: &Config) -> Result<Sqlite, Failure> {
-    let path = config.settings()?.inbox.store;
-    let failed = |error| Failure::Config(format!("{}: inbox.store: {error}", path.display()));
-    Sqlite::open_beside(&path).map_err(failed)
+fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
+    let address = config.settings()?.inbox.store;
+    inbox::open_beside(&address)
+        .map_err(|error| Failure::Config(format!("{address}: inbox.store: {error}")))
 }
 
 fn line(event: &Event) -> String {

@@ -12,6 +12,7 @@ use url::Url;
 use super::layers::Layers;
 use super::listen::Listen;
 use super::problem::{Problem, Problems};
+use super::store_address::StoreAddress;
 use super::token::Token;
 use super::web_url::{self, Tail};
 use super::{quantity, source};
@@ -117,8 +118,8 @@ pub struct Tls {
 /// `[inbox]`
 #[derive(Debug, Clone)]
 pub struct Inbox {
-    /// The SQLite file, relative to the settings file where it is relative.
-    pub store: PathBuf,
+    /// Where orders and events are kept.
+    pub store: StoreAddress,
     /// When the platform is told `0000`.
     pub acknowledge: Acknowledge,
     /// How long an event is offered to the app.
@@ -194,7 +195,12 @@ impl Settings {
         let text = std::str::from_utf8(&bytes)
             .map_err(|_| Problem::new(path, "", "expected utf-8 text"))?;
         let mut layers = Layers::new(path, text, overrides, env);
-        let settings = read(&mut layers, path, source::short_hex(&Sha256::digest(text)));
+        let settings = read(
+            &mut layers,
+            path,
+            source::short_hex(&Sha256::digest(text)),
+            env,
+        );
         layers.finish()?;
         settings.ok_or_else(|| Problem::new(path, "", "cannot be read").into())
     }
@@ -213,7 +219,12 @@ impl Settings {
     }
 }
 
-fn read(layers: &mut Layers<'_>, path: &Path, digest: String) -> Option<Settings> {
+fn read(
+    layers: &mut Layers<'_>,
+    path: &Path,
+    digest: String,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Option<Settings> {
     let folder = match path.parent() {
         // A bare name would let SQLite take ":memory:" for what it means to SQLite.
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -227,7 +238,7 @@ fn read(layers: &mut Layers<'_>, path: &Path, digest: String) -> Option<Settings
     let app = app(layers, folder);
     let platform = platform(layers, folder);
     let callbacks = callbacks(layers, folder);
-    let inbox = inbox(layers, folder);
+    let inbox = inbox(layers, folder, env);
     let admin = admin(layers, folder);
     let log = log(layers);
     let mut settings = Settings {
@@ -331,8 +342,8 @@ fn tls(layers: &mut Layers<'_>, folder: &Path) -> Option<Tls> {
     })
 }
 
-fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
-    let store = layers.text("inbox.store", |text| store(folder, text));
+fn inbox(layers: &mut Layers<'_>, folder: &Path, env: &dyn Fn(&str) -> Option<String>) -> Inbox {
+    let store = layers.text("inbox.store", |text| StoreAddress::parse(folder, text, env));
     let acknowledge = layers.text("inbox.acknowledge", |text| match text {
         "stored" => Ok(Acknowledge::Stored),
         "delivered" => Ok(Acknowledge::Delivered),
@@ -344,7 +355,7 @@ fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
         _ => Err("expected \"off\" or \"paid\"".into()),
     });
     Inbox {
-        store: store.unwrap_or_else(|| folder.join("countersign.db")),
+        store: store.unwrap_or_else(|| StoreAddress::Sqlite(folder.join("countersign.db"))),
         acknowledge: acknowledge.unwrap_or(Acknowledge::Stored),
         retry_for: time(layers, "inbox.retry_for", MAX_KEEP, RETRY_FOR),
         keep: time(layers, "inbox.keep", MAX_KEEP, KEEP),
@@ -462,6 +473,9 @@ fn warnings(settings: &Settings) -> Vec<String> {
             ));
         }
     }
+    if let Some(warning) = settings.inbox.store.warning() {
+        warnings.push(format!("inbox.store: {warning}"));
+    }
     if settings.inbox.keep < settings.inbox.retry_for {
         warnings.push("inbox.keep: shorter than inbox.retry_for".into());
     }
@@ -499,17 +513,6 @@ fn file(folder: &Path, text: &str) -> Result<PathBuf, String> {
         return Err("expected a file's path".into());
     }
     Ok(folder.join(text))
-}
-
-fn store(folder: &Path, text: &str) -> Result<PathBuf, String> {
-    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        return Err("this version keeps its store on sqlite, expected \"sqlite:PATH\"".into());
-    }
-    match text.strip_prefix("sqlite:") {
-        Some(":memory:") => Err("expected a file, since events must outlive the process".into()),
-        Some(path) if !path.is_empty() => file(folder, path),
-        _ => Err("expected \"sqlite:PATH\"".into()),
-    }
 }
 
 fn extra_path(text: &str) -> Result<String, String> {

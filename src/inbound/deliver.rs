@@ -156,20 +156,24 @@ impl Deliver {
             };
             let deliver = self.clone();
             attempts.spawn(async move {
-                let failed = deliver.attempt_unless_done(event).await;
+                let failed = deliver.attempt_unless_taken(event).await;
                 flight.land(failed);
                 deliver.wake.now();
             });
         }
     }
 
-    /// The event was read before it took off: another attempt may have landed in between. Whether the app failed.
-    async fn attempt_unless_done(&self, event: Event) -> bool {
-        match self.store.event(&event.id).await {
-            Ok(Some(now)) if now.state == State::Pending && now.attempts == event.attempts => {
-                self.attempt(now).await
+    /// The event was read before it took off: another attempt may have landed in between, or another sidecar may have
+    /// taken it. Whether the app failed.
+    async fn attempt_unless_taken(&self, event: Event) -> bool {
+        match self.store.claim(&event).await {
+            Ok(Some(claimed)) => self.attempt(claimed).await,
+            Ok(None) => false,
+            Err(error) => {
+                tracing::error!(%error, event = event.id, "an event could not be claimed; its delivery waits");
+                tokio::time::sleep(BACK_OFF).await;
+                false
             }
-            _ => false,
         }
     }
 

@@ -17,13 +17,15 @@ use rusqlite::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::event::{self, Event, Millis, Source, State};
+use super::event::{Event, Millis, Source, State};
 use super::note::{self, Note, Weight, What};
 use super::store::{
-    Arrival, Attempt, Counts, OldKey, OpenOrder, Put, Recorded, Signed, Store, StoreError, Wanted,
+    AHEAD_ATTEMPT, AHEAD_LOOK, Arrival, Attempt, Counts, FIRST_LOOK, OldKey, OpenOrder, Put,
+    Recorded, Signed, Store, StoreError, Wanted,
 };
+use super::verdict::{Known, New, Story, Verdict, cents, judge};
 use crate::protocol::envelope::Verified;
-use crate::protocol::message::{Order, Outcome, ResultCode};
+use crate::protocol::message::{Order, Outcome};
 
 /// Says whose file it is in its header (`PRAGMA application_id`): "CSgn".
 const APPLICATION_ID: i32 = 0x4353_676e;
@@ -39,8 +41,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// that a process which commits all the time leaves no gap that they would hit.
 const LOCK_TRIES: i32 = 1_000;
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
-/// An order without a result is asked about this long after it was signed.
-const FIRST_LOOK: Millis = 20 * 60 * 1000;
 
 /// What made each version out of the one before (`PRAGMA user_version`). Times are in milliseconds since 1970,
 /// amounts in cents. During an upgrade the version before writes on beside the new one: what its statements name stays.
@@ -109,11 +109,6 @@ const MIGRATIONS: [&str; 3] = [
     CREATE INDEX notes_old_key ON notes (merid, old_key, at) WHERE old_key <> '';",
 ];
 const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
-
-/// No attempt is planned further ahead than this, and no question than that: what lies beyond was planned before the
-/// clock was set back.
-const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
-const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
 const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
                      received_at, next_attempt, attempts, last_attempt";
@@ -321,6 +316,12 @@ impl Store for Sqlite {
             collect(connection, &sql, params![now, each, limit], read_event)
         })
         .await
+    }
+
+    /// One process has the file, and it has each event in flight once.
+    async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError> {
+        let as_read = |now: &Event| now.state == State::Pending && now.attempts == event.attempts;
+        Ok(self.event(&event.id).await?.filter(as_read))
     }
 
     async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError> {
@@ -602,51 +603,40 @@ fn record(
     }
 }
 
-/// Decides what a result is, by what is known of its order and its payment, and keeps it.
+/// Keeps a result as it is judged.
 fn put(
     transaction: &Transaction<'_>,
     outcome: &Outcome,
     arrival: Arrival,
 ) -> rusqlite::Result<Put> {
-    let signed: Option<i64> = transaction
-        .prepare_cached("SELECT amount FROM orders WHERE merid = ?1 AND orderid = ?2")?
-        .query_row(params![outcome.merid, outcome.orderid], |row| row.get(0))
-        .optional()?;
-    if signed.is_none() && is_anothers(transaction, outcome)? {
-        return Ok(Put::Foreign);
-    }
-    let agrees = signed == Some(cents(outcome.amount));
-    let id = event::id(outcome);
-    let told = told_before(transaction, outcome)?;
-    if let Some(same) = told.iter().find(|story| story.id == id) {
-        return Ok(match same.state {
-            State::Disputed => Put::Disputed { id, new: false },
-            state => Put::Repeated { id, state },
-        });
-    }
-    // A story that the ledger disproves does not speak against one that it confirms.
-    let contradicted = told
-        .iter()
-        .any(|story| !(agrees && story.orderid == outcome.orderid));
-    if contradicted || (signed.is_some() && !agrees) {
-        hold(transaction, outcome)?;
-        insert(transaction, &id, outcome, arrival, agrees, State::Disputed)?;
-        return Ok(Put::Disputed { id, new: true });
-    }
-    let state = if arrival.deliverable {
-        State::Pending
-    } else {
-        State::Parked
+    let known = Known {
+        signed: signed(transaction, outcome)?,
+        is_anothers: is_anothers(transaction, outcome)?,
+        told: told_before(transaction, outcome)?,
     };
-    insert(transaction, &id, outcome, arrival, agrees, state)?;
-    if ResultCode::parse(&outcome.resultcode).is_some_and(ResultCode::is_final) {
+    let new = match judge(outcome, &known, arrival.deliverable) {
+        Verdict::Known(put) => return Ok(put),
+        Verdict::New(new) => new,
+    };
+    if new.holds_others() {
+        hold(transaction, outcome)?;
+    }
+    insert(transaction, &new, outcome, arrival)?;
+    if new.closes_order {
         transaction
             .prepare_cached(
                 "UPDATE orders SET next_look = NULL, urgent = 0 WHERE merid = ?1 AND orderid = ?2",
             )?
             .execute(params![outcome.merid, outcome.orderid])?;
     }
-    Ok(Put::Kept { id, state })
+    Ok(new.kept())
+}
+
+fn signed(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<Option<i64>> {
+    transaction
+        .prepare_cached("SELECT amount FROM orders WHERE merid = ?1 AND orderid = ?2")?
+        .query_row(params![outcome.merid, outcome.orderid], |row| row.get(0))
+        .optional()
 }
 
 fn is_anothers(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<bool> {
@@ -655,13 +645,6 @@ fn is_anothers(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Re
         .exists(params![outcome.orderid, outcome.merid])
 }
 
-struct Story {
-    id: String,
-    orderid: String,
-    state: State,
-}
-
-/// What was told of this payment and this result before.
 fn told_before(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<Vec<Story>> {
     transaction
         .prepare_cached(
@@ -677,7 +660,6 @@ fn told_before(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Re
         .collect()
 }
 
-/// Another story of this payment that the app has not heard yet waits for the same person.
 fn hold(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<usize> {
     transaction
         .prepare_cached(
@@ -689,17 +671,15 @@ fn hold(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<us
 
 fn insert(
     transaction: &Transaction<'_>,
-    id: &str,
+    new: &New,
     outcome: &Outcome,
     arrival: Arrival,
-    matched: bool,
-    state: State,
 ) -> rusqlite::Result<usize> {
     let sql = format!(
         "INSERT INTO events ({EVENT}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, 0, '')"
     );
     transaction.prepare_cached(&sql)?.execute(params![
-        id,
+        new.id,
         outcome.merid,
         outcome.orderid,
         outcome.queryid,
@@ -707,8 +687,8 @@ fn insert(
         cents(outcome.amount),
         outcome.json,
         arrival.source.name(),
-        matched,
-        state.name(),
+        new.matched,
+        new.state.name(),
         arrival.at,
     ])
 }
@@ -742,14 +722,7 @@ fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
         connection.prepare_cached("SELECT state, count(*) FROM events GROUP BY state")?;
     for row in by_state.query_map([], |row| Ok((state(row, 0)?, row.get(1)?)))? {
         let (state, count) = row?;
-        for (slot, _) in counts
-            .events
-            .iter_mut()
-            .zip(State::ALL)
-            .filter(|(_, known)| *known == state)
-        {
-            *slot = count;
-        }
+        counts.set(state, count);
     }
     let one = |sql| connection.query_row(sql, [], |row| row.get(0));
     counts.oldest_pending = connection.query_row(
@@ -770,10 +743,7 @@ fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
         resultcode: row.get(4)?,
         amount: unsigned(row, 5)?,
         json: row.get(6)?,
-        source: match row.get_ref(7)?.as_str()? {
-            "query" => Source::Query,
-            _ => Source::Notification,
-        },
+        source: Source::parse(row.get_ref(7)?.as_str()?),
         matched: row.get(8)?,
         state: state(row, 9)?,
         received_at: row.get(10)?,
@@ -829,9 +799,8 @@ fn read_note(row: &Row<'_>) -> rusqlite::Result<Note> {
     })
 }
 
-/// A state that nobody knows is a person's to look at.
 fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
-    Ok(State::parse(row.get_ref(column)?.as_str()?).unwrap_or(State::Parked))
+    Ok(State::stored(row.get_ref(column)?.as_str()?))
 }
 
 fn collect<T>(
@@ -848,10 +817,6 @@ fn collect<T>(
 
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default())
-}
-
-fn cents(amount: u64) -> i64 {
-    i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
 /// One job's failure takes back that job alone.
@@ -990,43 +955,8 @@ fn check_version(application: i32, version: i32) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contract::order;
     use super::*;
-    use crate::protocol::envelope::{self, Envelope};
-    use crate::protocol::key::Key;
-    use crate::protocol::message::read_outcome;
-
-    fn order(amount: u64, action: &'static str) -> Order {
-        Order {
-            orderid: "ABCDEFGH".to_owned(),
-            amount,
-            action,
-        }
-    }
-
-    fn outcome(
-        merid: &str,
-        orderid: &str,
-        queryid: &str,
-        code: &str,
-        amount: u64,
-    ) -> Verified<Outcome> {
-        let json = format!(
-            r#"{{"merid":"{merid}","orderid":"{orderid}","queryid":"{queryid}","resultcode":"{code}","txnamt":{amount}}}"#
-        );
-        let key = Key::new("k").unwrap();
-        let form = Envelope::seal(json.as_bytes(), &key).form("resp");
-        let message = envelope::read(form.as_bytes(), "resp")
-            .unwrap()
-            .verify([&key])
-            .unwrap();
-        read_outcome(message).unwrap()
-    }
-
-    const ARRIVAL: Arrival = Arrival {
-        source: Source::Notification,
-        at: 5,
-        deliverable: true,
-    };
 
     /// The writer of a dropped handle gives its lock back on its own thread.
     fn reopened(path: &Path) -> Result<Sqlite, StoreError> {
@@ -1036,25 +966,6 @@ mod tests {
                 result => return result,
             }
         }
-    }
-
-    #[tokio::test]
-    async fn an_order_signed_with_another_amount_or_action_conflicts() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.db");
-        let store = Sqlite::open(&path).unwrap();
-        let record = async |merid, order| store.record(merid, &order, 1).await.unwrap();
-        assert_eq!(record("1", order(100, "Bank")).await, Recorded::Agrees);
-        assert_eq!(record("1", order(100, "Bank")).await, Recorded::Agrees);
-        assert_eq!(record("1", order(101, "Bank")).await, Recorded::Conflicts);
-        assert_eq!(record("1", order(100, "WeiXin")).await, Recorded::Conflicts);
-        assert_eq!(record("2", order(101, "Bank")).await, Recorded::Agrees);
-        drop(store);
-        let again = reopened(&path).unwrap();
-        assert_eq!(
-            again.record("1", &order(1, "Bank"), 1).await.unwrap(),
-            Recorded::Conflicts
-        );
     }
 
     #[tokio::test]
@@ -1069,7 +980,9 @@ mod tests {
             (&new, 2, Recorded::Conflicts),
             (&old, 1, Recorded::Agrees),
         ] {
-            let recorded = store.record("1", &order(amount, "Bank"), 1).await;
+            let recorded = store
+                .record("1", &order("ABCDEFGH", amount, "Bank"), 1)
+                .await;
             assert_eq!(recorded.unwrap(), found);
         }
         let turn = new.turn();
@@ -1081,135 +994,9 @@ mod tests {
         );
         old.let_go();
         turn.await;
-        let recorded = old.record("1", &order(1, "Bank"), 1).await;
+        let recorded = old.record("1", &order("ABCDEFGH", 1, "Bank"), 1).await;
         assert_eq!(recorded.unwrap(), Recorded::Agrees);
         assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(_))));
-    }
-
-    #[tokio::test]
-    async fn one_story_is_one_event_and_two_are_held() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
-        store.record("1", &order(100, "Bank"), 1).await.unwrap();
-        let put = async |o: &Verified<Outcome>| store.put(o, ARRIVAL).await.unwrap();
-        let lower = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
-        assert!(matches!(put(&lower).await, Put::Disputed { new: true, .. }));
-        assert!(matches!(
-            put(&lower).await,
-            Put::Disputed { new: false, .. }
-        ));
-        let right = outcome("1", "ABCDEFGH", "Q1", "0000", 100);
-        let Put::Kept {
-            id,
-            state: State::Pending,
-        } = put(&right).await
-        else {
-            panic!("the ledger confirms this one");
-        };
-        assert_eq!(
-            put(&right).await,
-            Put::Repeated {
-                id: id.clone(),
-                state: State::Pending
-            }
-        );
-        assert_eq!(
-            put(&outcome("2", "ABCDEFGH", "Q9", "0000", 100)).await,
-            Put::Foreign
-        );
-        let other_order = outcome("1", "ZZZZZZZZ", "Q1", "0000", 100);
-        assert!(matches!(
-            put(&other_order).await,
-            Put::Disputed { new: true, .. }
-        ));
-        assert_eq!(
-            store.event(&id).await.unwrap().unwrap().state,
-            State::Disputed
-        );
-        assert!(store.open_orders(Millis::MAX, 9).await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn each_merchant_has_its_share_of_what_is_due() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
-        for number in 0..9 {
-            let merid = if number < 7 { "1" } else { "2" };
-            store
-                .put(
-                    &outcome(
-                        merid,
-                        &format!("ORDER00{number}"),
-                        &format!("Q{number}"),
-                        "0000",
-                        1,
-                    ),
-                    ARRIVAL,
-                )
-                .await
-                .unwrap();
-        }
-        let due = store.due(5, 3, 99).await.unwrap();
-        let of = |merid| due.iter().filter(|event| event.merid == merid).count();
-        assert_eq!((of("1"), of("2")), (3, 2));
-        assert!(store.due(4, 3, 99).await.unwrap().is_empty());
-        assert_eq!(store.counts().await.unwrap().events, [9, 0, 0, 0, 0]);
-    }
-
-    fn note(weight: Weight, at: Millis) -> Note {
-        Note {
-            request_id: format!("r{at}"),
-            outcome: "malformed".into(),
-            old_key: if at == 1 { "0a1b2c3d" } else { "" }.to_owned(),
-            weight,
-            refused: at == 1,
-            stranger: weight == Weight::Common,
-            ..Note::about(What::Callback, Some("1"), Some("ABCDEFGH"), at)
-        }
-    }
-
-    #[tokio::test]
-    async fn the_newest_notes_are_kept_and_common_ones_displace_no_step() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("a.db")).unwrap();
-        let step = note(Weight::Step, 1);
-        store.note(vec![step.clone()]).await.unwrap();
-        let last = Millis::from(note::KEPT_COMMON) + 10;
-        for first in (2..=last).step_by(1000) {
-            let group = first..=(first + 999).min(last);
-            let group = group.map(|at| note(Weight::Common, at)).collect();
-            store.note(group).await.unwrap();
-        }
-        let wanted = || Wanted::Order("1".to_owned(), "ABCDEFGH".to_owned());
-        let all = store.notes(wanted(), u32::MAX).await.unwrap();
-        assert_eq!(all.len(), note::KEPT_COMMON as usize + 1);
-        assert_eq!(
-            (&all[0], all.last()),
-            (&note(Weight::Common, last), Some(&step))
-        );
-        let found = store
-            .notes(Wanted::Request("r1".to_owned()), 9)
-            .await
-            .unwrap();
-        assert_eq!(found, std::slice::from_ref(&step));
-        let refused = store.notes(Wanted::Refusals, 9).await.unwrap();
-        assert_eq!(refused, std::slice::from_ref(&step));
-        assert_eq!(store.old_keys().await.unwrap()[0].seen_at, 1);
-        let claimed = Note {
-            merid: "0".to_owned(),
-            ..note(Weight::Common, last)
-        };
-        store.note(vec![claimed]).await.unwrap();
-        for number in ["r1", "ABCDEFGH"] {
-            let found = store.find(number, 9).await.unwrap();
-            assert_eq!(found, [("1".to_owned(), "ABCDEFGH".to_owned())]);
-        }
-        let few = store.notes(wanted(), 2).await.unwrap();
-        assert_eq!((few.len(), few.last()), (3, Some(&step)));
-        store.forget(last).await.unwrap();
-        assert_eq!(store.notes(wanted(), 9).await.unwrap().len(), 1);
-        store.forget(last + 1).await.unwrap();
-        assert_eq!(store.notes(wanted(), 9).await.unwrap(), []);
     }
 
     #[test]

@@ -13,8 +13,8 @@ pub enum StoreError {
     /// In the words of whoever failed; they name no row.
     #[error("{0}")]
     Failed(String),
-    /// A file that something else wrote.
-    #[error("the file is another program's database")]
+    /// Something else wrote what is there.
+    #[error("it is another program's database")]
     NotOurs,
     /// Written by a later version.
     #[error("the store has version {found}, this program knows {known}: it is too old for it")]
@@ -34,6 +34,13 @@ pub enum StoreError {
     #[error("the store did not confirm in time")]
     Slow,
 }
+
+/// An order without a result is asked about this long after it was signed.
+pub(super) const FIRST_LOOK: Millis = 20 * 60 * 1000;
+/// No attempt is planned further ahead than this, and no question than that: what lies beyond was planned before the
+/// clock was set back.
+pub(super) const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
+pub(super) const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
 /// What the ledger says about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +166,15 @@ pub struct Counts {
     pub open_orders: i64,
 }
 
+impl Counts {
+    pub(super) fn set(&mut self, state: State, count: i64) {
+        let slots = self.events.iter_mut().zip(State::ALL);
+        for (slot, _) in slots.filter(|(_, known)| *known == state) {
+            *slot = count;
+        }
+    }
+}
+
 /// Orders and events, kept.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -187,10 +203,15 @@ pub trait Store: Send + Sync {
     /// Pending events whose time has come, at most `each` a merchant, the longest due first, and `limit` in all.
     async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError>;
 
+    /// Takes an event that was due for one attempt. `None` where it is no longer as it was read, or where another sidecar
+    /// has it; nobody else gets it until `attempted`, or until this sidecar has been silent for a while.
+    async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError>;
+
     /// Writes down what became of an attempt. An event that a person has decided about meanwhile stays decided.
     async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError>;
 
-    /// Orders that are to be asked about now: unknown outcomes first, then the longest due.
+    /// Orders that are to be asked about now: unknown outcomes first, then the longest due. No other sidecar gets them
+    /// until `asked`, or until this one has been silent for a while.
     async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError>;
 
     /// An order was asked about; `next` is when to ask again, `None` for never.

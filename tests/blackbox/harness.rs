@@ -2,6 +2,8 @@
 
 use crate::client::{self, Response};
 use crate::clock;
+use crate::cluster::Cluster;
+pub(crate) use crate::skip::skip;
 use crate::wire;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -57,19 +59,6 @@ pub(crate) fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut()
     }
 }
 
-/// Says that a test could not be made here, and why.
-pub(crate) fn skip(test: &str, reason: &str) {
-    println!("SKIPPED: {test}: {reason}");
-    if let Some(path) = std::env::var_os("COUNTERSIGN_TEST_SKIPS") {
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
-        writeln!(file, "SKIPPED: {test}: {reason}").unwrap();
-    }
-}
-
 /// Whether a program can be started.
 pub(crate) fn is_installed(program: &str) -> bool {
     std::env::var_os("PATH").is_some_and(|path| {
@@ -101,6 +90,8 @@ pub(crate) struct Conf {
     pub(crate) merchants_file: &'static str,
     /// The listener for callbacks, with these further lines; none without.
     pub(crate) callbacks: Option<String>,
+    /// Where events are kept; without it in a store of its own, a file's or a database's as [`own_store`] says.
+    pub(crate) store: Option<String>,
     /// Further lines of `[inbox]`.
     pub(crate) inbox: String,
     /// Further lines of `[admin]`.
@@ -124,6 +115,7 @@ impl Conf {
             log_format: None,
             merchants_file: "merchants.toml",
             callbacks: None,
+            store: None,
             inbox: String::new(),
             admin: String::new(),
             further: String::new(),
@@ -197,8 +189,8 @@ impl Setup {
         let format: String = format.map(|it| format!("format = {it:?}\n")).collect();
         write!(
             text,
-            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n{}\n\n[log]\nlevel = {:?}\n{format}\n{}",
-            self.store().display(),
+            "\n[inbox]\nstore = {:?}\n{}\n\n[admin]\nlisten = \"{}\"\n{}\n\n[log]\nlevel = {:?}\n{format}\n{}",
+            conf.store.clone().unwrap_or_else(|| self.own_store()),
             conf.inbox,
             self.admin,
             conf.admin,
@@ -207,6 +199,18 @@ impl Setup {
         )
         .unwrap();
         text
+    }
+
+    /// `COUNTERSIGN_TEST_STORE=postgres` asks for a database for each test; what is claimed of a store holds there too.
+    fn own_store(&self) -> String {
+        match std::env::var("COUNTERSIGN_TEST_STORE").as_deref() {
+            Ok("postgres") => {
+                let cluster =
+                    Cluster::shared("COUNTERSIGN_TEST_STORE").expect("a PostgreSQL to test with");
+                cluster.url(&cluster.database())
+            }
+            _ => format!("sqlite:{}", self.store().display()),
+        }
     }
 
     pub(crate) fn conf_file(&self) -> PathBuf {

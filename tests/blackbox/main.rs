@@ -12,10 +12,12 @@
 // What the tests stand on.
 mod client;
 mod clock;
+mod cluster;
 mod demo;
 mod harness;
 mod platform;
 mod shop;
+mod skip;
 mod webdriver;
 mod wire;
 
@@ -42,9 +44,11 @@ mod reload;
 // What comes back.
 mod back;
 mod confirm;
+mod database;
 mod delivery;
 mod disputes;
 mod durability;
+mod fleet;
 mod forgeries;
 mod front;
 mod inbox;

@@ -43,7 +43,8 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(settings.platform.timeout, Duration::from_secs(15));
     assert!(settings.platform.ca_file.is_none() && settings.platform.extra_paths.is_empty());
     assert!(settings.callbacks.is_none());
-    assert_eq!(settings.inbox.store, folder.join("countersign.db"));
+    let store = settings.inbox.store.to_string();
+    assert_eq!(store, folder.join("countersign.db").to_str().unwrap());
     assert_eq!(settings.inbox.acknowledge, Acknowledge::Stored);
     assert_eq!(settings.inbox.retry_for, Duration::from_secs(72 * 3_600));
     assert_eq!(settings.inbox.keep, Duration::from_secs(30 * 86_400));
@@ -167,9 +168,11 @@ fn open_doors_are_called_out() {
 }
 
 #[test]
-fn store_is_always_a_file() {
+fn store_is_a_file_or_a_database() {
     let store = |text| load(PLATFORM, &[("inbox.store", text)], &[]);
-    assert!(store("sqlite:events.db").unwrap().inbox.store.is_absolute());
+    let shown = |text| store(text).unwrap().inbox.store.to_string();
+    assert!(shown("sqlite:events.db").starts_with('/'));
+    assert_eq!(shown("postgres://u:p@h/d"), "postgres://u@h:5432/d");
     assert!(store("sqlite::memory:").is_err());
     assert!(store("events.db").is_err());
 }
