@@ -1,4 +1,4 @@
-//! One result on its way into the file: what is known of it, what is thereby to be done, and that it is done.
+//! A result on its way into the file: what is known of its order and its payment, and what the verdict then asks for.
 
 use rusqlite::{OptionalExtension, Transaction, params};
 

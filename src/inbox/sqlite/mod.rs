@@ -1,6 +1,5 @@
-//! The store on SQLite: WAL, `synchronous=FULL`, one thread that writes in groups, and one connection that reads.
-//!
-//! A commit costs one fsync whatever it holds, so what waits while one runs goes into the next together.
+//! The store on SQLite: one file for one sidecar. WAL, `synchronous=FULL`, one thread that writes, and one connection
+//! that reads.
 
 mod file;
 
@@ -25,7 +24,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, param
 use tokio::sync::oneshot;
 
 use super::event::{Event, Millis, Source, State};
-use super::note::{self, Note};
+use super::note::Note;
 use super::store::{
     AHEAD_ATTEMPT, AHEAD_LOOK, Arrival, Attempt, Counts, FIRST_LOOK, OldKey, OpenOrder, Put,
     Recorded, Signed, Store, StoreError, Wanted,
@@ -34,9 +33,6 @@ use super::verdict::cents;
 use crate::protocol::envelope::Verified;
 use crate::protocol::message::{Order, Outcome};
 use file::{Lock, check_pages, connect, lock_file};
-use keep::put;
-use notes::{NOTE, insert_note, read_note};
-use schema::{APPLICATION_ID, check_version, migrate};
 use writer::{Job, Writer, in_savepoint};
 
 /// Jobs that wait for the writer at most; more are refused at once.
@@ -47,8 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
                      received_at, next_attempt, attempts, last_attempt";
 
-/// A store in one file. Clones share its writer, which ends with the last of them.
-#[derive(Clone)]
+/// A store in one file. Its thread ends with it.
 pub struct Sqlite {
     jobs: SyncSender<Job>,
     reader: Arc<Mutex<Connection>>,
@@ -88,15 +83,14 @@ impl Sqlite {
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
         check_pages(&connection, path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        migrate(&mut connection)?;
+        schema::migrate(&mut connection)?;
         Self::start(connection, connect(path, OpenFlags::empty())?, lock)
     }
 
     /// Opens the store of a sidecar that may be running, for the command line.
     pub fn open_beside(path: &Path) -> Result<Self, StoreError> {
         let connection = connect(path, OpenFlags::empty())?;
-        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-        check_version(pragma("application_id")?, pragma("user_version")?)?;
+        schema::check(&connection)?;
         Self::start(
             connection,
             connect(path, OpenFlags::empty())?,
@@ -174,8 +168,10 @@ impl Store for Sqlite {
             return Ok(());
         }
         // Writes a page without changing anything. Not the version: that may be a later one's by now.
-        self.write(|transaction| transaction.pragma_update(None, "application_id", APPLICATION_ID))
-            .await
+        self.write(|transaction| {
+            transaction.pragma_update(None, "application_id", schema::APPLICATION_ID)
+        })
+        .await
     }
 
     async fn record(&self, merid: &str, order: &Order, at: Millis) -> Result<Recorded, StoreError> {
@@ -199,7 +195,7 @@ impl Store for Sqlite {
 
     async fn put(&self, outcome: &Verified<Outcome>, arrival: Arrival) -> Result<Put, StoreError> {
         let outcome = outcome.clone();
-        self.write(move |transaction| put(transaction, &outcome, arrival))
+        self.write(move |transaction| keep::put(transaction, &outcome, arrival))
             .await
     }
 
@@ -343,88 +339,25 @@ impl Store for Sqlite {
     }
 
     async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError> {
-        self.write(move |transaction| {
-            for note in &notes {
-                insert_note(transaction, note)?;
-            }
-            for (common, kept) in [(false, note::KEPT_STEPS), (true, note::KEPT_COMMON)] {
-                let sql = "DELETE FROM notes WHERE common = ?1
-                    AND number <= (SELECT max(number) FROM notes WHERE common = ?1) - ?2";
-                transaction
-                    .prepare_cached(sql)?
-                    .execute(params![common, kept])?;
-            }
-            Ok(())
-        })
-        .await
+        self.write(move |transaction| notes::write(transaction, &notes))
+            .await
     }
 
     async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError> {
-        self.read(move |connection| {
-            let sql = |wanted| {
-                let of = |common| {
-                    format!(
-                        "SELECT * FROM (SELECT {NOTE} FROM notes
-                            WHERE {wanted} AND common = {common} ORDER BY at DESC LIMIT ?1)"
-                    )
-                };
-                format!("{} UNION ALL {} ORDER BY at DESC", of(0), of(1))
-            };
-            match wanted {
-                Wanted::Order(merid, orderid) => collect(
-                    connection,
-                    &sql("orderid <> '' AND orderid = ?2 AND merid = ?3"),
-                    params![limit, orderid, merid],
-                    read_note,
-                ),
-                Wanted::Request(id) => collect(
-                    connection,
-                    &sql("request_id <> '' AND request_id = ?2"),
-                    params![limit, id],
-                    read_note,
-                ),
-                Wanted::Refusals => collect(connection, &sql("refused = 1"), [limit], read_note),
-            }
-        })
-        .await
+        self.read(move |connection| notes::read(connection, wanted, limit))
+            .await
     }
 
     async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError> {
         let number = number.to_owned();
-        self.read(move |connection| {
-            let sql = "SELECT merid, orderid FROM orders WHERE orderid = ?1
-                UNION SELECT merid, orderid FROM events WHERE orderid = ?1
-                UNION SELECT merid, orderid FROM events WHERE queryid = ?1
-                UNION SELECT merid, orderid FROM notes WHERE orderid <> '' AND orderid = ?1 AND stranger = 0
-                UNION SELECT merid, orderid FROM notes
-                    WHERE request_id <> '' AND request_id = ?1 AND orderid <> ''
-                ORDER BY 1, 2 LIMIT ?2";
-            collect(connection, sql, params![number, limit], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-        })
-        .await
+        self.read(move |connection| notes::find(connection, &number, limit))
+            .await
     }
 
     async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<Signed>, StoreError> {
         let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
-        self.read(move |connection| {
-            let sql = "SELECT amount, action, signed_at, next_look FROM orders
-                WHERE merid = ?1 AND orderid = ?2";
-            let read = |row: &Row<'_>| {
-                Ok(Signed {
-                    amount: unsigned(row, 0)?,
-                    action: row.get(1)?,
-                    signed_at: row.get(2)?,
-                    next_look: row.get(3)?,
-                })
-            };
-            connection
-                .prepare_cached(sql)?
-                .query_row([merid, orderid], read)
-                .optional()
-        })
-        .await
+        self.read(move |connection| notes::signed(connection, &merid, &orderid))
+            .await
     }
 
     async fn events_of(
@@ -434,40 +367,17 @@ impl Store for Sqlite {
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
         let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
-        self.read(move |connection| {
-            let sql = format!(
-                "SELECT {EVENT} FROM events WHERE orderid = ?1 AND merid = ?2
-                ORDER BY received_at LIMIT ?3"
-            );
-            collect(connection, &sql, params![orderid, merid, limit], read_event)
-        })
-        .await
+        self.read(move |connection| notes::events_of(connection, &merid, &orderid, limit))
+            .await
     }
 
     async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError> {
-        self.read(|connection| {
-            let sql = "SELECT merid, old_key, max(at) FROM notes WHERE old_key <> ''
-                GROUP BY merid, old_key ORDER BY merid, old_key";
-            collect(connection, sql, [], |row| {
-                Ok(OldKey {
-                    merid: row.get(0)?,
-                    fingerprint: row.get(1)?,
-                    seen_at: row.get(2)?,
-                })
-            })
-        })
-        .await
+        self.read(notes::old_keys).await
     }
 
     async fn forget(&self, before: Millis) -> Result<(), StoreError> {
         self.write(move |transaction| {
-            // Up to the first that is younger: whoever waits for this commit waits for no look at every note.
-            for common in [false, true] {
-                let sql = "DELETE FROM notes WHERE common = ?1 AND number < coalesce(
-                    (SELECT number FROM notes WHERE common = ?1 AND at >= ?2 ORDER BY number LIMIT 1),
-                    9223372036854775807)";
-                transaction.execute(sql, params![common, before])?;
-            }
+            notes::forget(transaction, before)?;
             transaction.execute(
                 "DELETE FROM attempts WHERE event IN (SELECT id FROM events
                     WHERE state IN ('delivered', 'discarded') AND received_at < ?1)",
@@ -613,7 +523,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreEr
 #[cfg(test)]
 mod tests {
     use super::super::contract::order;
-    use super::schema::{MIGRATIONS, SCHEMA_VERSION};
+    use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
     use super::*;
 
     /// The writer of a dropped handle gives its lock back on its own thread.
@@ -673,7 +583,7 @@ mod tests {
         old.pragma_update(None, "user_version", 1).unwrap();
         drop(reopened(&path).unwrap());
         let version = old.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0));
-        assert_eq!(version.unwrap(), SCHEMA_VERSION);
+        assert_eq!(version.unwrap(), VERSION);
     }
 
     #[test]
@@ -694,7 +604,7 @@ mod tests {
         drop(reopened(&path).unwrap());
         let newer = Connection::open(&path).unwrap();
         newer
-            .pragma_update(None, "user_version", SCHEMA_VERSION + 1)
+            .pragma_update(None, "user_version", VERSION + 1)
             .unwrap();
         assert!(matches!(reopened(&path), Err(StoreError::Newer { .. })));
     }

@@ -72,36 +72,44 @@ pub(super) const MIGRATIONS: [&str; 3] = [
     CREATE INDEX notes_refused ON notes (common, at) WHERE refused = 1;
     CREATE INDEX notes_old_key ON notes (merid, old_key, at) WHERE old_key <> '';",
 ];
-pub(super) const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
+pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 
+/// Makes the tables, or brings them up.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let pragma = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let (application, version) = header(&transaction)?;
     let tables: i64 =
         transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if (application, version, tables) != (0, 0, 0) {
-        check_version(application, version)?;
+        check(&transaction)?;
     }
     let done = usize::try_from(version).unwrap_or_default();
-    for migration in &MIGRATIONS[done..] {
+    for migration in MIGRATIONS.iter().skip(done) {
         transaction.execute_batch(migration)?;
     }
     // Written even where nothing changes: a store that cannot be written is to be found out now.
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
     Ok(transaction.commit()?)
 }
 
-pub(super) fn check_version(application: i32, version: i32) -> Result<(), StoreError> {
+/// Refuses what no sidecar has made, or a later one.
+pub(super) fn check(connection: &Connection) -> Result<(), StoreError> {
+    let (application, found) = header(connection)?;
     if application != APPLICATION_ID {
         return Err(StoreError::NotOurs);
     }
-    if version > SCHEMA_VERSION {
+    if found > VERSION {
         return Err(StoreError::Newer {
-            found: version,
-            known: SCHEMA_VERSION,
+            found,
+            known: VERSION,
         });
     }
     Ok(())
+}
+
+/// Whose file it is, and the version of its tables.
+fn header(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
+    Ok((pragma("application_id")?, pragma("user_version")?))
 }

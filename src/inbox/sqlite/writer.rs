@@ -16,7 +16,7 @@ const GROUP: usize = 256;
 pub(super) type Job = Box<dyn FnOnce(&Transaction<'_>) -> Confirm + Send>;
 type Confirm = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// The one thread that writes: takes what waits, commits it at once, confirms each job.
+/// Takes what waits, commits it at once, confirms each job.
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) sound: Arc<AtomicBool>,
