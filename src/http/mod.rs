@@ -1,4 +1,4 @@
-//! HTTP in and out: with `server.rs` the only place that names Pingora.
+//! HTTP in and out: with `server` the only place that names Pingora.
 
 mod deadline;
 
