@@ -90,9 +90,7 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     let app = App::new(parts.outbound(settings), limits, parts.lifetime.clone());
     let listen = &settings.app.listen;
     server.add_service(parts.listener("app", Door::plain(app), listen, None)?);
-    let open = settings.app.listen.iter().chain(&public).cloned().collect();
-    let ops = parts.admin(settings, open);
-    let ops = App::new(ops, ADMIN_LIMITS, parts.lifetime.clone());
+    let ops = App::new(parts.admin(settings), ADMIN_LIMITS, parts.lifetime.clone());
     server.add_service(parts.listener("admin", Door::plain(ops), &admin, Some(1))?);
     if let Some(callbacks) = callbacks {
         let certificate = certificate(callbacks)?;

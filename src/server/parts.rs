@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::background::{Results, Upkeep};
 use super::check::{CannotStart, to_platform};
 use super::in_force::{log_start, watch};
+use crate::admin::Admin;
 use crate::admin::guard::Guard;
 use crate::admin::pulse::Pulse;
-use crate::admin::{Admin, Listeners};
 use crate::config::settings::Settings;
 use crate::config::{Listen, Snapshot, StoreAddress, Watch};
 use crate::handover::Taken;
@@ -118,13 +118,12 @@ impl Parts {
         }
     }
 
-    pub(super) fn admin(&self, settings: &Settings, open: Vec<Listen>) -> Admin {
+    pub(super) fn admin(&self, settings: &Settings) -> Admin {
         Admin {
             watch: self.watch.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             lifetime: self.lifetime.clone(),
-            listeners: Listeners::new(open),
             guard: Guard::new(&settings.admin),
             pulse: self.pulse.clone(),
         }
