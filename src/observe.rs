@@ -17,7 +17,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::LogFormat;
-use crate::http::client::Count;
+use crate::http::transport::Count;
 use crate::inbox::event::{Millis, State};
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;

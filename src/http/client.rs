@@ -3,9 +3,7 @@
 //! Knows nothing of payments. Every failure says whether the request may have arrived, because that decides
 //! whether the app may try again. Redirects are the caller's business; nothing is followed here.
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,20 +11,17 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Response};
-use pingora::connectors::{ConnectorOptions, TransportConnector};
-use pingora::protocols::tls::CaType;
 use pingora::upstreams::peer::HttpPeer;
-use pingora::utils::tls::{WrappedX509, parse_x509};
-use pingora::{Error, ErrorType};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::net::lookup_host;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout_at;
 use url::{Host, Url};
 
-use super::exchange::{Broken, MAX_ANSWER, exchange};
+use super::exchange::{Broken, exchange};
+use super::fault::{Fault, Sent, Step, connect_fault};
+use super::origin::Origin;
 use super::pool::{Connection, Pool};
+use super::transport::Transport;
 
 /// How old an address may get before the name is looked up again.
 const REFRESH_NAME: Duration = Duration::from_secs(30);
@@ -35,112 +30,6 @@ const RETRY_NAME: Duration = Duration::from_secs(2);
 /// Addresses that are tried when connecting fails.
 const MAX_ADDRESSES: usize = 4;
 
-/// Whether a request that failed may have arrived.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
-    /// Nothing left this machine.
-    No,
-    /// An answer came.
-    Yes,
-    /// Something left, nothing whole came back.
-    Unknown,
-}
-
-impl Sent {
-    /// The word that the app and the log read.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Yes => "yes",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// No connection.
-    #[error("{step} failed: {reason}")]
-    Unreachable {
-        /// What did not work: the look-up of the name, connecting, TLS.
-        step: Step,
-        /// In the words of whoever failed.
-        reason: String,
-        /// `No`, but for a query that a dead connection may have carried before.
-        sent: Sent,
-    },
-    /// The deadline passed.
-    #[error("no whole answer within {after:?}")]
-    TimedOut {
-        /// The time that was given.
-        after: Duration,
-        /// `No` while still connecting.
-        sent: Sent,
-    },
-    /// The connection ended before the answer did.
-    #[error("the connection ended inside the exchange: {0}")]
-    CutOff(String),
-    /// The process ends and waits no longer.
-    #[error("the sidecar ends and waits no longer")]
-    CutShort,
-    /// The answer is longer than we read.
-    #[error("the answer is longer than {MAX_ANSWER} bytes")]
-    TooLong,
-    /// What came back is not HTTP/1.1.
-    #[error("the answer is not HTTP: {0}")]
-    NotHttp(&'static str),
-}
-
-impl Fault {
-    /// Whether the request may have arrived.
-    pub fn sent(&self) -> Sent {
-        match self {
-            Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } => *sent,
-            Self::CutOff(_) | Self::CutShort => Sent::Unknown,
-            Self::TooLong | Self::NotHttp(_) => Sent::Yes,
-        }
-    }
-}
-
-impl Fault {
-    fn of(broken: Broken) -> Self {
-        match broken {
-            Broken::Silent(reason) | Broken::Ended(reason) => Self::CutOff(reason),
-            Broken::NotHttp(why) => Self::NotHttp(why),
-            Broken::TooLong => Self::TooLong,
-        }
-    }
-
-    fn but_sent(mut self, known: Sent) -> Self {
-        if let Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } = &mut self {
-            *sent = known;
-        }
-        self
-    }
-}
-
-/// The steps to a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The host's name to its addresses.
-    Dns,
-    /// The TCP connection.
-    Connect,
-    /// The handshake, and whether the certificate is believed.
-    Tls,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Dns => "DNS look-up",
-            Self::Connect => "connecting",
-            Self::Tls => "TLS",
-        })
-    }
-}
-
 /// Whether a request may be sent a second time when a pooled connection turns out dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
@@ -148,33 +37,6 @@ pub enum Repeat {
     Never,
     /// Once, on a fresh connection, while no byte of an answer was seen.
     Once,
-}
-
-/// Counts connections, for the metrics.
-pub trait Count: Send + Sync {
-    /// A connection was opened (`false`) or taken from the pool (`true`).
-    fn connection(&self, reused: bool);
-}
-
-/// How connections are opened, whom they believe, and who counts them.
-#[derive(Clone)]
-pub struct Transport {
-    connector: Arc<TransportConnector>,
-    ca: Option<Arc<CaType>>,
-    count: Arc<dyn Count>,
-}
-
-impl Transport {
-    /// `ca_file` holds PEM certificates that are believed beside the system's.
-    pub fn new(ca_file: Option<&Path>, count: Arc<dyn Count>) -> Result<Self, String> {
-        // Idle connections are ours to keep.
-        let connector = TransportConnector::new(Some(ConnectorOptions::new(0)));
-        Ok(Self {
-            connector: Arc::new(connector),
-            ca: ca_file.map(believed_certificates).transpose()?,
-            count,
-        })
-    }
 }
 
 /// The client for one origin.
@@ -188,20 +50,6 @@ pub struct Client {
     looking: Mutex<Option<(Instant, String)>>,
     connect_time: Duration,
     time: Duration,
-}
-
-struct Origin {
-    host: String,
-    /// The host is an IP address.
-    is_address: bool,
-    port: u16,
-    tls: bool,
-    /// What the certificate must be for; never empty, because Pingora takes that for "do not verify".
-    server_name: String,
-    /// The `Host` header.
-    authority: String,
-    /// Before every path; without a slash at its end.
-    prefix: String,
 }
 
 impl Client {
@@ -406,142 +254,4 @@ impl Client {
             sent: Sent::No,
         }))
     }
-}
-
-fn connect_fault(error: &Error) -> Fault {
-    match error.etype() {
-        ErrorType::TLSHandshakeFailure
-        | ErrorType::TLSHandshakeTimedout
-        | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => unreachable(Step::Tls, error),
-        _ => unreachable(Step::Connect, error),
-    }
-}
-
-fn unreachable(step: Step, error: &Error) -> Fault {
-    Fault::Unreachable {
-        step,
-        reason: reason(error),
-        sent: Sent::No,
-    }
-}
-
-/// The innermost words: Pingora's outer ones repeat the peer's address and its options.
-fn reason(error: &Error) -> String {
-    if let Some(cause) = &error.cause {
-        if let Some(inner) = cause.downcast_ref::<Box<Error>>() {
-            return reason(inner);
-        }
-        if cause.is::<std::io::Error>() {
-            return cause.to_string();
-        }
-    }
-    match (error.etype(), &error.context) {
-        (ErrorType::ConnectRefused, _) => "connection refused".to_owned(),
-        (ErrorType::ConnectNoRoute, _) => "no route to host".to_owned(),
-        (_, Some(context)) => context.as_str().to_owned(),
-        (other, None) => other.as_str().to_owned(),
-    }
-}
-
-impl Origin {
-    /// A whole request, for one write. Names are written as old servers expect them.
-    fn request(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &HeaderMap,
-        body: Option<&[u8]>,
-    ) -> Vec<u8> {
-        let body_length = body.map_or(0, <[u8]>::len);
-        let mut request = Vec::with_capacity(512 + body_length);
-        let line = [
-            method,
-            " ",
-            &self.prefix,
-            path,
-            " HTTP/1.1\r\nHost: ",
-            &self.authority,
-        ];
-        for part in line {
-            request.extend_from_slice(part.as_bytes());
-        }
-        if body.is_some() {
-            request.extend_from_slice(b"\r\nContent-Length: ");
-            request.extend_from_slice(itoa::Buffer::new().format(body_length).as_bytes());
-        }
-        for (name, value) in headers {
-            request.extend_from_slice(b"\r\n");
-            push_title_case(&mut request, name.as_str());
-            request.extend_from_slice(b": ");
-            request.extend_from_slice(value.as_bytes());
-        }
-        request.extend_from_slice(b"\r\n\r\n");
-        request.extend_from_slice(body.unwrap_or_default());
-        request
-    }
-
-    fn of(url: &Url) -> Result<Self, String> {
-        let host = url.host_str().ok_or("the platform's URL has no host")?;
-        let port = url
-            .port_or_known_default()
-            .ok_or("the platform's URL has no port")?;
-        // Brackets around an IPv6 address belong to the URL alone.
-        let host = host.trim_matches(['[', ']']).to_owned();
-        if url.scheme() == "https" && host.contains('_') {
-            // Pingora would verify the name with a dash instead.
-            return Err(
-                "the host of an https URL has an underscore: no certificate can be verified for it"
-                    .to_owned(),
-            );
-        }
-        Ok(Self {
-            port,
-            tls: url.scheme() == "https",
-            is_address: !matches!(url.host(), Some(Host::Domain(_))),
-            server_name: host.clone(),
-            host,
-            authority: url[url::Position::BeforeHost..url::Position::AfterPort].to_owned(),
-            prefix: url.path().trim_end_matches('/').to_owned(),
-        })
-    }
-}
-
-fn push_title_case(request: &mut Vec<u8>, name: &str) {
-    let mut begins = true;
-    request.extend(name.bytes().map(|byte| {
-        let byte = if begins {
-            byte.to_ascii_uppercase()
-        } else {
-            byte
-        };
-        begins = byte == b'-';
-        byte
-    }));
-}
-
-/// The system's certificates and the file's. Those that cannot anchor a chain are left out, as Pingora does
-/// for the system's; the file must have at least one that can.
-fn believed_certificates(file: &Path) -> Result<Arc<CaType>, String> {
-    let shown = file.display();
-    let own: Vec<CertificateDer<'_>> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|error| {
-            format!("{shown}: platform.ca_file: expected PEM certificates: {error}")
-        })?;
-    if own.is_empty() || !own.iter().all(anchors) {
-        return Err(format!(
-            "{shown}: platform.ca_file: expected PEM certificates that can anchor a chain"
-        ));
-    }
-    let system = rustls_native_certs::load_native_certs().unwrap_or_default();
-    let believed = system.into_iter().filter(anchors).chain(own);
-    Ok(believed
-        .map(|certificate| WrappedX509::new(certificate.to_vec(), parse_x509))
-        .collect())
-}
-
-fn anchors(certificate: &CertificateDer<'_>) -> bool {
-    let mut store = rustls::RootCertStore::empty();
-    store.add(certificate.clone().into_owned()).is_ok()
 }

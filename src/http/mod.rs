@@ -6,6 +6,12 @@ mod exchange;
 
 mod pool;
 
+pub mod fault;
+
+pub mod transport;
+
+mod origin;
+
 pub mod client;
 
 pub mod clients;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::config::settings::{Callbacks, Settings, Tls};
 use crate::handover::NoHandover;
-use crate::http::client::{Client, Count, Transport};
+use crate::http::client::Client;
 use crate::http::tls::Certificate;
+use crate::http::transport::{Count, Transport};
 use crate::observe::Uncounted;
 use crate::sockets::CannotListen;
 
