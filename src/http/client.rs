@@ -1,32 +1,24 @@
-//! One HTTP/1.1 exchange with the platform, over pooled and verified connections.
+//! A whole HTTP/1.1 exchange with one server, over pooled and verified connections.
 //!
-//! Knows nothing of payments. Every failure says whether the request may have arrived, because that decides
-//! whether the app may try again. Redirects are the caller's business; nothing is followed here.
+//! Knows nothing of payments. Redirects are the caller's business; nothing is followed here.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Response};
 use pingora::upstreams::peer::HttpPeer;
-use tokio::net::lookup_host;
-use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout_at;
-use url::{Host, Url};
+use url::Url;
 
+use super::addresses::Addresses;
 use super::exchange::{Broken, exchange};
 use super::fault::{Fault, Sent, Step, connect_fault};
 use super::origin::Origin;
 use super::pool::{Connection, Pool};
 use super::transport::Transport;
 
-/// How old an address may get before the name is looked up again.
-const REFRESH_NAME: Duration = Duration::from_secs(30);
-/// The pause after a failed look-up; meanwhile the last good addresses are used.
-const RETRY_NAME: Duration = Duration::from_secs(2);
 /// Addresses that are tried when connecting fails.
 const MAX_ADDRESSES: usize = 4;
 
@@ -42,12 +34,9 @@ pub enum Repeat {
 /// The client for one origin.
 pub struct Client {
     origin: Origin,
+    addresses: Addresses,
     transport: Transport,
     pool: Arc<Pool>,
-    addresses: ArcSwap<Vec<SocketAddr>>,
-    look_up_now: Notify,
-    /// Held while the name is looked up; the last failure.
-    looking: Mutex<Option<(Instant, String)>>,
     connect_time: Duration,
     time: Duration,
 }
@@ -61,19 +50,11 @@ impl Client {
         time: Duration,
         transport: Transport,
     ) -> Result<Self, String> {
-        let origin = Origin::of(url)?;
-        let addresses = match url.host() {
-            Some(Host::Ipv4(ip)) => vec![SocketAddr::new(ip.into(), origin.port)],
-            Some(Host::Ipv6(ip)) => vec![SocketAddr::new(ip.into(), origin.port)],
-            _ => Vec::new(),
-        };
         Ok(Self {
-            origin,
+            origin: Origin::of(url)?,
+            addresses: Addresses::of(url, connect_time)?,
             transport,
             pool: Arc::default(),
-            addresses: ArcSwap::from_pointee(addresses),
-            look_up_now: Notify::new(),
-            looking: Mutex::default(),
             connect_time,
             time,
         })
@@ -81,75 +62,12 @@ impl Client {
 
     /// Keeps the addresses fresh, off every request's path. Returns at once where the host is an address.
     pub async fn keep_addresses(&self) {
-        if !self.addresses.load().is_empty() {
-            return;
-        }
-        let mut failing = false;
-        loop {
-            let pause = match self.look_up().await {
-                Ok(()) => {
-                    failing = false;
-                    REFRESH_NAME
-                }
-                Err(error) => {
-                    if !failing {
-                        let host = &self.origin.host;
-                        tracing::warn!(
-                            host,
-                            error,
-                            "name look-up failed; the last good addresses stay"
-                        );
-                    }
-                    failing = true;
-                    RETRY_NAME
-                }
-            };
-            let _ = tokio::time::timeout(pause, self.look_up_now.notified()).await;
-        }
+        self.addresses.keep().await;
     }
 
     /// The next connection looks the name up again. For hosts that nobody keeps fresh.
     pub fn forget_addresses(&self) {
-        if !self.origin.is_address {
-            self.addresses.store(Arc::default());
-        }
-    }
-
-    /// Looks the name up where no address is known yet: one look-up for all that wait.
-    async fn first_look_up(&self) -> Result<(), String> {
-        if !self.addresses.load().is_empty() {
-            return Ok(());
-        }
-        let asked = Instant::now();
-        let mut failed = self.looking.lock().await;
-        if !self.addresses.load().is_empty() {
-            return Ok(());
-        }
-        if let Some((_, error)) = failed.as_ref().filter(|(at, _)| *at >= asked) {
-            return Err(error.clone());
-        }
-        let looked_up = self.look_up().await;
-        *failed = looked_up
-            .as_ref()
-            .err()
-            .map(|error| (Instant::now(), error.clone()));
-        looked_up
-    }
-
-    /// Looks the name up once, within the time to connect.
-    async fn look_up(&self) -> Result<(), String> {
-        let found = lookup_host((self.origin.host.as_str(), self.origin.port));
-        let found = tokio::time::timeout(self.connect_time, found).await;
-        let addresses: Vec<_> = match found {
-            Ok(Ok(addresses)) => addresses.collect(),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("no reply within {:?}", self.connect_time)),
-        };
-        if addresses.is_empty() {
-            return Err("the name has no address".to_owned());
-        }
-        self.addresses.store(Arc::new(addresses));
-        Ok(())
+        self.addresses.forget();
     }
 
     /// Posts `body` to `path` below the prefix and reads the whole answer within the time given to the client.
@@ -173,7 +91,7 @@ impl Client {
     async fn send(&self, request: &[u8], repeat: Repeat) -> Result<Response<Bytes>, Fault> {
         let now = Instant::now();
         let deadline = now + self.time;
-        let Some(mut connection) = self.pool.take(&self.addresses.load(), now) else {
+        let Some(mut connection) = self.pool.take(&self.addresses.known(), now) else {
             let connection = self.connect(deadline).await?;
             return self.exchange(connection, request).await?.map_err(Fault::of);
         };
@@ -226,7 +144,8 @@ impl Client {
     }
 
     async fn open(&self, deadline: Instant) -> Result<Connection, Fault> {
-        self.first_look_up()
+        self.addresses
+            .find()
             .await
             .map_err(|reason| Fault::Unreachable {
                 step: Step::Dns,
@@ -235,7 +154,7 @@ impl Client {
             })?;
         let until = deadline.min(Instant::now() + self.connect_time);
         let mut last = None;
-        for address in self.addresses.load().iter().take(MAX_ADDRESSES) {
+        for address in self.addresses.known().iter().take(MAX_ADDRESSES) {
             let mut peer =
                 HttpPeer::new(*address, self.origin.tls, self.origin.server_name.clone());
             peer.options.ca.clone_from(&self.transport.ca);
@@ -248,7 +167,7 @@ impl Client {
                 Err(_) => break,
             }
         }
-        self.look_up_now.notify_one();
+        self.addresses.doubt();
         Err(last.unwrap_or(Fault::TimedOut {
             after: self.connect_time,
             sent: Sent::No,

@@ -12,6 +12,8 @@ pub mod transport;
 
 mod origin;
 
+mod addresses;
+
 pub mod client;
 
 pub mod clients;

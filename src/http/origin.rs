@@ -1,20 +1,16 @@
 //! One server as a URL names it, and a request to it in full.
 
 use http::HeaderMap;
-use url::{Host, Url};
+use url::Url;
 
 pub(super) struct Origin {
-    pub(super) host: String,
-    /// The host is an IP address.
-    pub(super) is_address: bool,
-    pub(super) port: u16,
     pub(super) tls: bool,
     /// What the certificate must be for; never empty, because Pingora takes that for "do not verify".
     pub(super) server_name: String,
     /// The `Host` header.
-    pub(super) authority: String,
+    authority: String,
     /// Before every path; without a slash at its end.
-    pub(super) prefix: String,
+    prefix: String,
 }
 
 impl Origin {
@@ -56,9 +52,6 @@ impl Origin {
 
     pub(super) fn of(url: &Url) -> Result<Self, String> {
         let host = url.host_str().ok_or("the platform's URL has no host")?;
-        let port = url
-            .port_or_known_default()
-            .ok_or("the platform's URL has no port")?;
         // Brackets around an IPv6 address belong to the URL alone.
         let host = host.trim_matches(['[', ']']).to_owned();
         if url.scheme() == "https" && host.contains('_') {
@@ -69,11 +62,8 @@ impl Origin {
             );
         }
         Ok(Self {
-            port,
             tls: url.scheme() == "https",
-            is_address: !matches!(url.host(), Some(Host::Domain(_))),
-            server_name: host.clone(),
-            host,
+            server_name: host,
             authority: url[url::Position::BeforeHost..url::Position::AfterPort].to_owned(),
             prefix: url.path().trim_end_matches('/').to_owned(),
         })
