@@ -20,6 +20,8 @@ pub mod clients;
 
 mod refusal;
 
+pub mod request_id;
+
 pub mod public;
 
 mod plain;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::connectors::TransportConnector;
 use pingora::protocols::tls::CaType;
 use pingora::utils::tls::{WrappedX509, parse_x509};
 use rustls::pki_types::CertificateDer;
@@ -18,6 +18,7 @@ pub trait Count: Send + Sync {
 /// Shared by clients; clones are the same one.
 #[derive(Clone)]
 pub struct Transport {
+    /// Opens connections; idle ones are ours to keep.
     pub(super) connector: Arc<TransportConnector>,
     pub(super) ca: Option<Arc<CaType>>,
     pub(super) count: Arc<dyn Count>,
@@ -26,10 +27,8 @@ pub struct Transport {
 impl Transport {
     /// `ca_file` holds PEM certificates that are believed beside the system's.
     pub fn new(ca_file: Option<&Path>, count: Arc<dyn Count>) -> Result<Self, String> {
-        // Idle connections are ours to keep.
-        let connector = TransportConnector::new(Some(ConnectorOptions::new(0)));
         Ok(Self {
-            connector: Arc::new(connector),
+            connector: Arc::new(TransportConnector::new(None)),
             ca: ca_file.map(believed_certificates).transpose()?,
             count,
         })
