@@ -13,6 +13,9 @@ mod lifetime;
 
 mod http;
 
+#[cfg(fuzzing)]
+pub use http::oracle;
+
 mod inbox;
 
 mod clock;
