@@ -79,6 +79,8 @@ def describe_machine(countersign):
         if shutil.which(command[0]):
             shown = subprocess.run(command, capture_output=True, text=True)
             said.append((shown.stdout + shown.stderr).splitlines()[0].strip())
+            if command[0] == countersign:
+                said[-1] += time.strftime(" (built %Y-%m-%d %H:%M)", time.localtime(countersign.stat().st_mtime))
     print("; ".join(said) + ".\n", flush=True)
 
 
@@ -145,7 +147,7 @@ def count_system_calls(here, field, cores, wanted):
 def show_table(threads, connections, rounds, idle, calls, wanted):
     base, *_ = rounds
     workers = "one worker each" if threads == 1 else f"{threads} workers each"
-    print(f"**{connections} connections, {workers}**, {wanted.rounds} rounds of {wanted.seconds} s, medians:\n")
+    print(f"**{connections} connections, {workers}**, rounds of {wanted.seconds} s: {wanted.rounds}, medians:\n")
     print(
         "| | does | CPU of a call | × nginx' hop (min..max) | calls/s | p50 | p99 | failed | system calls a call "
         "| idle | after |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
@@ -186,9 +188,9 @@ def show_system_calls(calls):
 
 def show_scaling(threads, results, connections):
     """Each contender beside itself with the first number of threads."""
-    shared = "" if max(threads) < os.cpu_count() else " With the most threads the load shares the contender's cores."
-    print(f"**Scaling**, each against itself with {threads[0]} thread(s).{shared}\n")
-    print("| | connections | threads | calls/s | × | CPU of a call | × |\n|---|---:|---:|---:|---:|---:|---:|")
+    shared = "" if max(threads) < os.cpu_count() else " With the most of them the load shares their cores."
+    print(f"**Scaling**, each against itself with the first number of workers.{shared}\n")
+    print("| | connections | workers | calls/s | × | CPU of a call | × |\n|---|---:|---:|---:|---:|---:|---:|")
     for contender in results[0][connections[0]]:
         for number in connections:
             for count, result in zip(threads, results):
