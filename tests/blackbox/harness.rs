@@ -2,6 +2,7 @@
 
 use crate::client::{self, Response};
 use crate::clock;
+pub(crate) use crate::skip::{is_installed, skip};
 use crate::wire;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -55,26 +56,6 @@ pub(crate) fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut()
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Says that a test could not be made here, and why.
-pub(crate) fn skip(test: &str, reason: &str) {
-    println!("SKIPPED: {test}: {reason}");
-    if let Some(path) = std::env::var_os("COUNTERSIGN_TEST_SKIPS") {
-        let mut file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
-        writeln!(file, "SKIPPED: {test}: {reason}").unwrap();
-    }
-}
-
-/// Whether a program can be started.
-pub(crate) fn is_installed(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-    })
 }
 
 /// A merchant's entry in the file.

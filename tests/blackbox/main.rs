@@ -16,6 +16,7 @@ mod demo;
 mod harness;
 mod platform;
 mod shop;
+mod skip;
 mod webdriver;
 mod wire;
 
