@@ -11,6 +11,12 @@ pub mod config;
 
 mod lifetime;
 
+mod supervisor;
+
+mod sockets;
+
+mod handover;
+
 mod http;
 
 #[cfg(fuzzing)]
@@ -20,7 +26,15 @@ mod inbox;
 
 mod clock;
 
+mod language;
+
 mod observe;
+
+mod trace;
+
+mod journal;
+
+mod records;
 
 mod outbound;
 

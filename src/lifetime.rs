@@ -1,12 +1,12 @@
 //! The end of the process: requests in flight are finished, new ones are told to go elsewhere, and it is
-//! over as soon as nobody needs us, at the latest after [`DRAIN_TIME`].
+//! over as soon as nobody needs us, at the latest when its time is up.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
-/// From the first SIGTERM to the end at the latest.
+/// From the first SIGTERM to the end at the latest; a process that was replaced may take longer.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// This shortly before the end, new requests are refused, and nobody waits for the platform any longer.
 const LAST_CALL: Duration = Duration::from_millis(500);
@@ -25,6 +25,7 @@ pub struct Lifetime {
     /// When a request last began or ended, in milliseconds since `started`.
     last_busy: AtomicU64,
     draining: AtomicBool,
+    replaced: watch::Sender<bool>,
     over: AtomicBool,
     last_call: Notify,
     cut: Notify,
@@ -47,6 +48,7 @@ impl Default for Lifetime {
             in_flight: AtomicUsize::new(0),
             last_busy: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            replaced: watch::Sender::new(false),
             over: AtomicBool::new(false),
             last_call: Notify::new(),
             cut: Notify::new(),
@@ -89,10 +91,21 @@ impl Lifetime {
         }
     }
 
-    /// Begins the end and returns when it has come.
-    pub async fn drain(&self) {
+    /// Another process serves in our place.
+    pub fn replace(&self) {
+        self.replaced.send_replace(true);
+    }
+
+    /// Ready when another process serves in our place.
+    pub async fn until_replaced(&self) {
+        // The sender is ours, so that it is there.
+        let _ = self.replaced.subscribe().wait_for(|it| *it).await;
+    }
+
+    /// Begins the end and returns when it has come, after `time` at the latest.
+    pub async fn drain(&self, time: Duration) {
         self.draining.store(true, Ordering::SeqCst);
-        let deadline = Instant::now() + DRAIN_TIME;
+        let deadline = Instant::now() + time;
         self.touch();
         loop {
             let late = Instant::now() + LAST_CALL > deadline;

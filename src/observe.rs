@@ -1,13 +1,10 @@
-//! What people see of a running process: the log's set-up, the metrics, request ids.
+//! What people see of a running process: the log's set-up, and the metrics.
 //!
 //! Labels come from fixed lists, so the number of series is bounded.
 
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::{self, Write};
+use std::sync::Mutex;
 
-use http::{HeaderMap, HeaderValue};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -17,7 +14,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::LogFormat;
-use crate::http::client::Count;
+use crate::http::transport::Count;
 use crate::inbox::event::{Millis, State};
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
@@ -25,6 +22,8 @@ use crate::protocol::message::Subject;
 
 /// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
 const LOG_LINES: usize = 16_384;
+/// Bytes of lines that are written together.
+const LOG_BUFFER: usize = 64 * 1024;
 
 /// Upper bounds of the histograms: from a signed link to `platform.timeout` with room above.
 const REQUEST_SECONDS: [f64; 14] = [
@@ -43,7 +42,8 @@ pub fn start_log(format: LogFormat, level: &str) {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LOG_LINES)
-        .finish(io::stderr());
+        // Flushed whenever no line waits: one write for many where there are many.
+        .finish(io::BufWriter::with_capacity(LOG_BUFFER, io::stderr()));
     if let Ok(mut kept) = LOG.lock() {
         *kept = Some(guard);
     }
@@ -52,7 +52,7 @@ pub fn start_log(format: LogFormat, level: &str) {
     ));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer)
+        .with_writer(move || OneLine(writer.clone()))
         .with_ansi(false)
         .with_target(false);
     // A second start would be a test's in the same process; the first one stays.
@@ -60,6 +60,35 @@ pub fn start_log(format: LogFormat, level: &str) {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
+}
+
+/// Each event is one line, whatever others said that stands in it: control characters are escaped.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    /// Gets an event at a time, with its line end.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        if !line.iter().any(u8::is_ascii_control) {
+            return self.0.write(event);
+        }
+        let mut escaped = Vec::with_capacity(event.len() + 16);
+        for byte in line {
+            if byte.is_ascii_control() {
+                // Also what JSON would call it: there, only 0x7f stands in a line as it is.
+                escaped.extend(format!("\\u{byte:04x}").into_bytes());
+            } else {
+                escaped.push(*byte);
+            }
+        }
+        escaped.push(b'\n');
+        self.0.write_all(&escaped)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Writes out what waits in the log; the last thing a process does.
@@ -116,6 +145,8 @@ pub struct Metrics {
     pub store_ok: IntGauge,
     /// Requests being handled, on whichever listener.
     pub requests_in_flight: IntGauge,
+    /// Steps of orders' stories that the console will not know.
+    pub notes_dropped: IntCounter,
 }
 
 impl Default for Metrics {
@@ -279,6 +310,10 @@ impl Metrics {
                 "requests_in_flight",
                 "Requests being handled on all listeners, this one not counted",
             )?,
+            notes_dropped: counter(
+                "notes_dropped_total",
+                "Notes for the console that were dropped, because there were too many or the store took none",
+            )?,
             registry,
         })
     }
@@ -342,39 +377,20 @@ impl Count for Uncounted {
     fn connection(&self, _reused: bool) {}
 }
 
-/// The header that carries a request's id.
-pub const REQUEST_ID: &str = "x-request-id";
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The app's own request id where it is printable and short, or a new one.
-pub fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let own = headers.get(REQUEST_ID).filter(|id| {
-        let id = id.as_bytes();
-        (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-    });
-    own.cloned().unwrap_or_else(new_request_id)
-}
-
-/// Unlike any other of this process, and of processes started at another microsecond.
-fn new_request_id() -> HeaderValue {
-    static START: LazyLock<u64> = LazyLock::new(|| {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::try_from(since.as_micros()).unwrap_or(0)
-    });
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    let digits = 6.max((u64::BITS - next.leading_zeros()).div_ceil(4) as usize);
-    let mut id = [b'-'; 14 + 16];
-    write_hex(&mut id[..13], *START);
-    write_hex(&mut id[14..14 + digits], next);
-    HeaderValue::from_bytes(&id[..14 + digits]).expect("hex digits are a header value")
-}
-
-/// The last digits of a number, as many as fit.
-fn write_hex(digits: &mut [u8], mut number: u64) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
+    #[test]
+    fn an_event_is_one_line_whatever_stands_in_it() {
+        for (event, line) in [
+            ("plain \u{e9}\n", "plain \u{e9}\n"),
+            ("a\nINFO forged\n", "a\\u000aINFO forged\n"),
+            ("\x1b[m\r\x7f\0\n", "\\u001b[m\\u000d\\u007f\\u0000\n"),
+        ] {
+            let mut written = Vec::new();
+            OneLine(&mut written).write_all(event.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), line);
+        }
     }
 }

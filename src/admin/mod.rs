@@ -1,191 +1,218 @@
-//! The listener for ops: health, metrics, version, reload.
+//! The listener for ops: health, metrics, version, reload, and the console.
 //!
-//! Knows no call and no customer. The platform being down is not this process's unreadiness.
+//! Keeps promise I5 for what it shows: keys by fingerprint, and of a result its fields, never its text. The platform
+//! being down is not this process's unreadiness.
+
+mod health;
+
+pub mod guard;
+
+pub mod pulse;
+
+mod plots;
+
+mod words;
+
+mod page;
+
+mod events;
+
+mod story;
+
+mod merchants;
+
+mod front;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use serde_json::json;
-use tokio::net::{TcpStream, UnixStream};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use maud::html;
 
-use crate::clock;
-use crate::config::{Listen, ReloadOutcome, Watch};
+use crate::config::Watch;
 use crate::http::serve::{Handler, Refusal};
-use crate::inbox::store::Store;
+use crate::inbox::store::{Store, StoreError};
 use crate::lifetime::Lifetime;
 use crate::observe::Metrics;
+use events::Decision;
+use guard::{Guard, Stop};
+use health::text;
+use page::{Visit, parameter, see_other};
+use pulse::Pulse;
 
 /// The ops' side of the sidecar.
 pub struct Admin {
     /// The merchants in force.
     pub watch: Watch,
-    /// Asked whether it can be written.
+    /// Asked whether it can be written, and what it knows of orders.
     pub store: Arc<dyn Store>,
     /// What is exposed.
     pub metrics: Arc<Metrics>,
     /// Whether the end has begun.
     pub lifetime: Arc<Lifetime>,
-    /// The other listeners, which open on threads of their own.
-    pub listeners: Listeners,
+    /// Who is let in.
+    pub guard: Guard,
+    /// How the last hours went.
+    pub pulse: Arc<Pulse>,
 }
 
-/// Where the others are listened for, and whether that was seen to work.
-pub struct Listeners {
-    addresses: Vec<Listen>,
-    open: AtomicBool,
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place<'p> {
+    Live,
+    Ready,
+    Metrics,
+    Version,
+    Reload,
+    Login,
+    Logout,
+    Front,
+    Orders,
+    Order,
+    Events,
+    Decide(&'p str, Decision),
+    Refusals,
+    Merchants,
 }
 
-impl Listeners {
-    /// Not yet known to be open.
-    pub fn new(addresses: Vec<Listen>) -> Self {
-        Self {
-            addresses,
-            open: AtomicBool::new(false),
-        }
+impl<'p> Place<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        Some(match path {
+            "/livez" => Self::Live,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/version" => Self::Version,
+            "/-/reload" => Self::Reload,
+            "/login" => Self::Login,
+            "/logout" => Self::Logout,
+            "/" => Self::Front,
+            "/orders" => Self::Orders,
+            "/order" => Self::Order,
+            "/events" => Self::Events,
+            "/refusals" => Self::Refusals,
+            "/merchants" => Self::Merchants,
+            _ => {
+                let (id, decision) = path.strip_prefix("/events/")?.split_once('/')?;
+                Self::Decide(id, Decision::parse(decision)?)
+            }
+        })
     }
 
-    async fn are_open(&self) -> bool {
-        if self.open.load(Ordering::Relaxed) {
-            return true;
+    fn methods(self) -> &'static str {
+        match self {
+            Self::Reload => "POST",
+            Self::Login | Self::Logout | Self::Decide(..) | Self::Merchants => "GET, HEAD, POST",
+            _ => "GET, HEAD",
         }
-        for address in &self.addresses {
-            let connected = match address {
-                Listen::Tcp(address) => TcpStream::connect(address).await.is_ok(),
-                Listen::Unix(path) => UnixStream::connect(path).await.is_ok(),
-            };
-            if !connected {
-                return false;
-            }
-        }
-        self.open.store(true, Ordering::Relaxed);
-        true
     }
 }
 
 impl Admin {
-    async fn ready(&self) -> Response<Bytes> {
-        if self.lifetime.is_draining() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
-        }
-        if !self.listeners.are_open().await {
-            return text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not every listener is open\n",
-            );
-        }
-        match self.store.check().await {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err(error) => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("the store cannot be written: {error}\n"),
-            ),
-        }
-    }
-
-    async fn metrics(&self) -> String {
-        // A file that was refused and then put back as it was is no reload, but all is well again.
-        let (_, last) = self.watch.last();
-        let refused = matches!(last, ReloadOutcome::Refused(_));
-        self.metrics.reload_ok.set(i64::from(!refused));
-        let others = self.lifetime.in_flight().saturating_sub(1);
-        let others = i64::try_from(others).unwrap_or(i64::MAX);
-        self.metrics.requests_in_flight.set(others);
-        let sound = self.store.check().await.is_ok();
-        self.metrics.store_ok.set(i64::from(sound));
-        match self.store.counts().await {
-            Ok(counts) => self.metrics.set_counts(&counts, clock::now()),
-            Err(error) => tracing::warn!(%error, "events cannot be counted"),
-        }
-        self.metrics.text()
-    }
-
-    async fn reload(&self) -> Response<Bytes> {
-        let watch = self.watch.clone();
-        // Reads and checks files: not on a thread that serves others.
-        let Ok(outcome) = tokio::task::spawn_blocking(move || watch.reload()).await else {
-            return text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the reload failed inside; the log has more\n",
-            );
+    /// What may be asked for by whom, and who answers.
+    async fn answer(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, StoreError> {
+        let (path, query) = (
+            request.uri().path(),
+            request.uri().query().unwrap_or_default(),
+        );
+        let visit = Visit::new(path, query, request.headers(), &self.guard);
+        let place = Place::of(path);
+        // Probes come from anywhere and learn one word.
+        let admitted = match place {
+            Some(Place::Live | Place::Ready) => Ok(()),
+            Some(Place::Login) => self.guard.admit_browser(request),
+            _ => self.guard.admit(request),
         };
-        match outcome {
-            ReloadOutcome::Applied {
-                merchants,
-                digest,
-                added,
-                removed,
-                changed,
-                warnings,
-                ..
-            } => json_body(
-                StatusCode::OK,
-                &json!({
-                    "result": "applied", "merchants": merchants, "digest": digest,
-                    "added": added, "removed": removed, "changed": changed, "warnings": warnings,
-                }),
-            ),
-            ReloadOutcome::Unchanged { merchants } => json_body(
-                StatusCode::OK,
-                &json!({ "result": "unchanged", "merchants": merchants }),
-            ),
-            ReloadOutcome::Refused(problems) => {
-                let problems: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
-                let body = json!({
-                    "result": "refused", "merchants": self.watch.snapshot().len(), "problems": problems,
-                });
-                json_body(StatusCode::UNPROCESSABLE_ENTITY, &body)
+        if let Err(stop) = admitted {
+            return Ok(stopped(&visit, request.headers(), stop));
+        }
+        let Some(place) = place else {
+            return Ok(nothing_here(&visit, request.headers()));
+        };
+        let methods = place.methods();
+        if !methods.split(", ").any(|method| request.method() == method) {
+            return Ok(wrong_method(&visit, request.headers(), methods));
+        }
+        if request.method() == Method::POST && place != Place::Reload {
+            let form_token = parameter(request.body(), "form");
+            if let Err(stop) = self.guard.admit_form(form_token.as_deref()) {
+                return Ok(stopped(&visit, request.headers(), stop));
+            }
+            return self.act(place, &visit, request).await;
+        }
+        match place {
+            Place::Live => Ok(text(StatusCode::OK, "live\n")),
+            Place::Ready => Ok(self.ready().await),
+            Place::Metrics => Ok(self.metrics().await),
+            Place::Version => Ok(self.version()),
+            Place::Reload => Ok(self.reload().await),
+            Place::Login => Ok(self.login_page(&visit, StatusCode::OK)),
+            Place::Logout => Ok(logout_page(&visit)),
+            Place::Front => self.front(&visit).await,
+            Place::Orders => self.orders(&visit).await,
+            Place::Order => self.order(&visit).await,
+            Place::Events => self.events(&visit).await,
+            Place::Decide(id, decision) => self.confirm(&visit, id, decision).await,
+            Place::Refusals => self.refusals(&visit).await,
+            Place::Merchants => self.merchants(&visit).await,
+        }
+    }
+
+    /// The forms.
+    async fn act(
+        &self,
+        place: Place<'_>,
+        visit: &Visit<'_>,
+        request: &Request<Bytes>,
+    ) -> Result<Response<Bytes>, StoreError> {
+        match place {
+            Place::Decide(id, decision) => self.decide(visit, id, decision).await,
+            Place::Merchants => Ok(self.reload_by_hand().await),
+            Place::Logout => {
+                let cookie = self.guard.sign_out(request.headers());
+                Ok(with_cookie(see_other("/login"), cookie))
+            }
+            _ => {
+                let given = parameter(request.body(), "token").unwrap_or_default();
+                Ok(match self.guard.sign_in(&given) {
+                    Ok(cookie) => with_cookie(see_other("/"), cookie),
+                    Err(_) => {
+                        tracing::warn!("somebody gave a wrong admin token at the console");
+                        self.login_page(visit, StatusCode::UNAUTHORIZED)
+                    }
+                })
             }
         }
+    }
+
+    fn login_page(&self, visit: &Visit<'_>, status: StatusCode) -> Response<Bytes> {
+        let content = html! {
+            section {
+                @if status != StatusCode::OK {
+                    p.note.bad role="alert" { (visit.say("令牌不正确。", "This is not the token.")) }
+                }
+                form method="post" action="/login" {
+                    (visit.form_token())
+                    label for="token" { (visit.say("管理令牌（admin.token）", "The admin token (admin.token)")) }
+                    p { input #token type="password" name="token" required autocomplete="current-password"; }
+                    button.first { (visit.say("登录", "Sign in")) }
+                }
+            }
+        };
+        visit.bare_page(status, visit.say("登录", "Sign in"), &content)
     }
 }
 
 impl Handler for Admin {
     async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
-        let (path, method) = (request.uri().path(), request.method());
-        let allowed = match path {
-            "/-/reload" => [Method::POST].contains(method),
-            "/livez" | "/readyz" | "/metrics" | "/version" => {
-                [Method::GET, Method::HEAD].contains(method)
-            }
-            _ => {
-                return text(
-                    StatusCode::NOT_FOUND,
-                    "expected /livez, /readyz, /metrics, /version or POST /-/reload\n",
-                );
-            }
-        };
-        if !allowed {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
-            let allow = if path == "/-/reload" {
-                "POST"
-            } else {
-                "GET, HEAD"
-            };
-            response
-                .headers_mut()
-                .insert(header::ALLOW, HeaderValue::from_static(allow));
-            return response;
-        }
-        match path {
-            "/livez" => text(StatusCode::OK, "live\n"),
-            "/readyz" => self.ready().await,
-            "/metrics" => {
-                let mut response = text(StatusCode::OK, self.metrics().await);
-                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-                response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                response
-            }
-            "/version" => {
-                let body =
-                    json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") });
-                json_body(StatusCode::OK, &body)
-            }
-            _ => self.reload().await,
-        }
+        self.answer(&request).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the console cannot read the store");
+            text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the store does not answer: {error}\n"),
+            )
+        })
     }
 
     fn refuse(&self, _head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
@@ -193,7 +220,7 @@ impl Handler for Admin {
             Refusal::Malformed | Refusal::NotAllowed => {
                 text(StatusCode::BAD_REQUEST, "expected an HTTP/1.1 request\n")
             }
-            Refusal::BodyTooLarge => text(StatusCode::PAYLOAD_TOO_LARGE, "expected no body\n"),
+            Refusal::BodyTooLarge => text(StatusCode::PAYLOAD_TOO_LARGE, "expected a short form\n"),
             Refusal::BodyIncomplete => {
                 text(StatusCode::REQUEST_TIMEOUT, "the body did not come whole\n")
             }
@@ -212,23 +239,84 @@ impl Handler for Admin {
     }
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
-    typed(status, "text/plain; charset=utf-8", body.into())
+fn logout_page(visit: &Visit<'_>) -> Response<Bytes> {
+    let content = html! {
+        section { form method="post" action="/logout" { (visit.form_token()) button.first { (visit.say("退出", "Sign out")) } } }
+    };
+    visit.page(StatusCode::OK, visit.say("退出？", "Sign out?"), &content)
 }
 
-fn json_body(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
-    typed(status, "application/json", format!("{body}\n").into())
+fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<Bytes> {
+    let (status, words) = match stop {
+        Stop::NotSignedIn if wants_page(headers) => return see_other("/login"),
+        Stop::NotSignedIn => (
+            StatusCode::UNAUTHORIZED,
+            "expected the admin token, as in \"authorization: bearer …\"",
+        ),
+        Stop::ForeignHost => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "expected a host that is loopback, the listen address or one of admin.names",
+        ),
+        Stop::CrossSite => (
+            StatusCode::FORBIDDEN,
+            "expected an action from a page of this console; load the page again",
+        ),
+    };
+    let mut response = refusal(visit, headers, status, words);
+    if stop == Stop::NotSignedIn {
+        let challenge = HeaderValue::from_static("Bearer realm=\"countersign\"");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
 }
 
-fn typed(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+fn nothing_here(visit: &Visit<'_>, headers: &HeaderMap) -> Response<Bytes> {
+    let words = "expected /, /livez, /readyz, /metrics, /version or POST /-/reload";
+    refusal(visit, headers, StatusCode::NOT_FOUND, words)
+}
+
+fn wrong_method(visit: &Visit<'_>, headers: &HeaderMap, methods: &'static str) -> Response<Bytes> {
+    let words = "this address does not take this method";
+    let mut response = refusal(visit, headers, StatusCode::METHOD_NOT_ALLOWED, words);
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// A page for browsers, a line for everybody else.
+fn refusal(
+    visit: &Visit<'_>,
+    headers: &HeaderMap,
+    status: StatusCode,
+    words: &str,
+) -> Response<Bytes> {
+    if !wants_page(headers) {
+        let mut response = text(status, format!("{words}\n"));
+        let by_accept = HeaderValue::from_static("Accept");
+        response.headers_mut().insert(header::VARY, by_accept);
+        return response;
+    }
+    let content = html! { section { p lang="en" { (words) } p { a href="/" { (visit.say("回到概览", "Back to the overview")) } } } };
+    visit.bare_page(
+        status,
+        status.canonical_reason().unwrap_or("Refused"),
+        &content,
+    )
+}
+
+fn wants_page(headers: &HeaderMap) -> bool {
+    let accepted = headers
+        .get(header::ACCEPT)
+        .and_then(|accepted| accepted.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/html"))
+}
+
+fn with_cookie(mut response: Response<Bytes>, cookie: String) -> Response<Bytes> {
+    if let Ok(cookie) = HeaderValue::try_from(cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
     response
 }

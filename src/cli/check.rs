@@ -33,7 +33,7 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
         "  limits     body {} bytes, {} calls in flight",
         settings.app.max_body, settings.app.max_in_flight
     );
-    println!("  store      {}", settings.inbox.store.display());
+    println!("  store      {}", settings.inbox.store);
     println!(
         "{} (sha-256 {}), merchants: {}",
         settings.merchants.display(),

@@ -1,11 +1,13 @@
 //! `countersign inbox`: what was kept of results, and a person's decisions; also while the sidecar runs.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 
 use super::{Config, Failure};
 use crate::clock;
-use crate::inbox::event::{Event, State};
-use crate::inbox::sqlite::Sqlite;
+use crate::inbox;
+use crate::inbox::event::{Event, State, shown};
 use crate::inbox::store::{Store, StoreError};
 
 /// Events of one listing where nothing else is asked for.
@@ -131,10 +133,10 @@ async fn decide(one: &One, state: State) -> Result<(), Failure> {
 }
 
 /// Opens the store of a sidecar that may be running.
-fn open(config: &Config) -> Result<Sqlite, Failure> {
-    let path = config.settings()?.inbox.store;
-    let failed = |error| Failure::Config(format!("{}: inbox.store: {error}", path.display()));
-    Sqlite::open_beside(&path).map_err(failed)
+fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
+    let address = config.settings()?.inbox.store;
+    inbox::open_beside(&address)
+        .map_err(|error| Failure::Config(format!("{address}: inbox.store: {error}")))
 }
 
 fn line(event: &Event) -> String {
@@ -149,20 +151,6 @@ fn line(event: &Event) -> String {
         [&event.orderid, &event.resultcode, &event.last_attempt].map(|text| shown(text));
     let state = event.state.name();
     format!("{id}  {state:<9}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last}")
-}
-
-/// A platform's text on a terminal: whatever could move the cursor or turn the line around is spelled out.
-fn shown(text: &str) -> String {
-    let plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ';
-    text.chars()
-        .map(|c| {
-            if plain(&c) {
-                c.to_string()
-            } else {
-                c.escape_unicode().to_string()
-            }
-        })
-        .collect()
 }
 
 fn state(name: &str) -> Result<State, String> {

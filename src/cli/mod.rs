@@ -39,7 +39,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the sidecar
-    Run(Config),
+    Run(run::Run),
     /// Check both files: every problem, or what would be in force
     Check(Config),
     /// Sign a message: JSON in, `req=…&sign=…` out
@@ -119,7 +119,7 @@ impl From<Problems> for Failure {
 /// Runs what the arguments ask for.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run(config) => run::run(&config),
+        Command::Run(args) => run::run(&args),
         Command::Check(config) => check::check(&config),
         Command::Sign(sign) => envelope::sign(&sign),
         Command::Verify(verify) => envelope::verify(&verify),

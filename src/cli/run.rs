@@ -1,14 +1,26 @@
 //! `countersign run`
 
+use clap::Args;
+
 use super::sandbox::demo_key;
 use super::{Config, DEMO_VARIABLE, Failure, environment};
 use crate::config::Snapshot;
 use crate::server;
 
-pub(super) fn run(config: &Config) -> Result<(), Failure> {
-    let (settings, snapshot) = config.load()?;
+#[derive(Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    config: Config,
+    /// Take the listeners over from the running process, which finishes what it has in flight and ends
+    #[arg(long)]
+    upgrade: bool,
+}
+
+pub(super) fn run(run: &Run) -> Result<(), Failure> {
+    let (settings, snapshot) = run.config.load()?;
     refuse_demo_keys(&snapshot)?;
-    server::run(&settings, snapshot).map_err(|error| Failure::Config(error.to_string()))
+    server::run(&settings, snapshot, run.upgrade)
+        .map_err(|error| Failure::Config(error.to_string()))
 }
 
 /// The demo's keys are printed by every copy of this program.

@@ -11,7 +11,7 @@ use super::document::{self, Document};
 use super::problem::{Problem, Problems};
 
 /// Every setting by its path; the environment's names are made from these.
-pub(super) const KEYS: [&str; 26] = [
+pub(super) const KEYS: [&str; 29] = [
     "merchants",
     "threads",
     "app.listen",
@@ -36,6 +36,9 @@ pub(super) const KEYS: [&str; 26] = [
     "inbox.watch_orders",
     "inbox.watch_per_second",
     "admin.listen",
+    "admin.names",
+    "admin.token",
+    "admin.token_file",
     "log.format",
     "log.level",
 ];

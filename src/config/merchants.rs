@@ -45,6 +45,11 @@ impl Merchant {
     pub fn verifying_keys(&self) -> impl Iterator<Item = &Key> {
         std::iter::once(&self.key).chain(&self.old_keys)
     }
+
+    /// The old key that a sign was made with, by its place among [`Merchant::verifying_keys`].
+    pub fn old_key(&self, key_index: usize) -> Option<&Key> {
+        self.old_keys.get(key_index.checked_sub(1)?)
+    }
 }
 
 /// The merchants of one load, unchanging; a request takes one and keeps it.

@@ -10,8 +10,12 @@ mod quantity;
 mod source;
 pub mod web_url;
 
+pub mod token;
+
 mod layers;
 pub mod listen;
+pub mod store_address;
+
 pub mod settings;
 
 mod weakness;
@@ -27,4 +31,5 @@ pub use listen::Listen;
 pub use merchants::{Merchant, Snapshot};
 pub use problem::{Problem, Problems};
 pub use settings::Settings;
+pub use store_address::StoreAddress;
 pub use watch::{ReloadOutcome, Watch, watch};

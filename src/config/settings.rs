@@ -12,6 +12,8 @@ use url::Url;
 use super::layers::Layers;
 use super::listen::Listen;
 use super::problem::{Problem, Problems};
+use super::store_address::StoreAddress;
+use super::token::Token;
 use super::web_url::{self, Tail};
 use super::{quantity, source};
 
@@ -116,8 +118,8 @@ pub struct Tls {
 /// `[inbox]`
 #[derive(Debug, Clone)]
 pub struct Inbox {
-    /// The SQLite file, relative to the settings file where it is relative.
-    pub store: PathBuf,
+    /// Where orders and events are kept.
+    pub store: StoreAddress,
     /// When the platform is told `0000`.
     pub acknowledge: Acknowledge,
     /// How long an event is offered to the app.
@@ -155,6 +157,10 @@ pub enum Confirm {
 pub struct Admin {
     /// Health, metrics, console, reload.
     pub listen: SocketAddr,
+    /// The names, in lower case, that the listener is called by, beside its addresses.
+    pub names: Vec<String>,
+    /// What opens it; always there where it is not on loopback.
+    pub token: Option<Token>,
 }
 
 /// `[log]`
@@ -189,7 +195,12 @@ impl Settings {
         let text = std::str::from_utf8(&bytes)
             .map_err(|_| Problem::new(path, "", "expected utf-8 text"))?;
         let mut layers = Layers::new(path, text, overrides, env);
-        let settings = read(&mut layers, path, source::short_hex(&Sha256::digest(text)));
+        let settings = read(
+            &mut layers,
+            path,
+            source::short_hex(&Sha256::digest(text)),
+            env,
+        );
         layers.finish()?;
         settings.ok_or_else(|| Problem::new(path, "", "cannot be read").into())
     }
@@ -208,7 +219,12 @@ impl Settings {
     }
 }
 
-fn read(layers: &mut Layers<'_>, path: &Path, digest: String) -> Option<Settings> {
+fn read(
+    layers: &mut Layers<'_>,
+    path: &Path,
+    digest: String,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Option<Settings> {
     let folder = match path.parent() {
         // A bare name would let SQLite take ":memory:" for what it means to SQLite.
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -222,12 +238,8 @@ fn read(layers: &mut Layers<'_>, path: &Path, digest: String) -> Option<Settings
     let app = app(layers, folder);
     let platform = platform(layers, folder);
     let callbacks = callbacks(layers, folder);
-    let inbox = inbox(layers, folder);
-    let admin = Admin {
-        listen: layers
-            .text("admin.listen", address)
-            .unwrap_or(([127, 0, 0, 1], 9900).into()),
-    };
+    let inbox = inbox(layers, folder, env);
+    let admin = admin(layers, folder);
     let log = log(layers);
     let mut settings = Settings {
         path: path.to_owned(),
@@ -330,8 +342,8 @@ fn tls(layers: &mut Layers<'_>, folder: &Path) -> Option<Tls> {
     })
 }
 
-fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
-    let store = layers.text("inbox.store", |text| store(folder, text));
+fn inbox(layers: &mut Layers<'_>, folder: &Path, env: &dyn Fn(&str) -> Option<String>) -> Inbox {
+    let store = layers.text("inbox.store", |text| StoreAddress::parse(folder, text, env));
     let acknowledge = layers.text("inbox.acknowledge", |text| match text {
         "stored" => Ok(Acknowledge::Stored),
         "delivered" => Ok(Acknowledge::Delivered),
@@ -343,7 +355,7 @@ fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
         _ => Err("expected \"off\" or \"paid\"".into()),
     });
     Inbox {
-        store: store.unwrap_or_else(|| folder.join("countersign.db")),
+        store: store.unwrap_or_else(|| StoreAddress::Sqlite(folder.join("countersign.db"))),
         acknowledge: acknowledge.unwrap_or(Acknowledge::Stored),
         retry_for: time(layers, "inbox.retry_for", MAX_KEEP, RETRY_FOR),
         keep: time(layers, "inbox.keep", MAX_KEEP, KEEP),
@@ -353,6 +365,46 @@ fn inbox(layers: &mut Layers<'_>, folder: &Path) -> Inbox {
             .number("inbox.watch_per_second", 1..=10_000, whole, plain)
             .unwrap_or(WATCH_PER_SECOND),
     }
+}
+
+fn admin(layers: &mut Layers<'_>, folder: &Path) -> Admin {
+    let listen = layers
+        .text("admin.listen", address)
+        .unwrap_or(([127, 0, 0, 1], 9900).into());
+    let names = layers.list("admin.names", host_name).unwrap_or_default();
+    let given = layers.text("admin.token", Token::parse);
+    let from_file = layers.text("admin.token_file", |text| token_file(&file(folder, text)?));
+    let is_given = ["admin.token", "admin.token_file"].map(|key| layers.is_given(key));
+    if is_given == [true, true] {
+        let expected = "expected only one of admin.token and admin.token_file";
+        layers.problem("admin.token_file", expected);
+    }
+    if is_given == [false, false] && !listen.ip().is_loopback() {
+        let expected =
+            "can be reached from other machines, expected admin.token or admin.token_file";
+        layers.problem("admin.listen", expected);
+    }
+    Admin {
+        listen,
+        names,
+        token: given.or(from_file),
+    }
+}
+
+/// Loses one line end at its end.
+fn token_file(path: &Path) -> Result<Token, String> {
+    let bytes = source::read(path, source::MAX_KEY_FILE)?;
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Token::parse(text.strip_suffix('\r').unwrap_or(text))
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(plain) {
+        return Err("expected a host's name without port, as in \"ops.example.com\"".into());
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 fn log(layers: &mut Layers<'_>) -> Log {
@@ -421,6 +473,9 @@ fn warnings(settings: &Settings) -> Vec<String> {
             ));
         }
     }
+    if let Some(warning) = settings.inbox.store.warning() {
+        warnings.push(format!("inbox.store: {warning}"));
+    }
     if settings.inbox.keep < settings.inbox.retry_for {
         warnings.push("inbox.keep: shorter than inbox.retry_for".into());
     }
@@ -458,17 +513,6 @@ fn file(folder: &Path, text: &str) -> Result<PathBuf, String> {
         return Err("expected a file's path".into());
     }
     Ok(folder.join(text))
-}
-
-fn store(folder: &Path, text: &str) -> Result<PathBuf, String> {
-    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        return Err("this version keeps its store on sqlite, expected \"sqlite:PATH\"".into());
-    }
-    match text.strip_prefix("sqlite:") {
-        Some(":memory:") => Err("expected a file, since events must outlive the process".into()),
-        Some(path) if !path.is_empty() => file(folder, path),
-        _ => Err("expected \"sqlite:PATH\"".into()),
-    }
 }
 
 fn extra_path(text: &str) -> Result<String, String> {

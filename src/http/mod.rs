@@ -1,4 +1,4 @@
-//! HTTP in and out: with `server.rs` the only place that names Pingora.
+//! HTTP in and out: with `server` the only place that names Pingora.
 
 mod deadline;
 
@@ -6,11 +6,21 @@ mod exchange;
 
 mod pool;
 
+pub mod fault;
+
+pub mod transport;
+
+mod origin;
+
+mod addresses;
+
 pub mod client;
 
 pub mod clients;
 
 mod refusal;
+
+pub mod request_id;
 
 pub mod public;
 
@@ -20,5 +30,7 @@ mod plain;
 pub mod oracle;
 
 pub mod serve;
+
+pub mod listener;
 
 pub mod tls;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 
-use super::{Inbound, Reason, Refused, Taken, plain};
+use super::{ACCEPTED, Inbound, Reason, Refused, Taken, plain};
 use crate::clock;
 use crate::config::settings::Acknowledge;
 use crate::inbox::event::{Source, State};
@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(25);
 impl Inbound {
     pub(super) async fn back(&self, request: &Request<Bytes>) -> Result<Taken, Refused> {
         let deadline = Instant::now() + PATIENCE;
-        let outcome = self.verify(envelope_of(request)?)?;
+        let (outcome, old_key) = self.verify(envelope_of(request)?)?;
         let subject = Subject::about(&outcome.merid, &outcome.orderid);
         let refused = |reason| Refused {
             reason,
@@ -41,7 +41,7 @@ impl Inbound {
             refused(Reason::NotStored)
         })?;
         let (id, state, said) = match put {
-            Put::Kept { id, state } => (id, state, "accepted"),
+            Put::Kept { id, state } => (id, state, ACCEPTED),
             Put::Repeated { id, state } => (id, state, "repeated"),
             Put::Disputed { id, new } => {
                 self.metrics.count_dispute(new, &id, &subject);
@@ -50,6 +50,7 @@ impl Inbound {
             Put::Foreign => return Err(refused(Reason::ForeignOrder)),
         };
         if state == State::Pending {
+            self.wake.traces.keep(&id, request.headers());
             self.wake.now();
         }
         if self.acknowledge == Acknowledge::Delivered && state == State::Pending {
@@ -61,6 +62,7 @@ impl Inbound {
             response: plain(StatusCode::OK, "0000"),
             outcome: said,
             subject,
+            old_key,
         })
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use url::Position;
 
 use super::ask::Platform;
@@ -24,6 +25,7 @@ use crate::inbox::event::{self, Event, Millis, Source, State};
 use crate::inbox::store::{Attempt, Store, StoreError};
 use crate::observe::Metrics;
 use crate::protocol::message::{ResultCode, Subject};
+use crate::trace::{Kept, Side, Tracer};
 
 /// After the first failure, the second, and so on; the last one again and again.
 const DELAYS: [Millis; 8] = [
@@ -43,15 +45,21 @@ const LOOKED_AT: u32 = 4096;
 const LOOK: Duration = Duration::from_millis(200);
 /// The pause after the store failed.
 const BACK_OFF: Duration = Duration::from_secs(1);
+/// Attempts under way when another process begins to deliver have so long to end; the others are made again there.
+const LANDING: Duration = Duration::from_secs(3);
 
 /// Tells the delivery that there is something new.
 #[derive(Default)]
-pub struct Wake(Notify);
+pub struct Wake {
+    new: Notify,
+    /// In which trace each came.
+    pub traces: Kept,
+}
 
 impl Wake {
     /// Look now.
     pub fn now(&self) {
-        self.0.notify_one();
+        self.new.notify_one();
     }
 }
 
@@ -67,6 +75,8 @@ pub struct Deliver {
     pub metrics: Arc<Metrics>,
     /// Called for new events.
     pub wake: Arc<Wake>,
+    /// Begins a span for each attempt.
+    pub tracer: Arc<Tracer>,
     /// Asked first, where results are to be confirmed.
     pub platform: Platform,
     /// Which results are confirmed first.
@@ -85,6 +95,13 @@ enum Came {
     Denied,
 }
 
+/// Waits for attempts that are under way where no further ones are made.
+pub async fn land(mut attempts: JoinSet<()>) {
+    let landed = async { while attempts.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LANDING, landed).await;
+    attempts.shutdown().await;
+}
+
 /// What is in flight, shared with the attempts.
 type Flying = Arc<Mutex<Flights>>;
 
@@ -97,8 +114,8 @@ struct Flights {
 }
 
 impl Deliver {
-    /// Delivers until the task is dropped.
-    pub async fn run(self: Arc<Self>) {
+    /// Delivers until the task is dropped; what is under way then goes on in `attempts`.
+    pub async fn run(self: Arc<Self>, attempts: &mut JoinSet<()>) {
         let flying = Flying::default();
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
         // As if the clock had been set back before we started.
@@ -108,13 +125,14 @@ impl Deliver {
             let looked = self.look(now, now < last).await;
             last = now;
             match looked {
-                Ok(due) => self.launch(due, &flying, &permits),
+                Ok(due) => self.launch(due, &flying, &permits, attempts),
                 Err(error) => {
                     tracing::error!(%error, "events cannot be read; delivery waits");
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
-            let _ = tokio::time::timeout(LOOK, self.wake.0.notified()).await;
+            let _ = tokio::time::timeout(LOOK, self.wake.new.notified()).await;
+            while attempts.try_join_next().is_some() {}
         }
     }
 
@@ -125,27 +143,37 @@ impl Deliver {
         self.store.due(now, EACH, LOOKED_AT).await
     }
 
-    fn launch(self: &Arc<Self>, due: Vec<Event>, flying: &Flying, permits: &Arc<Semaphore>) {
+    fn launch(
+        self: &Arc<Self>,
+        due: Vec<Event>,
+        flying: &Flying,
+        permits: &Arc<Semaphore>,
+        attempts: &mut JoinSet<()>,
+    ) {
         for event in due {
             let Some(flight) = Flight::take_off(&event, flying, permits) else {
                 continue;
             };
             let deliver = self.clone();
-            tokio::spawn(async move {
-                let failed = deliver.attempt_unless_done(event).await;
+            attempts.spawn(async move {
+                let failed = deliver.attempt_unless_taken(event).await;
                 flight.land(failed);
                 deliver.wake.now();
             });
         }
     }
 
-    /// The event was read before it took off: another attempt may have landed in between. Whether the app failed.
-    async fn attempt_unless_done(&self, event: Event) -> bool {
-        match self.store.event(&event.id).await {
-            Ok(Some(now)) if now.state == State::Pending && now.attempts == event.attempts => {
-                self.attempt(now).await
+    /// The event was read before it took off: another attempt may have landed in between, or another sidecar may have
+    /// taken it. Whether the app failed.
+    async fn attempt_unless_taken(&self, event: Event) -> bool {
+        match self.store.claim(&event).await {
+            Ok(Some(claimed)) => self.attempt(claimed).await,
+            Ok(None) => false,
+            Err(error) => {
+                tracing::error!(%error, event = event.id, "an event could not be claimed; its delivery waits");
+                tokio::time::sleep(BACK_OFF).await;
+                false
             }
-            _ => false,
         }
     }
 
@@ -154,8 +182,11 @@ impl Deliver {
         let (at, started) = (clock::now(), Instant::now());
         let snapshot = self.watch.snapshot();
         let number = event.attempts + 1;
+        let mut headers = headers(&event, number);
+        self.wake.traces.put(&event.id, &mut headers);
+        let span = self.tracer.begin(Side::Client, &mut headers);
         let came = match snapshot.merchant(&event.merid) {
-            Some(merchant) => self.offer(&event, number, merchant).await,
+            Some(merchant) => self.offer(&event, &headers, merchant).await,
             None => Came::NoBack,
         };
         let (outcome, words, state) = match came {
@@ -191,8 +222,22 @@ impl Deliver {
             attempt = number,
             outcome,
             why = words,
+            ms = started.elapsed().as_secs_f64() * 1000.0,
             "delivery"
         );
+        span.end(
+            &["delivery"],
+            outcome != "taken",
+            &[
+                ("countersign.event", &event.id),
+                ("countersign.merid", &event.merid),
+                ("countersign.orderid", &event.orderid),
+                ("countersign.outcome", outcome),
+            ],
+        );
+        if state != State::Pending {
+            self.wake.traces.forget(&event.id);
+        }
         let attempt = Attempt {
             next: clock::now() + delay(number),
             id: event.id,
@@ -210,7 +255,7 @@ impl Deliver {
         outcome != "taken"
     }
 
-    async fn offer(&self, event: &Event, number: u32, merchant: &Merchant) -> Came {
+    async fn offer(&self, event: &Event, headers: &HeaderMap, merchant: &Merchant) -> Came {
         let Some(back) = &merchant.back else {
             return Came::NoBack;
         };
@@ -227,10 +272,7 @@ impl Deliver {
         let path = &back[Position::BeforePath..Position::AfterQuery];
         let body = Bytes::from(event.json.clone());
         // Once and once only for each attempt: the app counts them.
-        match client
-            .post(path, &headers(event, number), body, Repeat::Never)
-            .await
-        {
+        match client.post(path, headers, body, Repeat::Never).await {
             Ok(response)
                 if response.status().is_success() && response.body().trim_ascii() == b"0000" =>
             {

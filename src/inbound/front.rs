@@ -5,7 +5,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use maud::{DOCTYPE, html};
 use url::form_urlencoded;
 
-use super::{Inbound, Reason, Refused, Taken};
+use super::{ACCEPTED, Inbound, Reason, Refused, Taken};
 use crate::outbound::relay;
 use crate::protocol::json::Object;
 use crate::protocol::message::Subject;
@@ -28,7 +28,7 @@ const FIELDS: [&str; 11] = [
 impl Inbound {
     pub(super) async fn front(&self, request: &Request<Bytes>) -> Result<Taken, Refused> {
         let query = request.uri().query().unwrap_or_default();
-        let outcome = self.verify(query.as_bytes())?;
+        let (outcome, old_key) = self.verify(query.as_bytes())?;
         let subject = Subject::about(&outcome.merid, &outcome.orderid);
         let refused = |reason| Refused {
             reason,
@@ -75,8 +75,9 @@ impl Inbound {
         })?;
         Ok(Taken {
             response: relay::response(page),
-            outcome: "accepted",
+            outcome: ACCEPTED,
             subject,
+            old_key,
         })
     }
 }

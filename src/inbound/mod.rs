@@ -20,15 +20,23 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
+use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::{Acknowledge, Settings};
 use crate::http::clients::Clients;
+use crate::http::request_id::{REQUEST_ID, new_request_id};
 use crate::http::serve::{Handler, Refusal};
+use crate::inbox::event::Millis;
+use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::Store;
-use crate::observe::{Metrics, REQUEST_ID, request_id};
+use crate::journal::Journal;
+use crate::observe::Metrics;
 use crate::protocol::envelope::{self, Verified, VerifyError};
 use crate::protocol::json::Object;
+use crate::protocol::key::Key;
 use crate::protocol::message::{self, AnswerError, Outcome, Subject};
+use crate::records::Records;
+use crate::trace::{Side, Span, Tracer};
 pub use ask::Platform;
 use deliver::Wake;
 
@@ -39,10 +47,15 @@ pub struct Inbound {
     metrics: Arc<Metrics>,
     apps: Arc<Clients>,
     wake: Arc<Wake>,
+    tracer: Arc<Tracer>,
+    journal: Arc<Journal>,
     acknowledge: Acknowledge,
     /// What the public URL has before `/notify`; a proxy may take it off.
     prefix: String,
 }
+
+/// The outcome of a callback that brought something new, or a customer.
+const ACCEPTED: &str = "accepted";
 
 /// Why a callback is refused: for log and metrics, never for whoever called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +98,20 @@ impl Reason {
         }
     }
 
+    /// The callback was verified first: it is really the platform's and about whom it says.
+    fn is_after_verification(self) -> bool {
+        matches!(
+            self,
+            Self::Incomplete
+                | Self::ForeignOrder
+                | Self::Disputed
+                | Self::NoFront
+                | Self::AppUnreachable
+                | Self::NotStored
+                | Self::NotDelivered
+        )
+    }
+
     /// Our own fault or the app's: the platform is to try again. All else looks alike.
     fn response(self, kind: Kind) -> Response<Bytes> {
         let (status, words) = match self {
@@ -121,6 +148,7 @@ struct Taken {
     response: Response<Bytes>,
     outcome: &'static str,
     subject: Subject,
+    old_key: Option<String>,
 }
 
 /// A callback that was not, and whom it claimed to be about.
@@ -144,10 +172,15 @@ impl Inbound {
         settings: &Settings,
         watch: Watch,
         store: Arc<dyn Store>,
-        metrics: Arc<Metrics>,
         apps: Arc<Clients>,
         wake: Arc<Wake>,
+        records: Records,
     ) -> Self {
+        let Records {
+            metrics,
+            tracer,
+            journal,
+        } = records;
         let callbacks = settings.callbacks.as_ref();
         let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
         for reason in GRAVE {
@@ -160,6 +193,8 @@ impl Inbound {
             metrics,
             apps,
             wake,
+            tracer,
+            journal,
             acknowledge: settings.inbox.acknowledge,
             prefix: public_url.map_or_else(String::new, |url| {
                 url.path().trim_end_matches('/').to_owned()
@@ -177,7 +212,8 @@ impl Inbound {
     }
 
     /// A callback's envelope, believed with the keys of the merchant that it names, and complete.
-    fn verify(&self, envelope: &[u8]) -> Result<Verified<Outcome>, Refused> {
+    /// With it the fingerprint of the old key, where one was needed.
+    fn verify(&self, envelope: &[u8]) -> Result<(Verified<Outcome>, Option<String>), Refused> {
         let received = envelope::read(envelope, "resp").map_err(|_| Reason::Malformed)?;
         let claimed = received.unverified().ok_or(Reason::Malformed)?;
         let object = Object::parse(&claimed).map_err(|_| Reason::Malformed)?;
@@ -208,7 +244,8 @@ impl Inbound {
             })
         })?;
         self.metrics.count_oddities(&outcome);
-        Ok(outcome)
+        let old_key = merchant.old_key(outcome.key_index());
+        Ok((outcome, old_key.map(Key::fingerprint)))
     }
 
     fn kind(&self, path: &str) -> Kind {
@@ -223,14 +260,25 @@ impl Inbound {
     fn finish(
         &self,
         kind: Kind,
-        request_id: HeaderValue,
-        result: Result<Taken, Refused>,
+        span: Span,
         started: Instant,
+        result: Result<Taken, Refused>,
     ) -> Response<Bytes> {
-        let (mut response, outcome, subject) = match result {
-            Ok(taken) => (taken.response, taken.outcome, taken.subject),
-            Err(Refused { reason, subject }) => (reason.response(kind), reason.name(), subject),
-        };
+        // Never the stranger's own.
+        let request_id = new_request_id();
+        let refusal = result.as_ref().err().map(|refused| refused.reason);
+        let taken = result.unwrap_or_else(|Refused { reason, subject }| Taken {
+            response: reason.response(kind),
+            outcome: reason.name(),
+            subject,
+            old_key: None,
+        });
+        let Taken {
+            mut response,
+            outcome,
+            subject,
+            old_key,
+        } = taken;
         self.metrics
             .callbacks
             .with_label_values(&[kind.name(), outcome])
@@ -246,8 +294,47 @@ impl Inbound {
             orderid = subject.shown_orderid(),
             outcome,
             status = response.status().as_u16(),
+            ms = started.elapsed().as_secs_f64() * 1000.0,
             "callback"
         );
+        let status = response.status();
+        span.end(
+            &["callback", kind.name()],
+            status.is_server_error(),
+            &[
+                ("http.response.status_code", status.as_str()),
+                (
+                    "countersign.request_id",
+                    request_id.to_str().unwrap_or_default(),
+                ),
+                ("countersign.merid", subject.shown_merid()),
+                ("countersign.orderid", subject.shown_orderid()),
+                ("countersign.outcome", outcome),
+            ],
+        );
+        let stranger = refusal.is_some_and(|reason| !reason.is_after_verification());
+        // The customer's browser holds an envelope that it can bring again and again.
+        let again = refusal.is_none() && (kind, outcome) != (Kind::Back, ACCEPTED);
+        let weight = if stranger || again {
+            Weight::Common
+        } else {
+            Weight::Step
+        };
+        let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
+        self.journal.note(weight, || {
+            // Read before the time that has passed, so that the one less the other is not after the beginning.
+            let note = Note::about(What::Callback, merid, orderid, clock::now());
+            Note {
+                took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
+                way: kind.name().into(),
+                request_id: request_id.to_str().unwrap_or_default().to_owned(),
+                outcome: outcome.into(),
+                old_key: old_key.unwrap_or_default(),
+                refused: refusal.is_some(),
+                stranger,
+                ..note
+            }
+        });
         response.headers_mut().insert(REQUEST_ID, request_id);
         response
     }
@@ -272,10 +359,11 @@ impl Kind {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+    async fn handle(&self, mut request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+        let span = self.tracer.begin(Side::Server, request.headers_mut());
         let kind = self.kind(request.uri().path());
         let result = self.callback(kind, &request).await;
-        self.finish(kind, request_id(&http::HeaderMap::new()), result, started)
+        self.finish(kind, span, started, result)
     }
 
     fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
@@ -288,12 +376,7 @@ impl Handler for Inbound {
             Refusal::Panicked => Reason::NotStored,
         };
         let kind = self.kind(head.uri.path());
-        self.finish(
-            kind,
-            request_id(&http::HeaderMap::new()),
-            Err(reason.into()),
-            started,
-        )
+        self.finish(kind, Span::default(), started, Err(reason.into()))
     }
 }
 

@@ -13,7 +13,9 @@ use super::deliver::Wake;
 use crate::clock;
 use crate::config;
 use crate::inbox::event::{Millis, Source};
+use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::{Arrival, OpenOrder, Put, Store};
+use crate::journal::Journal;
 use crate::observe::Metrics;
 use crate::protocol::envelope::Verified;
 use crate::protocol::message::{Outcome, ResultCode, Subject};
@@ -41,6 +43,8 @@ pub struct Watch {
     pub metrics: Arc<Metrics>,
     /// Told of new events.
     pub wake: Arc<Wake>,
+    /// Takes note of questions.
+    pub journal: Arc<Journal>,
     /// Questions a second at most.
     pub per_second: usize,
 }
@@ -91,6 +95,22 @@ impl Watch {
             .watch_queries
             .with_label_values(&[outcome])
             .inc();
+        // While the platform is away, each open order is asked about once a minute.
+        let weight = if outcome == "no-answer" {
+            Weight::Common
+        } else {
+            Weight::Step
+        };
+        let (merid, orderid) = (Some(&*order.merid), Some(&*order.orderid));
+        self.journal.note(weight, || {
+            let note = Note::about(What::Question, merid, orderid, clock::now());
+            Note {
+                took: note.at - now,
+                way: "watch".into(),
+                outcome: outcome.into(),
+                ..note
+            }
+        });
         if let Err(error) = self.store.asked(order, next).await {
             tracing::error!(%error, "an answer about an open order could not be written down");
         }

@@ -24,6 +24,14 @@ impl Source {
             Self::Query => "query",
         }
     }
+
+    /// Finds a source by its name.
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "query" => Self::Query,
+            _ => Self::Notification,
+        }
+    }
 }
 
 /// What is to become of an event.
@@ -65,6 +73,11 @@ impl State {
     /// Finds a state by its name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// A state as a store has it. One that nobody knows is a person's to look at.
+    pub(super) fn stored(name: &str) -> Self {
+        Self::parse(name).unwrap_or(Self::Parked)
     }
 }
 
@@ -120,5 +133,19 @@ pub fn id(outcome: &Outcome) -> String {
     digest.finalize()[..16]
         .iter()
         .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A platform's text for a person's eyes: whatever could move a cursor, turn the line around or hide is spelled out.
+pub fn shown(text: &str) -> String {
+    let plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ';
+    text.chars()
+        .map(|c| {
+            if plain(&c) {
+                c.to_string()
+            } else {
+                c.escape_unicode().to_string()
+            }
+        })
         .collect()
 }

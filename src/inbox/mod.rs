@@ -1,10 +1,52 @@
 //! What must outlive the process: the orders that were signed, and the results that the app is to hear of.
 //!
 //! Knows no socket and no key. Keeps the promises that what is confirmed is on stable storage (I1), and that an
-//! event goes on being offered until the app takes it (I4). [`Store`] is what a store must do; [`sqlite`] does it.
+//! event goes on being offered until the app takes it (I4). [`Store`] is what a store must do; [`sqlite`] does it for one
+//! sidecar, [`postgres`] for a fleet.
 
 pub mod event;
 
+pub mod note;
+
 pub mod store;
 
-pub mod sqlite;
+mod verdict;
+
+#[cfg(test)]
+mod contract;
+
+mod sqlite;
+
+mod postgres;
+
+use std::sync::Arc;
+
+use crate::config::StoreAddress;
+use postgres::Postgres;
+use sqlite::Sqlite;
+use store::{Store, StoreError};
+
+/// Opens or creates the sidecar's own store. Refuses one that is damaged, newer, another program's, or cannot be written.
+pub fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match address {
+        StoreAddress::Sqlite(path) => Arc::new(Sqlite::open(path)?),
+        StoreAddress::Postgres(at) => Arc::new(Postgres::open(at)?),
+    })
+}
+
+/// Opens the store of a running sidecar, to take its place.
+pub fn take_over(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match address {
+        StoreAddress::Sqlite(path) => Arc::new(Sqlite::take_over(path)?),
+        // Any number may share it anyway.
+        StoreAddress::Postgres(at) => Arc::new(Postgres::open(at)?),
+    })
+}
+
+/// Opens the store of a sidecar that may be running, for the command line.
+pub fn open_beside(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match address {
+        StoreAddress::Sqlite(path) => Arc::new(Sqlite::open_beside(path)?),
+        StoreAddress::Postgres(at) => Arc::new(Postgres::open_beside(at)?),
+    })
+}

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::event::{Event, Millis, Source, State};
+use super::note::Note;
 use crate::protocol::envelope::Verified;
 use crate::protocol::message::{Order, Outcome};
 
@@ -12,8 +13,8 @@ pub enum StoreError {
     /// In the words of whoever failed; they name no row.
     #[error("{0}")]
     Failed(String),
-    /// A file that something else wrote.
-    #[error("the file is another program's database")]
+    /// Something else wrote what is there.
+    #[error("it is another program's database")]
     NotOurs,
     /// Written by a later version.
     #[error("the store has version {found}, this program knows {known}: it is too old for it")]
@@ -33,6 +34,13 @@ pub enum StoreError {
     #[error("the store did not confirm in time")]
     Slow,
 }
+
+/// An order without a result is asked about this long after it was signed.
+pub(super) const FIRST_LOOK: Millis = 20 * 60 * 1000;
+/// No attempt is planned further ahead than this, and no question than that: what lies beyond was planned before the
+/// clock was set back.
+pub(super) const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
+pub(super) const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
 /// What the ledger says about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +120,41 @@ pub struct OpenOrder {
     pub signed_at: Millis,
 }
 
+/// An order as the ledger has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// In cents.
+    pub amount: u64,
+    /// `Bank`, `WeiXin`, `AliPay` or `Arbi`.
+    pub action: String,
+    /// When it was signed first.
+    pub signed_at: Millis,
+    /// When the watch asks about it next; `None` where it does not.
+    pub next_look: Option<Millis>,
+}
+
+/// Which notes are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Those of one order: merid, orderid.
+    Order(String, String),
+    /// Those of one request, by its id.
+    Request(String),
+    /// Refusals, of strangers too.
+    Refusals,
+}
+
+/// An old key that the platform still signs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldKey {
+    /// The merchant.
+    pub merid: String,
+    /// The key's fingerprint.
+    pub fingerprint: String,
+    /// When it was last seen, as far as notes go back.
+    pub seen_at: Millis,
+}
+
 /// Figures for the metrics.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
@@ -123,9 +166,25 @@ pub struct Counts {
     pub open_orders: i64,
 }
 
+impl Counts {
+    pub(super) fn set(&mut self, state: State, count: i64) {
+        let slots = self.events.iter_mut().zip(State::ALL);
+        for (slot, _) in slots.filter(|(_, known)| *known == state) {
+            *slot = count;
+        }
+    }
+}
+
 /// Orders and events, kept.
 #[async_trait]
 pub trait Store: Send + Sync {
+    /// Ready when this instance may deliver and ask; an instance that it replaces may still do so. What others leave to
+    /// the store to share out needs no turn.
+    async fn turn(&self) {}
+
+    /// Leaves that to the instance that waits for its turn; everything else can still be done.
+    fn let_go(&self) {}
+
     /// Whether it can be written; after a failure it is tried.
     async fn check(&self) -> Result<(), StoreError>;
 
@@ -144,10 +203,15 @@ pub trait Store: Send + Sync {
     /// Pending events whose time has come, at most `each` a merchant, the longest due first, and `limit` in all.
     async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError>;
 
+    /// Takes an event that was due for one attempt. `None` where it is no longer as it was read, or where another sidecar
+    /// has it; nobody else gets it until `attempted`, or until this sidecar has been silent for a while.
+    async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError>;
+
     /// Writes down what became of an attempt. An event that a person has decided about meanwhile stays decided.
     async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError>;
 
-    /// Orders that are to be asked about now: unknown outcomes first, then the longest due.
+    /// Orders that are to be asked about now: unknown outcomes first, then the longest due. No other sidecar gets them
+    /// until `asked`, or until this one has been silent for a while.
     async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError>;
 
     /// An order was asked about; `next` is when to ask again, `None` for never.
@@ -169,6 +233,34 @@ pub trait Store: Send + Sync {
     /// Figures for the metrics.
     async fn counts(&self) -> Result<Counts, StoreError>;
 
-    /// Forgets events that are done and orders that are closed since before `before`.
+    /// Writes notes in this order. Where there are then more than [`KEPT_STEPS`] steps, or more than [`KEPT_COMMON`]
+    /// common ones, the oldest of that weight are forgotten.
+    ///
+    /// [`KEPT_STEPS`]: super::note::KEPT_STEPS
+    /// [`KEPT_COMMON`]: super::note::KEPT_COMMON
+    async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError>;
+
+    /// Notes, newest first, at most `limit` of each weight: common ones crowd out no step.
+    async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError>;
+
+    /// The orders, as (merid, orderid), that go by this number: the orderid of the ledger, of an event, or of a note
+    /// that is no stranger's; the queryid of an event; the request id of a note. Each once, in the order of the two.
+    async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError>;
+
+    /// One order of the ledger.
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<Signed>, StoreError>;
+
+    /// The events of one order, oldest first.
+    async fn events_of(
+        &self,
+        merid: &str,
+        orderid: &str,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError>;
+
+    /// The old keys that notes speak of, each with its newest note, by merid and fingerprint.
+    async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError>;
+
+    /// Forgets events that are done, orders that are closed, and notes, since before `before`.
     async fn forget(&self, before: Millis) -> Result<(), StoreError>;
 }

@@ -27,14 +27,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::Settings;
-use crate::http::client::{Client, Fault, Repeat, Sent};
+use crate::http::client::{Client, Repeat};
+use crate::http::fault::{Fault, Sent};
+use crate::http::request_id::{REQUEST_ID, request_id};
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::event::Millis;
+use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::{Recorded, Store};
+use crate::journal::Journal;
 use crate::lifetime::Lifetime;
-use crate::observe::{Metrics, REQUEST_ID, request_id};
+use crate::observe::Metrics;
 use crate::protocol::envelope::{Envelope, Verified};
+use crate::protocol::key::Key;
 use crate::protocol::message::{Answer, Order, Subject};
+use crate::records::Records;
+use crate::trace::{Side, Span, Tracer};
 use parse::{Call, Notify};
 use refused::{Code, Refused};
 use route::Endpoint;
@@ -42,6 +49,9 @@ use shadow::{Shadow, Verdict};
 
 const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
 const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
+
+/// The outcome of a call that was not refused.
+const OK: &str = "ok";
 
 /// An order that may not have arrived is asked about after this: it may still be on its way.
 const ASK_SOON: Millis = 2_000;
@@ -67,7 +77,9 @@ pub struct Outbound {
     pub store: Arc<dyn Store>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    tracer: Arc<Tracer>,
     lifetime: Arc<Lifetime>,
+    journal: Arc<Journal>,
     extra_paths: Vec<String>,
     /// The platform's URL, without a slash at its end.
     platform: String,
@@ -80,6 +92,8 @@ struct Done {
     outcome: &'static str,
     sent: Sent,
     subject: Subject,
+    /// The fingerprint of the old key that the answer was signed with.
+    old_key: Option<String>,
 }
 
 impl Outbound {
@@ -89,9 +103,14 @@ impl Outbound {
         watch: Watch,
         client: Arc<Client>,
         store: Arc<dyn Store>,
-        metrics: Arc<Metrics>,
+        records: Records,
         lifetime: Arc<Lifetime>,
     ) -> Self {
+        let Records {
+            metrics,
+            tracer,
+            journal,
+        } = records;
         let public_url = settings
             .callbacks
             .as_ref()
@@ -107,7 +126,9 @@ impl Outbound {
             client,
             store,
             metrics,
+            tracer,
             lifetime,
+            journal,
             extra_paths: settings.platform.extra_paths.clone(),
             platform: settings
                 .platform
@@ -131,11 +152,9 @@ impl Outbound {
             Endpoint::Link => self.link(&call, request).await,
         };
         match result {
-            Ok((response, sent)) => Ok(Done {
-                response,
-                outcome: "ok",
-                sent,
+            Ok(done) => Ok(Done {
                 subject: call.subject,
+                ..done
             }),
             Err(refused) => Err(refused.about(&call.subject)),
         }
@@ -147,27 +166,23 @@ impl Outbound {
         endpoint: Endpoint,
         call: &Call,
         request: &Request<Bytes>,
-    ) -> Result<(Response<Bytes>, Sent), Refused> {
+    ) -> Result<Done, Refused> {
         let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
         let form = Bytes::from(envelope.form("req"));
         let response = self
             .send(
                 request.uri().path(),
-                relay::own_headers(),
+                &relay::traced_headers(request.headers()),
                 form,
                 endpoint.repeat(),
             )
             .await?;
         let answer = answer::verify(&response, call, endpoint.completeness(), &self.metrics)?;
-        Ok((plain(answer), Sent::Yes))
+        Ok(Done::answered(call, answer))
     }
 
     /// `/api/icashier`: an order out, once; the platform's page or redirect back, or an envelope.
-    async fn submit(
-        &self,
-        call: &Call,
-        request: &Request<Bytes>,
-    ) -> Result<(Response<Bytes>, Sent), Refused> {
+    async fn submit(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
         let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
@@ -183,20 +198,16 @@ impl Outbound {
         }
         let response = sent?;
         if !answer::must_be_envelope(&response) {
-            return Ok((unverified(relay::response(response)), Sent::Yes));
+            return Ok(Done::ok(unverified(relay::response(response)), Sent::Yes));
         }
         // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
         let answer = answer::verify(&response, call, completeness, &self.metrics)?;
-        Ok((plain(answer), Sent::Yes))
+        Ok(Done::answered(call, answer))
     }
 
     /// `/apis/icashier`: an order signed, and sent by the customer's browser.
-    async fn link(
-        &self,
-        call: &Call,
-        request: &Request<Bytes>,
-    ) -> Result<(Response<Bytes>, Sent), Refused> {
+    async fn link(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
         let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
@@ -208,7 +219,7 @@ impl Outbound {
             &form,
             request.headers(),
         );
-        Ok((response, Sent::No))
+        Ok(Done::ok(response, Sent::No))
     }
 
     /// The same paths for an app that still signs: passed on unchanged, compared on the side.
@@ -243,10 +254,8 @@ impl Outbound {
         let verdict = HeaderValue::from_static(shadow.verdict.name());
         response.headers_mut().insert(SHADOW, verdict);
         Ok(Done {
-            response,
-            outcome: "ok",
-            sent,
             subject: shadow.subject,
+            ..Done::ok(response, sent)
         })
     }
 
@@ -342,6 +351,7 @@ impl Outbound {
         endpoint: &'static str,
         id: HeaderValue,
         done: Done,
+        span: Span,
         started: Instant,
     ) -> Response<Bytes> {
         let Done {
@@ -349,6 +359,7 @@ impl Outbound {
             outcome,
             sent,
             subject,
+            old_key,
         } = done;
         self.metrics
             .calls
@@ -370,13 +381,44 @@ impl Outbound {
             ms = took.as_secs_f64() * 1000.0,
             "call"
         );
+        let status = response.status();
+        span.end(
+            &["call", endpoint],
+            status.is_server_error(),
+            &[
+                ("http.response.status_code", status.as_str()),
+                ("countersign.request_id", id.to_str().unwrap_or_default()),
+                ("countersign.merid", subject.shown_merid()),
+                ("countersign.orderid", subject.shown_orderid()),
+                ("countersign.outcome", outcome),
+                ("countersign.sent", sent.name()),
+            ],
+        );
+        let is_news = |key: &str| self.journal.is_news(key);
+        let weight = if old_key.as_deref().is_some_and(is_news) {
+            Weight::Step
+        } else {
+            weight(endpoint, outcome, sent)
+        };
+        let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
+        self.journal.note(weight, || Note {
+            took: Millis::try_from(took.as_millis()).unwrap_or(Millis::MAX),
+            way: endpoint.into(),
+            request_id: id.to_str().unwrap_or_default().to_owned(),
+            outcome: outcome.into(),
+            sent: sent.name().into(),
+            old_key: old_key.unwrap_or_default(),
+            refused: outcome != OK,
+            ..Note::about(What::Call, merid, orderid, clock::now())
+        });
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
 }
 
 impl Handler for Outbound {
-    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+    async fn handle(&self, mut request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+        let span = self.tracer.begin(Side::Server, request.headers_mut());
         let id = request_id(request.headers());
         let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
         let result = match endpoint {
@@ -385,7 +427,7 @@ impl Handler for Outbound {
         };
         let done = result.unwrap_or_else(|refused| Done::refused(&refused, &id));
         let name = endpoint.map_or("none", Endpoint::name);
-        self.finish(name, id, done, started)
+        self.finish(name, id, done, span, started)
     }
 
     fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
@@ -415,18 +457,49 @@ impl Handler for Outbound {
         };
         let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
         let name = endpoint.map_or("none", Endpoint::name);
-        self.finish(name, id.clone(), Done::refused(&refused, &id), started)
+        let done = Done::refused(&refused, &id);
+        self.finish(name, id, done, Span::default(), started)
     }
 }
 
 impl Done {
+    /// What went well; whose call it was is not known here.
+    fn ok(response: Response<Bytes>, sent: Sent) -> Self {
+        Self {
+            response,
+            outcome: OK,
+            sent,
+            subject: Subject::default(),
+            old_key: None,
+        }
+    }
+
+    fn answered(call: &Call, answer: Verified<Answer>) -> Self {
+        let old_key = call.merchant.old_key(answer.key_index());
+        Self {
+            old_key: old_key.map(Key::fingerprint),
+            ..Self::ok(plain(answer), Sent::Yes)
+        }
+    }
+
     fn refused(refused: &Refused, id: &HeaderValue) -> Self {
         Self {
             response: unverified(refused.response(id)),
             outcome: refused.code.name(),
             sent: refused.sent,
             subject: refused.subject.clone(),
+            old_key: None,
         }
+    }
+}
+
+/// An order that is out, or may be, is a step in its story. Apps repeat everything else as often as they like.
+fn weight(endpoint: &str, outcome: &str, sent: Sent) -> Weight {
+    let takes_orders = ["submit", "link"].contains(&endpoint);
+    if takes_orders && (outcome == OK || sent != Sent::No) {
+        Weight::Step
+    } else {
+        Weight::Common
     }
 }
 

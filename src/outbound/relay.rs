@@ -1,10 +1,13 @@
 //! What of the app's request goes on to the platform's page, and what of the page comes back.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Response};
+
+use crate::trace;
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const AGENT: HeaderValue =
@@ -37,6 +40,15 @@ pub fn own_headers() -> &'static HeaderMap {
     &HEADERS
 }
 
+/// The same in the trace of whoever asked for it.
+pub fn traced_headers(asked: &HeaderMap) -> Cow<'static, HeaderMap> {
+    let mut headers = Cow::Borrowed(own_headers());
+    if trace::is_named(asked) {
+        trace::pass_on(asked, headers.to_mut());
+    }
+    headers
+}
+
 /// The headers of a form that may be answered with a page.
 pub fn page_headers(app: &HeaderMap) -> HeaderMap {
     let mut headers = own_headers().clone();
@@ -56,6 +68,7 @@ pub fn browser_headers(browser: &HeaderMap) -> HeaderMap {
             headers.append(name, value.clone());
         }
     }
+    trace::pass_on(browser, &mut headers);
     headers
 }
 

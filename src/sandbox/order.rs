@@ -1,7 +1,8 @@
 //! An order at the platform: what came, what the customer chose, what was told to whom.
 
-use time::{OffsetDateTime, UtcOffset};
+use time::UtcOffset;
 
+use crate::clock;
 use crate::inbox::event::Millis;
 use crate::protocol::json::quoted;
 use crate::protocol::message::ResultCode;
@@ -75,11 +76,8 @@ impl Order {
 
 /// A time as the document writes it, in Chinese standard time.
 pub fn paytime(at: Millis) -> String {
-    let at = OffsetDateTime::from_unix_timestamp(at.div_euclid(1000))
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let at = at.to_offset(UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC));
-    let (date, (hour, minute, second)) = (at.date(), at.to_hms());
-    format!("{date} {hour:02}:{minute:02}:{second:02}")
+    let beijing = UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC);
+    clock::shown(at, beijing)
 }
 
 #[cfg(test)]

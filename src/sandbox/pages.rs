@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
@@ -11,7 +11,7 @@ use super::fault::Fault;
 use super::order::{self, Order};
 use super::{Sandbox, text, typed};
 use crate::clock;
-use crate::protocol::message::ResultCode;
+use crate::language::Language;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1d2733;--soft:#5b6875;--line:#d8dee5;--paper:#fff;--ground:#f3f5f8;--act:#0b62c4}
@@ -44,52 +44,7 @@ const LIVE: &str = "setInterval(async()=>{if(document.hidden)return;try{const r=
 const open=[...document.querySelectorAll('details[open]')].map(d=>d.id);const live=document.getElementById('live');
 live.innerHTML=await r.text();open.forEach(id=>document.getElementById(id)?.setAttribute('open',''))}catch{}},1000)";
 
-/// Chinese unless a browser asks for English first.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Language {
-    Chinese,
-    English,
-}
-
 impl Language {
-    fn of(headers: &HeaderMap) -> Self {
-        let accepted = headers
-            .get(header::ACCEPT_LANGUAGE)
-            .and_then(|value| value.to_str().ok());
-        let first = accepted
-            .unwrap_or_default()
-            .split(',')
-            .find_map(|language| {
-                let tag = language.trim().to_ascii_lowercase();
-                [("zh", Self::Chinese), ("en", Self::English)]
-                    .into_iter()
-                    .find_map(|(known, language)| tag.starts_with(known).then_some(language))
-            });
-        first.unwrap_or(Self::Chinese)
-    }
-
-    fn say(self, chinese: &'static str, english: &'static str) -> &'static str {
-        match self {
-            Self::Chinese => chinese,
-            Self::English => english,
-        }
-    }
-
-    fn tag(self) -> &'static str {
-        self.say("zh", "en")
-    }
-
-    /// In a customer's words.
-    fn result(self, result: ResultCode) -> &'static str {
-        match result {
-            ResultCode::Paid => self.say("已支付", "Paid"),
-            ResultCode::NotPaid => self.say("未支付", "Not paid"),
-            ResultCode::Processing => self.say("处理中", "Processing"),
-            ResultCode::Failed => self.say("支付失败", "Payment failed"),
-            ResultCode::Investigation => self.say("协查调单", "Under investigation"),
-        }
-    }
-
     /// What a message is, where the reader's language has another word for it.
     fn kind(self, kind: &str) -> Cow<'_, str> {
         match (self, kind.strip_prefix("answer ")) {
@@ -102,20 +57,16 @@ impl Language {
             },
         }
     }
+}
 
-    fn action(self, action: &str) -> &'static str {
-        match action {
-            "Bank" => self.say("银联", "UnionPay"),
-            "WeiXin" => self.say("微信支付", "WeChat Pay"),
-            "AliPay" => self.say("支付宝", "Alipay"),
-            _ => self.say("任选", "Any"),
-        }
-    }
+/// Chinese unless a browser asks for English: so are the platform's customers.
+fn asked_for(headers: &HeaderMap) -> Language {
+    Language::accepted(headers).unwrap_or(Language::Chinese)
 }
 
 impl Sandbox {
     pub(super) fn payment_page(&self, query: &str, headers: &HeaderMap) -> Response<Bytes> {
-        let language = Language::of(headers);
+        let language = asked_for(headers);
         let queryid = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "q");
         let order = queryid.and_then(|(_, queryid)| self.order(&queryid));
         let Some(order) = order else {
@@ -151,7 +102,7 @@ impl Sandbox {
     }
 
     pub(super) fn overview(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let language = Language::of(headers);
+        let language = asked_for(headers);
         let content = html! {
             main.wide {
                 h1 { (language.say("支付平台沙箱", "Payment platform sandbox")) }
@@ -180,7 +131,7 @@ impl Sandbox {
     }
 
     pub(super) fn live(&self, headers: &HeaderMap) -> Response<Bytes> {
-        let content = self.orders_markup(Language::of(headers)).into_string();
+        let content = self.orders_markup(asked_for(headers)).into_string();
         typed(StatusCode::OK, "text/html; charset=utf-8", content)
     }
 

@@ -1,12 +1,13 @@
 //! Secrets stay in: with everything logged, keys, names and id numbers are looked for wherever the sidecar writes or answers.
 
 use crate::client::{fetch, post_with};
-use crate::harness::{ORDERID, Sidecar, fresh_orderid, merchant, query_json};
+use crate::harness::{ORDERID, Setup, Sidecar, fresh_orderid, merchant, query_json};
 use crate::platform::{Action, Platform, honestly, unsigned};
 use crate::shop::{BACK, Book, FORM, FRONT, Payment, SOON, Shop, taken};
 use crate::wire;
 use serde_json::json;
 use std::fs;
+use std::path::PathBuf;
 
 const MERID: &str = "100000000000007";
 const KEY: &str = "CANARYKEY7f3a91c4be20d86aa1";
@@ -14,6 +15,19 @@ const OLD_KEY: &str = "CANARYOLD5d0c2e8b7a64f9113b";
 const NEXT_KEY: &str = "CANARYNEXT0b9d7c5e3f1a8264";
 const ACCNAME: &str = "金丝雀张三丰";
 const ACCNO: &str = "CANARYNO11010119900307863X";
+
+/// The console's pages that need no number.
+const CONSOLE: [&str; 9] = [
+    "/?lang=zh",
+    "/merchants",
+    "/refusals",
+    "/login",
+    "/events?state=pending",
+    "/events?state=delivered",
+    "/events?state=parked",
+    "/events?state=disputed",
+    "/orders?q=NOTHERE001",
+];
 
 fn submit(orderid: &str, txnamt: i64) -> String {
     json!({
@@ -56,6 +70,13 @@ fn is_clean(place: &str, bytes: &[u8]) {
             assert!(!holds(bytes, &trace), "{place} holds {secret}, as {shown}");
         }
     }
+}
+
+/// What lies in a sidecar's folder; the folder of the handover has a socket in it alone.
+fn files_of(setup: &Setup) -> Vec<PathBuf> {
+    let entries = fs::read_dir(setup.folder.path()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.is_file()).collect()
 }
 
 fn entry(key: &str) -> String {
@@ -155,7 +176,17 @@ fn no_secret_is_written_or_answered_anywhere() {
         fs::write(sidecar.merchants_file(), text).unwrap();
         is_clean("the reload's answer", &sidecar.reload().body);
     }
-    for path in ["/", "/metrics", "/version", "/livez", "/readyz", "/nowhere"] {
+    let story = format!("/order?merid={MERID}&orderid={orderid}");
+    let told = "Refused";
+    crate::harness::eventually("the story is written", SOON, || {
+        let page = fetch(sidecar.setup.admin, &story).unwrap();
+        page.text().contains(told)
+    });
+    for path in ["/", "/metrics", "/version", "/livez", "/readyz", "/nowhere"]
+        .into_iter()
+        .chain(CONSOLE)
+        .chain([story.as_str()])
+    {
         let page = fetch(sidecar.setup.admin, path).unwrap();
         is_clean(path, &page.body);
     }
@@ -177,8 +208,7 @@ fn no_secret_is_written_or_answered_anywhere() {
         assert!(together.is_none(), "a sign beside its text: {together:?}");
         texts += 1;
     }
-    for file in fs::read_dir(sidecar.setup.folder.path()).unwrap() {
-        let path = file.unwrap().path();
+    for path in files_of(&sidecar.setup) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name != "merchants.toml" {
             is_clean(&name, &fs::read(&path).unwrap());
@@ -254,19 +284,38 @@ fn callbacks_leave_no_secret_behind() {
             .count()
             >= 4
     });
-    for path in ["/", "/metrics", "/version", "/readyz"] {
-        is_clean(path, &shop.sidecar.admin(path).body);
+    let mut shown = Vec::new();
+    for path in ["/", "/metrics", "/version", "/readyz"]
+        .into_iter()
+        .chain(CONSOLE)
+    {
+        shown.push((path.to_owned(), shop.sidecar.admin(path).body));
     }
     for line in shop.list() {
-        let output = shop.inbox(&["show", crate::shop::id_of(&line)]);
+        let id = crate::shop::id_of(&line);
+        let output = shop.inbox(&["show", id]);
         is_clean("inbox show", &[output.stdout, output.stderr].concat());
+        let replay = shop.sidecar.admin(&format!("/events/{id}/replay"));
+        let orderid = line.split_whitespace().nth(3).unwrap();
+        let story = format!("/order?merid={MERID}&orderid={orderid}");
+        let story = shop.sidecar.admin(&story);
+        assert!(story.text().contains("What happened"), "{line}");
+        shown.push((format!("replay of {id}"), replay.body));
+        shown.push((format!("story of {orderid}"), story.body));
+    }
+    assert!(shown.len() > 16, "{}", shown.len());
+    for (path, page) in &shown {
+        is_clean(path, page);
+        for form in &forms {
+            let sign = wire::value(form, "sign").unwrap();
+            assert!(!holds(page, sign.as_bytes()), "{path} holds a sign");
+        }
     }
     shop.sidecar.restart();
     let output = shop.sidecar.output();
     is_clean("the log", output.as_bytes());
     let mut files = vec![("the log".to_owned(), output.into_bytes())];
-    for file in fs::read_dir(shop.sidecar.setup.folder.path()).unwrap() {
-        let path = file.unwrap().path();
+    for path in files_of(&shop.sidecar.setup) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.contains("countersign.db") {
             let bytes = fs::read(&path).unwrap();

@@ -137,6 +137,11 @@ impl Connection {
         Ok(read_head(&mut self.stream)?.0)
     }
 
+    /// The answer to a HEAD, which has no body whatever it says.
+    pub(crate) fn receive_head(&mut self) -> io::Result<(u16, Fields)> {
+        read_head(&mut self.stream)
+    }
+
     pub(crate) fn exchange(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<Response> {
         self.send(bytes)?;
         self.receive()
@@ -278,7 +283,7 @@ pub(crate) fn read_chunks(stream: &mut impl io::BufRead, body: &mut Vec<u8>) -> 
 pub(crate) fn post_bytes(path: &str, further: &[&str], body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let mut bytes = format!(
-        "POST {path} HTTP/1.1\r\nHost: app\r\nContent-Length: {}\r\n",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n",
         body.len()
     );
     for line in further {
@@ -311,6 +316,6 @@ pub(crate) fn post_with(
 /// One GET on a connection of its own.
 pub(crate) fn fetch(address: SocketAddr, path: &str) -> io::Result<Response> {
     Connection::open(address)?.exchange(format!(
-        "GET {path} HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     ))
 }

@@ -1,24 +1,8 @@
 //! Two stories about one payment: neither is told to the app until a person has looked.
 
 use crate::harness::fresh_orderid;
-use crate::platform::Seen;
-use crate::shop::{Book, Payment, Shop, acknowledged, id_of, refused, refused_by_app, taken};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// A shop whose app takes nothing until it is told that it is well.
-fn with_an_app_that_is_ill() -> (Shop, Arc<AtomicBool>) {
-    let is_well = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&is_well);
-    let app = move |_: &Seen| {
-        if asked.load(Ordering::SeqCst) {
-            taken()
-        } else {
-            refused_by_app()
-        }
-    };
-    (Shop::start(Book::default(), app, |_| {}), is_well)
-}
+use crate::shop::{Payment, Shop, acknowledged, id_of, refused};
+use std::sync::atomic::Ordering;
 
 #[test]
 fn another_amount_than_the_one_we_signed_is_kept_for_a_person() {
@@ -90,7 +74,7 @@ fn a_second_amount_under_one_queryid_is_not_told_even_of_an_unknown_order() {
 
 #[test]
 fn a_first_story_that_was_not_told_yet_is_held_too() {
-    let (shop, is_well) = with_an_app_that_is_ill();
+    let (shop, is_well) = Shop::with_an_ill_app(|_| {});
     let first = Payment::of(&shop.order());
     acknowledged(&shop.notify(&first));
     shop.hears(&first.orderid, 1);

@@ -2,6 +2,7 @@
 
 use crate::client::{self, Response};
 use crate::clock;
+use crate::cluster::Cluster;
 pub(crate) use crate::skip::{is_installed, skip};
 use crate::wire;
 use serde_json::json;
@@ -76,12 +77,18 @@ pub(crate) struct Conf {
     /// Further listeners of the app, such as `unix:…`.
     pub(crate) listen: Vec<String>,
     pub(crate) log_level: &'static str,
+    /// `log.format`, where not the default.
+    pub(crate) log_format: Option<String>,
     /// Where the merchants' file lies, relative to the folder.
     pub(crate) merchants_file: &'static str,
     /// The listener for callbacks, with these further lines; none without.
     pub(crate) callbacks: Option<String>,
+    /// Where events are kept; without it in a store of its own, a file's or a database's as [`own_store`] says.
+    pub(crate) store: Option<String>,
     /// Further lines of `[inbox]`.
     pub(crate) inbox: String,
+    /// Further lines of `[admin]`.
+    pub(crate) admin: String,
     /// Further sections.
     pub(crate) further: String,
 }
@@ -98,9 +105,12 @@ impl Conf {
             app: String::new(),
             listen: Vec::new(),
             log_level: "info",
+            log_format: None,
             merchants_file: "merchants.toml",
             callbacks: None,
+            store: None,
             inbox: String::new(),
+            admin: String::new(),
             further: String::new(),
         }
     }
@@ -168,17 +178,32 @@ impl Setup {
             )
             .unwrap();
         }
+        let format = conf.log_format.iter();
+        let format: String = format.map(|it| format!("format = {it:?}\n")).collect();
         write!(
             text,
-            "\n[inbox]\nstore = \"sqlite:{}\"\n{}\n\n[admin]\nlisten = \"{}\"\n\n[log]\nlevel = {:?}\n\n{}",
-            self.store().display(),
+            "\n[inbox]\nstore = {:?}\n{}\n\n[admin]\nlisten = \"{}\"\n{}\n\n[log]\nlevel = {:?}\n{format}\n{}",
+            conf.store.clone().unwrap_or_else(|| self.own_store()),
             conf.inbox,
             self.admin,
+            conf.admin,
             conf.log_level,
             conf.further
         )
         .unwrap();
         text
+    }
+
+    /// `COUNTERSIGN_TEST_STORE=postgres` asks for a database for each test; what is claimed of a store holds there too.
+    fn own_store(&self) -> String {
+        match std::env::var("COUNTERSIGN_TEST_STORE").as_deref() {
+            Ok("postgres") => {
+                let cluster =
+                    Cluster::shared("COUNTERSIGN_TEST_STORE").expect("a PostgreSQL to test with");
+                cluster.url(&cluster.database())
+            }
+            _ => format!("sqlite:{}", self.store().display()),
+        }
     }
 
     pub(crate) fn conf_file(&self) -> PathBuf {
@@ -200,6 +225,14 @@ impl Setup {
 
     /// Starts the process, ready or not.
     pub(crate) fn spawn(&self) -> Child {
+        let mut command = self.command();
+        command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", binary().display()))
+    }
+
+    /// `run` with these files; arguments and variables may be added.
+    pub(crate) fn command(&self) -> Command {
         let output = File::options()
             .create(true)
             .append(true)
@@ -214,15 +247,24 @@ impl Setup {
             .arg(self.conf_file())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary().display()))
+            .stderr(output);
+        command
     }
 
     /// Starts the process where it is expected to refuse; its exit code and what it said.
     #[track_caller]
     pub(crate) fn refused(&self, patience: Duration) -> (Option<i32>, String) {
-        let mut child = self.spawn();
+        self.refused_to(&mut self.command(), patience)
+    }
+
+    /// The same for a command of its own.
+    #[track_caller]
+    pub(crate) fn refused_to(
+        &self,
+        command: &mut Command,
+        patience: Duration,
+    ) -> (Option<i32>, String) {
+        let mut child = command.spawn().unwrap();
         let status = exit_within(&mut child, patience);
         let status = status.unwrap_or_else(|| {
             stop(&mut child);
@@ -248,7 +290,16 @@ pub(crate) fn command() -> Command {
             command.env_remove(name);
         }
     }
-    command.env_remove("RUST_LOG");
+    for name in [
+        "RUST_LOG",
+        "RUNTIME_DIRECTORY",
+        "XDG_RUNTIME_DIR",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+    ] {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -355,6 +406,34 @@ impl Sidecar {
         self.kill();
         self.child = self.setup.spawn();
         self.wait_ready();
+    }
+
+    /// Puts a new process in its place; the old one, which ends in its own time.
+    #[track_caller]
+    pub(crate) fn upgrade(&mut self) -> Child {
+        self.upgrade_by(&mut self.setup.command())
+    }
+
+    /// The same with a command of its own.
+    #[track_caller]
+    pub(crate) fn upgrade_by(&mut self, command: &mut Command) -> Child {
+        let old = self.begin_upgrade(command);
+        let taken = format!("another process takes over pid={}", self.child.id());
+        let replaced = "draining; a signal from here on ends at once replaced=true";
+        eventually("the old process drains", Duration::from_secs(20), || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", self.output());
+            let output = self.output();
+            let after = output.split_once(&taken).map(|(_, after)| after);
+            after.is_some_and(|after| after.contains(replaced))
+        });
+        old
+    }
+
+    /// The same without waiting for anything.
+    pub(crate) fn begin_upgrade(&mut self, command: &mut Command) -> Child {
+        let new = command.arg("--upgrade").spawn().unwrap();
+        std::mem::replace(&mut self.child, new)
     }
 
     /// The most memory that it ever held.

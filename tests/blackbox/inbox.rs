@@ -1,29 +1,16 @@
 //! `countersign inbox`: what a person sees of the events and does about them, while the sidecar runs.
 
 use crate::harness::{fresh_orderid, run_with_input};
-use crate::platform::Seen;
 use crate::shop::{
     Payment, SOON, Shop, acknowledged, callback, id_of, inbox, is_acknowledged, list,
-    refused_by_app, taken,
 };
 use std::collections::BTreeSet;
 use std::process::Output;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn with_an_app_that_is_ill() -> (Shop, Arc<AtomicBool>) {
-    let is_well = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&is_well);
-    let app = move |_: &Seen| match asked.load(Ordering::SeqCst) {
-        true => taken(),
-        false => refused_by_app(),
-    };
-    (Shop::with(app, |_| {}), is_well)
 }
 
 #[test]
@@ -66,7 +53,7 @@ fn the_list_can_be_of_one_state() {
 
 #[test]
 fn an_event_is_shown_with_its_story() {
-    let (shop, _) = with_an_app_that_is_ill();
+    let (shop, _) = Shop::with_an_ill_app(|_| {});
     let payment = Payment::of(&shop.order());
     acknowledged(&shop.notify(&payment));
     let event = shop.hears(&payment.orderid, 2).remove(0).event;
@@ -81,7 +68,7 @@ fn an_event_is_shown_with_its_story() {
 
 #[test]
 fn a_discarded_event_is_offered_no_more() {
-    let (shop, is_well) = with_an_app_that_is_ill();
+    let (shop, is_well) = Shop::with_an_ill_app(|_| {});
     let payment = Payment::of(&shop.order());
     acknowledged(&shop.notify(&payment));
     let event = shop.hears(&payment.orderid, 1).remove(0).event;
@@ -212,16 +199,8 @@ fn looking_disturbs_no_sidecar() {
 
 #[test]
 fn events_that_were_kept_long_enough_are_forgotten_but_never_undelivered_ones() {
-    let (shop, is_well) = {
-        let is_well = Arc::new(AtomicBool::new(true));
-        let asked = Arc::clone(&is_well);
-        let app = move |_: &Seen| match asked.load(Ordering::SeqCst) {
-            true => taken(),
-            false => refused_by_app(),
-        };
-        let shop = Shop::with(app, |conf| conf.inbox = "keep = \"30d\"".to_owned());
-        (shop, is_well)
-    };
+    let (shop, is_well) = Shop::with_an_ill_app(|conf| conf.inbox = "keep = \"30d\"".to_owned());
+    is_well.store(true, Ordering::SeqCst);
     let test = "events_that_were_kept_long_enough_are_forgotten_but_never_undelivered_ones";
     if !crate::clock::can_be_moved(test) {
         return;

@@ -12,6 +12,7 @@
 // What the tests stand on.
 mod client;
 mod clock;
+mod cluster;
 mod demo;
 mod harness;
 mod platform;
@@ -43,9 +44,11 @@ mod reload;
 // What comes back.
 mod back;
 mod confirm;
+mod database;
 mod delivery;
 mod disputes;
 mod durability;
+mod fleet;
 mod forgeries;
 mod front;
 mod inbox;
@@ -63,8 +66,13 @@ mod alerts;
 mod canary;
 mod cli;
 mod clients;
+mod console;
 mod explain;
+mod log;
 mod metrics;
 mod packages;
 mod process;
 mod shutdown;
+mod supervisor;
+mod traces;
+mod upgrade;

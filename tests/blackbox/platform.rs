@@ -171,6 +171,11 @@ impl Platform {
         self.record.seen.lock().unwrap().clone()
     }
 
+    /// What was seen, and forgets it.
+    pub(crate) fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.record.seen.lock().unwrap())
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.record.seen.lock().unwrap().len()
     }

@@ -16,16 +16,36 @@ use std::time::{Duration, Instant};
 /// Nobody, where the tests run as root: root may read every process.
 const STRANGER: u32 = 65_534;
 
+/// A limit of the process, soft and hard.
+fn limits(sidecar: &Sidecar, name: &str) -> Vec<String> {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", sidecar.child.id())).unwrap();
+    let found = limits.lines().find_map(|line| line.strip_prefix(name));
+    let values = found.unwrap_or_else(|| panic!("{limits}"));
+    let values = values.split_whitespace().take(2);
+    values.map(str::to_owned).collect()
+}
+
 #[test]
 fn no_core_is_dumped() {
     let sidecar = Sidecar::start(|_| {});
-    let limits = fs::read_to_string(format!("/proc/{}/limits", sidecar.child.id())).unwrap();
-    let core = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max core file size"))
-        .unwrap_or_else(|| panic!("{limits}"));
-    let limits: Vec<_> = core.split_whitespace().take(2).collect();
-    assert_eq!(limits, ["0", "0"], "soft and hard");
+    assert_eq!(limits(&sidecar, "Max core file size"), ["0", "0"]);
+}
+
+#[test]
+fn the_limit_on_descriptors_is_raised_as_far_as_it_may_be() {
+    let setup = Setup::new(|_| {});
+    let child = Command::new("sh")
+        .args(["-c", "ulimit -S -n 256 && exec \"$0\" run -c \"$1\""])
+        .arg(binary())
+        .arg(setup.conf_file())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let sidecar = Sidecar { setup, child };
+    ready(&sidecar);
+    let limits = limits(&sidecar, "Max open files");
+    assert_ne!(limits[0], "256");
+    assert_eq!(limits[0], limits[1]);
 }
 
 /// Who owns the memory of a process: its own user, or root where it may not be dumped.

@@ -508,7 +508,7 @@ fn a_proxy_that_is_trusted_says_who_notifies() {
 }
 
 /// A certificate for this machine, into the two files.
-fn certify(folder: &Path) -> CertificateDer<'static> {
+pub(crate) fn certify(folder: &Path) -> CertificateDer<'static> {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
@@ -518,7 +518,11 @@ fn certify(folder: &Path) -> CertificateDer<'static> {
 }
 
 /// A notification over TLS by a client that trusts this certificate alone.
-fn notify_tls(setup: &Setup, root: &CertificateDer<'static>, form: &str) -> io::Result<String> {
+pub(crate) fn notify_tls(
+    setup: &Setup,
+    root: &CertificateDer<'static>,
+    form: &str,
+) -> io::Result<String> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(root.clone()).map_err(io::Error::other)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());

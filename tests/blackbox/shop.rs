@@ -10,6 +10,7 @@ use crate::wire;
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -218,6 +219,17 @@ impl Shop {
         change: impl FnOnce(&mut Conf),
     ) -> Self {
         Self::start(Book::default(), app, change)
+    }
+
+    /// An app that refuses everything until it is told to be well.
+    pub(crate) fn with_an_ill_app(change: impl FnOnce(&mut Conf)) -> (Self, Arc<AtomicBool>) {
+        let is_well = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&is_well);
+        let app = move |_: &Seen| match asked.load(Ordering::SeqCst) {
+            true => taken(),
+            false => refused_by_app(),
+        };
+        (Self::with(app, change), is_well)
     }
 
     pub(crate) fn start(

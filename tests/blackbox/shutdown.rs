@@ -63,6 +63,28 @@ fn with_nothing_under_way_the_end_is_quick() {
 }
 
 #[test]
+fn who_waits_to_be_accepted_when_the_end_begins_is_answered() {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let mut sidecar = Sidecar::before(&platform);
+    // The kernel connects them; the process does not get to know.
+    signal(&sidecar.child, "STOP");
+    let mut waiting: Vec<_> = (0..50)
+        .map(|_| Connection::open(sidecar.app()).unwrap())
+        .collect();
+    for connection in &mut waiting {
+        let bytes = post_bytes("/api/query", &[], query_json(MERID, ORDERID));
+        connection.send(bytes).unwrap();
+    }
+    signal(&sidecar.child, "TERM");
+    signal(&sidecar.child, "CONT");
+    for connection in &mut waiting {
+        assert_eq!(connection.receive().unwrap().status, 200);
+    }
+    let status = exit_within(&mut sidecar.child, Duration::from_secs(10));
+    assert_eq!(status.and_then(|it| it.code()), Some(0));
+}
+
+#[test]
 fn a_second_sigterm_ends_at_once() {
     let platform = Platform::start(|_| Action::Hang);
     let url = platform.url();

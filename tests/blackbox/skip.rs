@@ -1,4 +1,4 @@
-//! Tests that cannot be made on this machine: they say so, each with its reason, and `tests/run` lists them at the end.
+//! What could not be tried on this machine is said, and listed at the end of the suite.
 
 use std::fs::File;
 use std::io::Write as _;

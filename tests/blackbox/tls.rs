@@ -2,7 +2,9 @@
 
 use crate::harness::{KEY, MERID, ORDERID, Sidecar, fresh_orderid, query_json, submit_json};
 use crate::platform::{Action, Platform, honestly};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -11,13 +13,13 @@ use std::thread;
 use tempfile::TempDir;
 
 /// An authority of our own, its certificate in a file for `ca_file`.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -31,7 +33,7 @@ impl Authority {
         }
     }
 
-    fn file(&self) -> std::path::PathBuf {
+    pub(crate) fn file(&self) -> std::path::PathBuf {
         self.folder.path().join("ca.pem")
     }
 
@@ -41,12 +43,27 @@ impl Authority {
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
     ) -> Arc<rustls::ServerConfig> {
+        let (certificate, key) = self.certify(names, change);
+        server(certificate.der().clone(), &key)
+    }
+
+    /// A certificate and its key, as a server reads them from files.
+    pub(crate) fn files(&self, names: &[&str]) -> [String; 2] {
+        let (certificate, key) = self.certify(names, |_| {});
+        [certificate.pem(), key.serialize_pem()]
+    }
+
+    fn certify(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Certificate, KeyPair) {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        server(certificate.der().clone(), &key)
+        (certificate, key)
     }
 }
 

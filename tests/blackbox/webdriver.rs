@@ -160,10 +160,29 @@ impl Browser {
     /// Clicks where the element is, as a customer would; a click on what is covered fails.
     #[track_caller]
     pub(crate) fn click(&self, selector: &str) {
+        self.at_element(selector, "click", &json!({}));
+    }
+
+    /// Types into a field, as a person would.
+    #[track_caller]
+    pub(crate) fn write(&self, selector: &str, text: &str) {
+        self.at_element(selector, "value", &json!({ "text": text }));
+    }
+
+    #[track_caller]
+    fn at_element(&self, selector: &str, command: &str, body: &Value) {
         let wanted = json!({"using": "css selector", "value": selector});
         let found = self.in_session("POST", "/element", &wanted).unwrap();
         let id = found[ELEMENT].as_str().unwrap();
-        self.in_session("POST", &format!("/element/{id}/click"), &json!({}))
+        self.in_session("POST", &format!("/element/{id}/{command}"), body)
+            .unwrap();
+    }
+
+    /// From here on pages are told that the reader likes them dark.
+    pub(crate) fn likes_it_dark(&self) {
+        let dark = json!([{"name": "prefers-color-scheme", "value": "dark"}]);
+        let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": dark}});
+        self.in_session("POST", "/goog/cdp/execute", &command)
             .unwrap();
     }
 

@@ -43,7 +43,8 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(settings.platform.timeout, Duration::from_secs(15));
     assert!(settings.platform.ca_file.is_none() && settings.platform.extra_paths.is_empty());
     assert!(settings.callbacks.is_none());
-    assert_eq!(settings.inbox.store, folder.join("countersign.db"));
+    let store = settings.inbox.store.to_string();
+    assert_eq!(store, folder.join("countersign.db").to_str().unwrap());
     assert_eq!(settings.inbox.acknowledge, Acknowledge::Stored);
     assert_eq!(settings.inbox.retry_for, Duration::from_secs(72 * 3_600));
     assert_eq!(settings.inbox.keep, Duration::from_secs(30 * 86_400));
@@ -150,6 +151,7 @@ fn open_doors_are_called_out() {
         &[
             ("app.listen", "0.0.0.0:8080"),
             ("admin.listen", "[::]:9900"),
+            ("admin.token", "3f786850e387550fdab836ed7e6dc881"),
             ("inbox.keep", "1h"),
         ],
         &[],
@@ -166,9 +168,35 @@ fn open_doors_are_called_out() {
 }
 
 #[test]
-fn store_is_always_a_file() {
+fn store_is_a_file_or_a_database() {
     let store = |text| load(PLATFORM, &[("inbox.store", text)], &[]);
-    assert!(store("sqlite:events.db").unwrap().inbox.store.is_absolute());
+    let shown = |text| store(text).unwrap().inbox.store.to_string();
+    assert!(shown("sqlite:events.db").starts_with('/'));
+    assert_eq!(shown("postgres://u:p@h/d"), "postgres://u@h:5432/d");
     assert!(store("sqlite::memory:").is_err());
     assert!(store("events.db").is_err());
+}
+
+#[test]
+fn the_admin_token_comes_from_a_file_or_the_environment_and_is_never_shown() {
+    const TOKEN: &str = "3f786850e387550fdab836ed7e6dc881";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("admin.token");
+    std::fs::write(&file, format!("{TOKEN}\r\n")).unwrap();
+    let name = file.to_str().unwrap();
+    for (set, env) in [
+        (vec![("admin.token_file", name)], vec![]),
+        (vec![], vec![("COUNTERSIGN_ADMIN_TOKEN", TOKEN)]),
+        (vec![], vec![("COUNTERSIGN_ADMIN_TOKEN_FILE", name)]),
+    ] {
+        let settings = load(PLATFORM, &set, &env).unwrap();
+        assert!(settings.admin.token.as_ref().unwrap().is(TOKEN));
+        assert!(!format!("{settings:?}").contains("3f78"));
+    }
+    let both = [("admin.token_file", name), ("admin.token", "3f78")];
+    let refusal = refusal(PLATFORM, &both, &[]);
+    assert!(
+        refusal.contains("only one of") && !refusal.contains("3f78"),
+        "{refusal}"
+    );
 }

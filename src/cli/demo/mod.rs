@@ -18,8 +18,9 @@ use url::Url;
 
 use super::sandbox::{self, DEMO_KEYS, DEMO_MERID, demo_key};
 use super::{DEMO_VARIABLE, Failure};
-use crate::http::client::{Client, Repeat, Transport};
+use crate::http::client::{Client, Repeat};
 use crate::http::serve::{App, Door, Limits, serve};
+use crate::http::transport::Transport;
 use crate::lifetime::Lifetime;
 use crate::observe::Uncounted;
 use crate::protocol::message::ResultCode;
@@ -146,7 +147,7 @@ impl Stage {
             at.platform
         );
         println!(
-            "countersign        http://{} for the app, http://{} for callbacks, http://{} for ops",
+            "countersign        http://{} for the app, http://{} for callbacks, http://{} for ops and the console",
             at.app, at.callbacks, at.admin
         );
         println!("its files          {}", stage.folder.path().display());

@@ -1,0 +1,274 @@
+//! Who may look and act: the token, the sessions of browsers that gave it, and what keeps other sites' pages out.
+//!
+//! A page of another site can make a browser send requests here, and with a name of its own that points here (DNS
+//! rebinding) even read the answers. So a browser must call us by a name of ours, and an action must come from a page
+//! of ours. Who shows the token in `Authorization` is no such browser.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, header};
+use rustix::rand::{GetRandomFlags, getrandom};
+use subtle::ConstantTimeEq;
+use url::Host;
+
+use crate::config::settings;
+use crate::config::token::Token;
+
+/// A browser gives the token again after this.
+pub(super) const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
+/// Browsers signed in at once; one more signs the oldest out.
+const SESSIONS: usize = 64;
+const COOKIE: &str = "countersign-console";
+
+/// Why a request goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It calls us by a name that is not ours.
+    ForeignHost,
+    /// It acts on behalf of another site's page, or of no page of ours.
+    CrossSite,
+    /// The token is missing or wrong.
+    NotSignedIn,
+}
+
+/// The admin listener's guard.
+pub struct Guard {
+    listen: SocketAddr,
+    names: Vec<String>,
+    token: Option<Token>,
+    form_token: String,
+    sessions: Mutex<Vec<Session>>,
+}
+
+struct Session {
+    id: String,
+    since: Instant,
+}
+
+impl Guard {
+    /// As `[admin]` says.
+    pub fn new(settings: &settings::Admin) -> Self {
+        Self {
+            listen: settings.listen,
+            names: settings.names.clone(),
+            token: settings.token.clone(),
+            form_token: random(),
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Stands in each of our forms, and nobody else knows it.
+    pub(super) fn form_token(&self) -> &str {
+        &self.form_token
+    }
+
+    /// Whether there is anything to sign in with.
+    pub(super) fn asks_for_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Lets a request in, or says why not.
+    pub(super) fn admit(&self, request: &Request<Bytes>) -> Result<(), Stop> {
+        if let Some(token) = &self.token {
+            if bearer(request.headers()).is_some_and(|given| token.is(given)) {
+                return Ok(());
+            }
+            self.admit_browser(request)?;
+            return if self.has_session(request.headers()) {
+                Ok(())
+            } else {
+                Err(Stop::NotSignedIn)
+            };
+        }
+        self.admit_browser(request)
+    }
+
+    /// Lets in what any page of ours may ask, signed in or not.
+    pub(super) fn admit_browser(&self, request: &Request<Bytes>) -> Result<(), Stop> {
+        let host = host(request);
+        if host.is_some_and(|host| !self.is_ours(host)) {
+            return Err(Stop::ForeignHost);
+        }
+        if request.method() == Method::POST && is_cross_site(request.headers(), host) {
+            return Err(Stop::CrossSite);
+        }
+        Ok(())
+    }
+
+    /// Whether a form is one of ours.
+    pub(super) fn admit_form(&self, given: Option<&str>) -> Result<(), Stop> {
+        if is_same(given.unwrap_or_default(), &self.form_token) {
+            Ok(())
+        } else {
+            Err(Stop::CrossSite)
+        }
+    }
+
+    /// Exchanges the token for a session; the value of `Set-Cookie`.
+    pub(super) fn sign_in(&self, given: &str) -> Result<String, Stop> {
+        let token = self.token.as_ref().ok_or(Stop::NotSignedIn)?;
+        if !token.is(given.trim()) {
+            return Err(Stop::NotSignedIn);
+        }
+        let id = random();
+        let cookie = cookie(&id, SESSION_TIME);
+        let mut sessions = self.sessions();
+        if sessions.len() >= SESSIONS {
+            sessions.remove(0);
+        }
+        sessions.push(Session {
+            id,
+            since: Instant::now(),
+        });
+        Ok(cookie)
+    }
+
+    /// Ends the session; the value of `Set-Cookie`.
+    pub(super) fn sign_out(&self, headers: &HeaderMap) -> String {
+        let given = session_id(headers).unwrap_or_default();
+        self.sessions()
+            .retain(|session| !is_same(&session.id, given));
+        cookie("", Duration::ZERO)
+    }
+
+    fn has_session(&self, headers: &HeaderMap) -> bool {
+        let Some(given) = session_id(headers) else {
+            return false;
+        };
+        let mut sessions = self.sessions();
+        sessions.retain(|session| session.since.elapsed() < SESSION_TIME);
+        sessions.iter().any(|session| is_same(&session.id, given))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An address cannot be made to point elsewhere; a name can.
+    fn is_ours(&self, authority: &str) -> bool {
+        let name = authority
+            .rsplit_once(':')
+            .map_or(authority, |(name, port)| {
+                if port.bytes().all(|b| b.is_ascii_digit()) {
+                    name
+                } else {
+                    authority
+                }
+            });
+        let bound = self.listen.ip();
+        let is_our_address =
+            |address: IpAddr| address.is_loopback() || bound.is_unspecified() || address == bound;
+        match Host::parse(name) {
+            Ok(Host::Ipv4(address)) => is_our_address(address.into()),
+            Ok(Host::Ipv6(address)) => is_our_address(address.into()),
+            Ok(Host::Domain(name)) => name == "localhost" || self.names.contains(&name),
+            Err(_) => false,
+        }
+    }
+}
+
+/// The authority that a request is for: of an absolute target, or of `Host`. Browsers always send one.
+fn host(request: &Request<Bytes>) -> Option<&str> {
+    let target = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    let host = request.headers().get(header::HOST);
+    target.or_else(|| host.map(|host| host.to_str().unwrap_or("?")))
+}
+
+/// Scripts say nothing about a site. Browsers do, all of them in `Origin` and the newer ones in `Sec-Fetch-Site` too.
+fn is_cross_site(headers: &HeaderMap, host: Option<&str>) -> bool {
+    let elsewhere = |site: &http::HeaderValue| site != "same-origin";
+    if headers.get("sec-fetch-site").is_some_and(elsewhere) {
+        return true;
+    }
+    headers.get(header::ORIGIN).is_some_and(|origin| {
+        // A proxy in front may have taken TLS off: the scheme says nothing.
+        let origin = origin.to_str().unwrap_or_default().split_once("://");
+        origin.map(|(_, authority)| authority) != host
+    })
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = given.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The value of one of our cookies.
+pub(super) fn cookie_named<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let all = headers.get_all(header::COOKIE).into_iter();
+    let mut pairs = all
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs.find_map(|(found, value)| (found == name).then_some(value))
+}
+
+fn session_id(headers: &HeaderMap) -> Option<&str> {
+    cookie_named(headers, COOKIE)
+}
+
+fn cookie(id: &str, time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{COOKIE}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict")
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    one.as_bytes().ct_eq(other.as_bytes()).into()
+}
+
+/// 128 bits that nobody can guess, in hex.
+fn random() -> String {
+    let mut bytes = [0; 16];
+    getrandom(&mut bytes, GetRandomFlags::empty())
+        .expect("the kernel has random numbers once the machine is up");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(listen: &str, names: &[&str]) -> Guard {
+        Guard::new(&settings::Admin {
+            listen: listen.parse().unwrap(),
+            names: names.iter().map(ToString::to_string).collect(),
+            token: None,
+        })
+    }
+
+    #[test]
+    fn only_our_own_names_are_ours() {
+        let local = guard("127.0.0.1:9900", &["ops.example.com"]);
+        for host in [
+            "127.0.0.1:9900",
+            "localhost:9900",
+            "LOCALHOST",
+            "[::1]:9900",
+            "127.9.9.9",
+            "Ops.Example.com",
+        ] {
+            assert!(local.is_ours(host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "10.0.0.1",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+            "?",
+            "a b",
+            ":9900",
+        ] {
+            assert!(!local.is_ours(host), "{host}");
+        }
+        assert!(guard("0.0.0.0:9900", &[]).is_ours("10.0.0.1:9900"));
+        assert!(guard("10.0.0.1:9900", &[]).is_ours("10.0.0.1"));
+        assert!(!guard("10.0.0.1:9900", &[]).is_ours("10.0.0.2"));
+    }
+}

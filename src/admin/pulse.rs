@@ -1,0 +1,236 @@
+//! The pulse: what happened in each of the last minutes, read off the metrics. In memory alone; it begins with the
+//! process.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus::IntCounterVec;
+use prometheus::core::Collector;
+use tokio::time::MissedTickBehavior;
+
+use crate::clock;
+use crate::inbox::event::Millis;
+use crate::observe::Metrics;
+
+/// Minutes that are kept: six hours.
+pub(super) const MINUTES: usize = 360;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What happened in one minute.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Minute {
+    /// When it was over.
+    pub(super) until: Millis,
+    /// Calls of apps.
+    pub(super) calls: u64,
+    /// Those that were refused.
+    pub(super) calls_refused: u64,
+    /// Callbacks.
+    pub(super) callbacks: u64,
+    /// Those that were refused.
+    pub(super) callbacks_refused: u64,
+    /// Half of the calls took less, in seconds; `None` without calls.
+    pub(super) median: Option<f64>,
+    /// All but one of a hundred calls took less, in seconds.
+    pub(super) p99: Option<f64>,
+}
+
+/// Reads the metrics once a minute.
+pub struct Pulse {
+    metrics: Arc<Metrics>,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Default)]
+struct Ring {
+    last: Totals,
+    minutes: VecDeque<Minute>,
+}
+
+/// The counters as they stood at one moment.
+#[derive(Default, Clone)]
+struct Totals {
+    calls: [u64; 2],
+    callbacks: [u64; 2],
+    /// Upper bounds in seconds, and calls that took at most as long.
+    times: Vec<(f64, u64)>,
+}
+
+impl Pulse {
+    /// Reads `metrics`.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            ring: Mutex::default(),
+        }
+    }
+
+    /// Reads until the task is dropped.
+    pub async fn run(&self) {
+        let mut minutes = tokio::time::interval(MINUTE);
+        minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        minutes.tick().await;
+        loop {
+            minutes.tick().await;
+            let totals = Totals::read(&self.metrics);
+            let mut ring = self.ring();
+            let minute = totals.since(&ring.last, clock::now());
+            if ring.minutes.len() == MINUTES {
+                ring.minutes.pop_front();
+            }
+            ring.minutes.push_back(minute);
+            ring.last = totals;
+        }
+    }
+
+    /// The whole minutes, oldest first, and the one that has begun.
+    pub(super) fn minutes(&self) -> (Vec<Minute>, Minute) {
+        let totals = Totals::read(&self.metrics);
+        let ring = self.ring();
+        let begun = totals.since(&ring.last, clock::now());
+        (ring.minutes.iter().cloned().collect(), begun)
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Totals {
+    fn read(metrics: &Metrics) -> Self {
+        let mut times: Vec<(f64, u64)> = Vec::new();
+        for family in metrics.call_seconds.collect() {
+            for metric in family.get_metric() {
+                let histogram = metric.get_histogram();
+                let mut buckets: Vec<_> = histogram
+                    .get_bucket()
+                    .iter()
+                    .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
+                    .collect();
+                buckets.push((f64::INFINITY, histogram.get_sample_count()));
+                times.resize(buckets.len(), (0.0, 0));
+                for ((bound, sum), (upper, count)) in times.iter_mut().zip(buckets) {
+                    (*bound, *sum) = (upper, *sum + count);
+                }
+            }
+        }
+        Self {
+            calls: all_and_refused(&metrics.calls, &["ok"]),
+            callbacks: all_and_refused(&metrics.callbacks, &["accepted", "repeated"]),
+            times,
+        }
+    }
+
+    fn since(&self, last: &Self, until: Millis) -> Minute {
+        let [calls, calls_refused] = [0, 1].map(|i| self.calls[i] - last.calls[i]);
+        let [callbacks, callbacks_refused] = [0, 1].map(|i| self.callbacks[i] - last.callbacks[i]);
+        let before = last
+            .times
+            .iter()
+            .map(|(_, count)| *count)
+            .chain(std::iter::repeat(0));
+        let times: Vec<_> = self
+            .times
+            .iter()
+            .zip(before)
+            .map(|((bound, count), before)| (*bound, count - before))
+            .collect();
+        Minute {
+            until,
+            calls,
+            calls_refused,
+            callbacks,
+            callbacks_refused,
+            median: quantile(&times, 0.5),
+            p99: quantile(&times, 0.99),
+        }
+    }
+}
+
+fn all_and_refused(counters: &IntCounterVec, well: &[&str]) -> [u64; 2] {
+    let mut sums = [0, 0];
+    for family in counters.collect() {
+        for metric in family.get_metric() {
+            let outcome = metric
+                .get_label()
+                .iter()
+                .find(|label| label.name() == "outcome");
+            let count = metric.get_counter().get_value() as u64;
+            sums[0] += count;
+            if !outcome.is_some_and(|outcome| well.contains(&outcome.value())) {
+                sums[1] += count;
+            }
+        }
+    }
+    sums
+}
+
+/// As `histogram_quantile` of Prometheus: even within a bucket, and the last bound for what lies beyond it.
+fn quantile(times: &[(f64, u64)], share: f64) -> Option<f64> {
+    let all = times.last()?.1;
+    let rank = share * all as f64;
+    let (mut lower, mut below) = (0.0, 0);
+    for (upper, count) in times {
+        if all > 0 && *count as f64 >= rank {
+            let within = (count - below).max(1) as f64;
+            return Some(if upper.is_finite() {
+                lower + (upper - lower) * (rank - below as f64) / within
+            } else {
+                lower
+            });
+        }
+        (lower, below) = (*upper, *count);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_prometheus() {
+        let inf = f64::INFINITY;
+        assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile(&[(1.0, 0), (inf, 0)], 0.5), None);
+        assert_eq!(quantile(&[(1.0, 10), (2.0, 10), (inf, 10)], 0.5), Some(0.5));
+        assert_eq!(quantile(&[(1.0, 4), (2.0, 8), (inf, 8)], 0.75), Some(1.5));
+        assert_eq!(quantile(&[(1.0, 0), (2.0, 0), (inf, 5)], 0.99), Some(2.0));
+    }
+
+    #[test]
+    fn a_minute_is_what_was_added_to_the_counters() {
+        let metrics = Arc::new(Metrics::default());
+        let count = |outcome, n| {
+            metrics
+                .calls
+                .with_label_values(&["query", outcome])
+                .inc_by(n);
+            metrics
+                .call_seconds
+                .with_label_values(&["query"])
+                .observe(0.002);
+        };
+        count("ok", 3);
+        let first = Totals::read(&metrics);
+        count("ok", 4);
+        count("bad-signature", 1);
+        metrics
+            .callbacks
+            .with_label_values(&["back", "repeated"])
+            .inc();
+        metrics
+            .callbacks
+            .with_label_values(&["back", "malformed"])
+            .inc();
+        let minute = Totals::read(&metrics).since(&first, 7);
+        assert_eq!((minute.calls, minute.calls_refused), (5, 1));
+        assert_eq!((minute.callbacks, minute.callbacks_refused), (2, 1));
+        assert!(
+            minute
+                .median
+                .is_some_and(|it| (0.001..0.0025).contains(&it))
+        );
+    }
+}

@@ -1,0 +1,313 @@
+//! The way to the server: connections, what is demanded of it before one is used, and what is done when it is silent.
+//!
+//! While it is known to be down nobody waits for it; the beat finds out when it is back.
+
+use std::error::Error as _;
+use std::future::{Future, pending};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use deadpool_postgres::{
+    Client, ClientWrapper, Connect, Hook, HookError, Manager, ManagerConfig, Pool, PoolError,
+    RecyclingMethod,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Config, NoTls, Row, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::super::store::StoreError;
+use crate::config::store_address::{Encryption, Postgres as Address};
+
+/// How long anybody waits for the server, connecting included.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// Connections of one sidecar: ten of them fit under PostgreSQL's default of 100.
+const CONNECTIONS: usize = 8;
+/// Of these, for work that nobody waits for: deliveries by the hundred leave calls and callbacks their way.
+const ASIDE: usize = 4;
+/// The pause between two looks at a server that works.
+const BEAT: Duration = Duration::from_secs(3);
+/// The pause between two looks at one that does not, and the shortest of all.
+const BEAT_DOWN: Duration = Duration::from_millis(500);
+
+/// What decides whether a commit may be lost, and whether there can be any.
+const DEMANDED: &str = "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
+                        current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
+                        current_setting('transaction_read_only'), current_setting('server_encoding')";
+/// Plans are made before there are statistics, and every statement of ours has its index. The server gives up what we
+/// have given up, and above all the locks of a sidecar that was cut off.
+const SESSION: &str = "SET search_path = countersign; \
+                       SET default_transaction_isolation = 'read committed'; SET statement_timeout = '2500ms'; \
+                       SET idle_in_transaction_session_timeout = '5s'; SET enable_seqscan = off; \
+                       SET enable_hashjoin = off; SET enable_mergejoin = off";
+
+type Params<'a> = [&'a (dyn ToSql + Sync)];
+
+/// The server, as far as this sidecar knows it.
+pub(super) struct Database {
+    pool: Pool,
+    aside: Semaphore,
+    /// Why it cannot be used, while that is so.
+    down: ArcSwapOption<StoreError>,
+    doubted: Notify,
+}
+
+impl Database {
+    /// Nothing is connected yet. Connections live on `runtime`, whoever asks for them.
+    pub(super) fn new(at: &Address, runtime: Handle) -> Result<Self, StoreError> {
+        let tls = match &at.encryption {
+            Encryption::Off => None,
+            Encryption::Verified { roots } => Some(verified(roots.as_deref())?),
+        };
+        let mut config = at.config.clone();
+        if config.get_application_name().is_none() {
+            config.application_name("countersign");
+        }
+        config.connect_timeout(PATIENCE).tcp_user_timeout(PATIENCE);
+        let each = ManagerConfig {
+            // What is demanded of the server is asked each time, which is a verification already.
+            recycling_method: RecyclingMethod::Fast,
+        };
+        let manager = Manager::from_connect(config, Connector { runtime, tls }, each);
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move { begin(client).await.map_err(told) })
+            }))
+            .pre_recycle(Hook::async_fn(|client, _| {
+                Box::pin(async move { demand(client).await.map_err(told).map(|_| ()) })
+            }))
+            .build()
+            .map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(Self {
+            pool,
+            aside: Semaphore::new(ASIDE),
+            down: ArcSwapOption::empty(),
+            doubted: Notify::new(),
+        })
+    }
+
+    /// A connection on which commits are safe.
+    pub(super) async fn client(&self) -> Result<Client, StoreError> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error.into(),
+            PoolError::PostCreateHook(HookError::Message(words)) => {
+                StoreError::Failed(words.into_owned())
+            }
+            other => StoreError::Failed(other.to_string()),
+        })
+    }
+
+    /// The rows of one statement, which is a transaction of its own.
+    pub(super) async fn rows(
+        &self,
+        sql: &str,
+        params: &Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.within(self.run(sql, params)).await
+    }
+
+    /// The same for background work, which waits for its turn first.
+    pub(super) async fn rows_aside(
+        &self,
+        sql: &str,
+        params: &Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let _turn = self.aside.acquire().await;
+        self.rows(sql, params).await
+    }
+
+    /// Does some work, unless the server is known to be down; gives up in time.
+    pub(super) async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if let Some(why) = self.down.load_full() {
+            return Err((*why).clone());
+        }
+        let result = self.in_time(work).await;
+        if result.is_err() {
+            self.doubted.notify_one();
+        }
+        result
+    }
+
+    /// Whether the last beat went well.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.down
+            .load_full()
+            .map_or(Ok(()), |why| Err((*why).clone()))
+    }
+
+    /// Looks after the server by doing `sql`, which writes, now and then and whenever it is in doubt, for ever.
+    pub(super) async fn beat(&self, sql: &str, params: &Params<'_>) {
+        loop {
+            let result = self.in_time(self.run(sql, params)).await;
+            match (&result, self.down.load().is_some()) {
+                (Err(error), false) => tracing::error!(%error, "the database cannot be used"),
+                (Ok(_), true) => tracing::info!("the database can be used again"),
+                _ => {}
+            }
+            let is_down = result.is_err();
+            self.down.store(result.err().map(Arc::new));
+            tokio::time::sleep(BEAT_DOWN).await;
+            if !is_down {
+                let _ = tokio::time::timeout(BEAT, self.doubted.notified()).await;
+            }
+        }
+    }
+
+    async fn run(&self, sql: &str, params: &Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query(&statement, params).await?)
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(PATIENCE, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                // Where one connection hangs, the others do; the next ones are new.
+                self.pool.retain(|_, _| false);
+                Err(StoreError::Slow)
+            }
+        }
+    }
+}
+
+/// Makes a new connection ours.
+async fn begin(client: &ClientWrapper) -> Result<(), StoreError> {
+    let synchronous_commit = demand(client).await?;
+    client.batch_execute(SESSION).await?;
+    // The server may ask for more than we do, and for no less.
+    if synchronous_commit != "remote_apply" {
+        client.batch_execute("SET synchronous_commit = on").await?;
+    }
+    Ok(())
+}
+
+/// Refuses a server that may lose what it confirmed, or that confirms nothing. Its `synchronous_commit`.
+async fn demand(client: &ClientWrapper) -> Result<String, StoreError> {
+    let answer = client.simple_query(DEMANDED).await?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let setting = |column| {
+        row.and_then(|row| row.get(column))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let failed = |words: String| Err(StoreError::Failed(words));
+    for (column, name) in [(0, "fsync"), (1, "full_page_writes")] {
+        if setting(column) != "on" {
+            return failed(format!("the server may lose commits: expected {name} = on"));
+        }
+    }
+    let synchronous_commit = setting(2);
+    let has_standbys = !setting(3).is_empty();
+    if synchronous_commit == "off" || (synchronous_commit == "local" && has_standbys) {
+        return failed(format!(
+            "the server may lose commits: synchronous_commit = {synchronous_commit}, expected on"
+        ));
+    }
+    if setting(4) != "off" {
+        return failed("the server is read-only".to_owned());
+    }
+    if setting(5) != "UTF8" {
+        return failed(format!("the database is in {}, expected UTF8", setting(5)));
+    }
+    Ok(synchronous_commit)
+}
+
+fn told(error: StoreError) -> HookError {
+    HookError::Message(error.to_string().into())
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    /// A server's details may quote a row; its message alone does not.
+    fn from(error: tokio_postgres::Error) -> Self {
+        if let Some(error) = error.as_db_error() {
+            return Self::Failed(format!("{} ({})", error.message(), error.code().code()));
+        }
+        let mut words = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            words += &format!(": {error}");
+            source = error.source();
+        }
+        Self::Failed(words)
+    }
+}
+
+/// Connects on the store's own runtime: the others end one by one, and each would take its connections along.
+struct Connector {
+    runtime: Handle,
+    tls: Option<MakeRustlsConnect>,
+}
+
+type Connected = Result<(tokio_postgres::Client, JoinHandle<()>), tokio_postgres::Error>;
+
+impl Connect for Connector {
+    fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
+        let config = config.clone();
+        Box::pin(async move {
+            // Dropped with whoever waits for it, and then ended.
+            let mut connecting = JoinSet::new();
+            connecting.spawn_on(connect(config, self.tls.clone()), &self.runtime);
+            match connecting.join_next().await {
+                Some(Ok(connected)) => connected,
+                // Its runtime is gone: whoever waits has a deadline.
+                _ => pending().await,
+            }
+        })
+    }
+}
+
+async fn connect(config: Config, tls: Option<MakeRustlsConnect>) -> Connected {
+    // How a connection ended is told to whoever uses it.
+    match tls {
+        Some(tls) => {
+            let (client, connection) = config.connect(tls).await?;
+            Ok((client, tokio::spawn(async { drop(connection.await) })))
+        }
+        None => {
+            let (client, connection) = config.connect(NoTls).await?;
+            Ok((client, tokio::spawn(async { drop(connection.await) })))
+        }
+    }
+}
+
+/// Believes the system's roots and those of a file.
+fn verified(roots: Option<&Path>) -> Result<MakeRustlsConnect, StoreError> {
+    let mut believed = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs().unwrap_or_default();
+    believed.add_parsable_certificates(system);
+    if let Some(path) = roots {
+        let failed = |why: String| StoreError::Failed(format!("{}: {why}", path.display()));
+        let own: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .map_err(|error| failed(format!("sslrootcert: expected PEM certificates: {error}")))?;
+        let (added, _) = believed.add_parsable_certificates(own);
+        if added == 0 {
+            return Err(failed(
+                "sslrootcert: expected PEM certificates that can anchor a chain".to_owned(),
+            ));
+        }
+    }
+    let config = ClientConfig::builder()
+        .with_root_certificates(believed)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
