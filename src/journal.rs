@@ -17,7 +17,7 @@ use crate::observe::Metrics;
 /// Notes that wait to be written; more are dropped.
 const WAITING: usize = 2048;
 /// Where as many as this wait, common notes are dropped: keeping them is to cost next to nothing.
-const WAITING_COMMON: usize = 64;
+const WAITING_COMMON: usize = 16;
 /// Notes of one transaction: a callback that waits for the same commit waits some milliseconds for them.
 const GROUP: usize = 256;
 /// How often they are written. What was noted since is lost when the process is killed.
