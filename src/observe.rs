@@ -22,6 +22,8 @@ use crate::protocol::message::Subject;
 
 /// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
 const LOG_LINES: usize = 16_384;
+/// Bytes of lines that are written together.
+const LOG_BUFFER: usize = 64 * 1024;
 
 /// Upper bounds of the histograms: from a signed link to `platform.timeout` with room above.
 const REQUEST_SECONDS: [f64; 14] = [
@@ -40,7 +42,8 @@ pub fn start_log(format: LogFormat, level: &str) {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LOG_LINES)
-        .finish(io::stderr());
+        // Flushed whenever no line waits: one write for many where there are many.
+        .finish(io::BufWriter::with_capacity(LOG_BUFFER, io::stderr()));
     if let Ok(mut kept) = LOG.lock() {
         *kept = Some(guard);
     }
