@@ -26,6 +26,9 @@ pub mod public;
 
 mod plain;
 
+#[cfg(any(test, fuzzing))]
+pub mod oracle;
+
 pub mod serve;
 
 pub mod listener;
