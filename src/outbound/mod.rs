@@ -67,14 +67,10 @@ const GRAVE: [Code; 6] = [
 
 /// The app's side of the sidecar.
 pub struct Outbound {
-    /// The merchants in force.
-    pub watch: Watch,
-    /// The way to the platform.
-    pub client: Arc<Client>,
-    /// The ledger of the orders that were signed.
-    pub store: Arc<dyn Store>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    watch: Watch,
+    client: Arc<Client>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
     tracer: Arc<Tracer>,
     lifetime: Arc<Lifetime>,
     journal: Arc<Journal>,
