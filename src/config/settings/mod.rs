@@ -188,7 +188,7 @@ impl Settings {
     }
 
     /// Every address of every listener, with the setting that names it.
-    fn listeners(&self) -> Vec<(&'static str, Listen)> {
+    pub fn listeners(&self) -> Vec<(&'static str, Listen)> {
         let callbacks = self
             .callbacks
             .iter()
