@@ -123,9 +123,12 @@ def system_calls(running, script, cores, connections, seconds, folder):
         ["strace", "-c", "-f", "-U", "name,calls", "-o", counts, *attach], stderr=subprocess.PIPE, text=True
     )
     # It says so once it is attached.
-    for line in strace.stderr:
-        if "attached" in line:
-            break
+    said = ""
+    while "attached" not in said:
+        line = strace.stderr.readline()
+        if not line:
+            raise NotMeasured(f"strace: {said.strip()[-200:]}")
+        said += line
     calls = load(running, script, cores, connections, seconds).calls
     strace.send_signal(signal.SIGINT)
     strace.communicate(timeout=PATIENCE_S)

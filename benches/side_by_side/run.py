@@ -141,7 +141,11 @@ def count_system_calls(here, field, cores, wanted):
         return {}
     connections = wanted.connections[0]
     count = lambda running: measure.system_calls(running, field.load, cores, connections, SYSTEM_CALLS_S, field.folder)
-    return {running: count(running) for running in here}
+    try:
+        return {running: count(running) for running in here}
+    except measure.NotMeasured as why:
+        print(f"Left out: system calls: {why}\n")
+        return {}
 
 
 def show_table(threads, connections, rounds, idle, calls, wanted):

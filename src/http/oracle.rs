@@ -166,6 +166,8 @@ mod tests {
             "Host: a",
             "host: b:80",
             "Host:",
+            "Host: a@b",
+            "Host: a, b",
             "Content-Length: 2",
             "content-length: 2",
             "Content-Length: 02",

@@ -92,7 +92,7 @@ impl Head {
         for field in parsed.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
             match name {
-                header::HOST if field.value.is_empty() || headers.contains_key(header::HOST) => {
+                header::HOST if !is_host(field.value) || headers.contains_key(header::HOST) => {
                     return None;
                 }
                 header::CONTENT_LENGTH if body.is_some() => return None,
@@ -121,6 +121,12 @@ impl Head {
                 keep_alive,
             }))
     }
+}
+
+/// A name or an address, with a port or without. Anything else might hide a second host (RFC 9110 §4.2.4).
+fn is_host(value: &[u8]) -> bool {
+    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
+    !value.is_empty() && value.iter().all(is_usual)
 }
 
 /// Up to nine digits.
@@ -242,6 +248,9 @@ mod tests {
             "Content-Length: 2",
             "Host:\r\nContent-Length: 2",
             "Host: a\r\nHost: a\r\nContent-Length: 2",
+            "Host: a@b\r\nContent-Length: 2",
+            "Host: a/b\r\nContent-Length: 2",
+            "Host: \u{e9}\r\nContent-Length: 2",
             "Host: a\r\nContent-Length: 2\r\nContent-Length: 2",
             "Host: a\r\nContent-Length: 2, 2",
             "Host: a\r\nContent-Length: +2",
