@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -317,7 +317,8 @@ impl Export {
         let certificate = variable("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE")
             .or_else(|| variable("OTEL_EXPORTER_OTLP_CERTIFICATE"))
             .map(PathBuf::from);
-        let transport = Transport::new(certificate.as_deref(), std::sync::Arc::new(Uncounted))?;
+        let transport = Transport::new(certificate.as_deref(), Arc::new(Uncounted))
+            .map_err(|error| format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {error}"))?;
         let export = Self {
             posts: posts.into(),
             clients: Clients::new(transport),

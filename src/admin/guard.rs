@@ -108,11 +108,8 @@ impl Guard {
     }
 
     /// Exchanges the token for a session; the value of `Set-Cookie`.
-    pub(super) fn sign_in(&self, given: &str) -> Result<String, Stop> {
-        let token = self.token.as_ref().ok_or(Stop::NotSignedIn)?;
-        if !token.is(given.trim()) {
-            return Err(Stop::NotSignedIn);
-        }
+    pub(super) fn sign_in(&self, given: &str) -> Option<String> {
+        self.token.as_ref().filter(|token| token.is(given.trim()))?;
         let id = random();
         let cookie = cookie(&id, SESSION_TIME);
         let mut sessions = self.sessions();
@@ -123,7 +120,7 @@ impl Guard {
             id,
             since: Instant::now(),
         });
-        Ok(cookie)
+        Some(cookie)
     }
 
     /// Ends the session; the value of `Set-Cookie`.

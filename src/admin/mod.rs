@@ -176,8 +176,8 @@ impl Admin {
             _ => {
                 let given = parameter(request.body(), "token").unwrap_or_default();
                 Ok(match self.guard.sign_in(&given) {
-                    Ok(cookie) => with_cookie(see_other("/"), cookie),
-                    Err(_) => {
+                    Some(cookie) => with_cookie(see_other("/"), cookie),
+                    None => {
                         tracing::warn!("somebody gave a wrong admin token at the console");
                         self.login_page(visit, StatusCode::UNAUTHORIZED)
                     }

@@ -72,7 +72,7 @@ struct Config {
         env = "COUNTERSIGN_CONFIG"
     )]
     config: PathBuf,
-    /// A setting that overrides the environment and the file, such as platform.url=https://pay.example.com
+    /// A setting that overrides the environment and the file, such as `platform.url=https://pay.example.com`
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
 }

@@ -32,10 +32,8 @@ pub(super) struct Addresses {
 impl Addresses {
     /// None is known yet, unless the URL has one in the name's place. A look-up may take `time`.
     pub(super) fn of(url: &Url, time: Duration) -> Result<Self, String> {
-        let host = url.host().ok_or("the platform's URL has no host")?;
-        let port = url
-            .port_or_known_default()
-            .ok_or("the platform's URL has no port")?;
+        let host = url.host().ok_or("the URL has no host")?;
+        let port = url.port_or_known_default().ok_or("the URL has no port")?;
         let fixed = match host {
             Host::Ipv4(ip) => Some(SocketAddr::new(ip.into(), port)),
             Host::Ipv6(ip) => Some(SocketAddr::new(ip.into(), port)),

@@ -1,4 +1,4 @@
-//! Clients for whatever origins others name, the merchants' apps above all: one each, one pool for all.
+//! Clients for whatever origins others name, the merchants' apps above all: one each, over one transport.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

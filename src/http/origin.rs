@@ -51,7 +51,7 @@ impl Origin {
     }
 
     pub(super) fn of(url: &Url) -> Result<Self, String> {
-        let host = url.host_str().ok_or("the platform's URL has no host")?;
+        let host = url.host_str().ok_or("the URL has no host")?;
         // Brackets around an IPv6 address belong to the URL alone.
         let host = host.trim_matches(['[', ']']).to_owned();
         if url.scheme() == "https" && host.contains('_') {

@@ -41,12 +41,10 @@ fn believed_certificates(file: &Path) -> Result<Arc<CaType>, String> {
     let shown = file.display();
     let own: Vec<CertificateDer<'_>> = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
-        .map_err(|error| {
-            format!("{shown}: platform.ca_file: expected PEM certificates: {error}")
-        })?;
+        .map_err(|error| format!("{shown}: expected PEM certificates: {error}"))?;
     if own.is_empty() || !own.iter().all(anchors) {
         return Err(format!(
-            "{shown}: platform.ca_file: expected PEM certificates that can anchor a chain"
+            "{shown}: expected PEM certificates that can anchor a chain"
         ));
     }
     let system = rustls_native_certs::load_native_certs().unwrap_or_default();

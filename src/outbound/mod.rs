@@ -17,6 +17,8 @@ pub mod relay;
 
 mod link;
 
+mod done;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,21 +39,17 @@ use crate::inbox::store::{Recorded, Store};
 use crate::journal::Journal;
 use crate::lifetime::Lifetime;
 use crate::observe::Metrics;
-use crate::protocol::envelope::{Envelope, Verified};
-use crate::protocol::key::Key;
-use crate::protocol::message::{Answer, Order, Subject};
+use crate::protocol::envelope::Envelope;
+use crate::protocol::message::Order;
 use crate::records::Records;
 use crate::trace::{Side, Span, Tracer};
+use done::{Done, OK, VERIFIED, flag, unverified};
 use parse::{Call, Notify};
 use refused::{Code, Refused};
 use route::Endpoint;
 use shadow::{Shadow, Verdict};
 
-const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
 const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
-
-/// The outcome of a call that was not refused.
-const OK: &str = "ok";
 
 /// An order that may not have arrived is asked about after this: it may still be on its way.
 const ASK_SOON: Millis = 2_000;
@@ -69,14 +67,10 @@ const GRAVE: [Code; 6] = [
 
 /// The app's side of the sidecar.
 pub struct Outbound {
-    /// The merchants in force.
-    pub watch: Watch,
-    /// The way to the platform.
-    pub client: Arc<Client>,
-    /// The ledger of the orders that were signed.
-    pub store: Arc<dyn Store>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    watch: Watch,
+    client: Arc<Client>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
     tracer: Arc<Tracer>,
     lifetime: Arc<Lifetime>,
     journal: Arc<Journal>,
@@ -84,16 +78,6 @@ pub struct Outbound {
     /// The platform's URL, without a slash at its end.
     platform: String,
     notify: Option<Notify>,
-}
-
-/// A response, and what the log says of it.
-struct Done {
-    response: Response<Bytes>,
-    outcome: &'static str,
-    sent: Sent,
-    subject: Subject,
-    /// The fingerprint of the old key that the answer was signed with.
-    old_key: Option<String>,
 }
 
 impl Outbound {
@@ -462,37 +446,6 @@ impl Handler for Outbound {
     }
 }
 
-impl Done {
-    /// What went well; whose call it was is not known here.
-    fn ok(response: Response<Bytes>, sent: Sent) -> Self {
-        Self {
-            response,
-            outcome: OK,
-            sent,
-            subject: Subject::default(),
-            old_key: None,
-        }
-    }
-
-    fn answered(call: &Call, answer: Verified<Answer>) -> Self {
-        let old_key = call.merchant.old_key(answer.key_index());
-        Self {
-            old_key: old_key.map(Key::fingerprint),
-            ..Self::ok(plain(answer), Sent::Yes)
-        }
-    }
-
-    fn refused(refused: &Refused, id: &HeaderValue) -> Self {
-        Self {
-            response: unverified(refused.response(id)),
-            outcome: refused.code.name(),
-            sent: refused.sent,
-            subject: refused.subject.clone(),
-            old_key: None,
-        }
-    }
-}
-
 /// An order that is out, or may be, is a step in its story. Apps repeat everything else as often as they like.
 fn weight(endpoint: &str, outcome: &str, sent: Sent) -> Weight {
     let takes_orders = ["submit", "link"].contains(&endpoint);
@@ -501,25 +454,4 @@ fn weight(endpoint: &str, outcome: &str, sent: Sent) -> Weight {
     } else {
         Weight::Common
     }
-}
-
-/// A verified answer as the app gets it. Nothing else becomes one.
-fn plain(answer: Verified<Answer>) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(answer.into_inner().json));
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(VERIFIED, flag(true));
-    response
-}
-
-fn unverified(mut response: Response<Bytes>) -> Response<Bytes> {
-    response.headers_mut().insert(VERIFIED, flag(false));
-    response
-}
-
-fn flag(verified: bool) -> HeaderValue {
-    HeaderValue::from_static(if verified { "true" } else { "false" })
 }

@@ -9,14 +9,15 @@ pub mod order;
 
 mod notify;
 
+mod interfaces;
+
 mod pages;
 
 pub mod conformance;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -27,16 +28,13 @@ use url::form_urlencoded;
 use crate::clock;
 use crate::config::Snapshot;
 use crate::http::clients::Clients;
-use crate::http::serve::{CutOff, Handler, Refusal};
-use crate::protocol::envelope;
-use crate::protocol::json::{Object, quoted};
+use crate::http::serve::{Handler, Refusal};
+use crate::protocol::json::Object;
 use crate::protocol::key::Key;
-use crate::protocol::message::{ResultCode, read_submit};
+use crate::protocol::message::ResultCode;
 use fault::{Fault, Sealed};
 use order::{Message, Order};
 
-/// How long [`Fault::SlowAnswers`] takes.
-const SLOW: Duration = Duration::from_secs(5);
 /// Orders that are remembered.
 const MAX_ORDERS: usize = 10_000;
 /// Messages of one order that are remembered.
@@ -74,20 +72,6 @@ struct State {
     faults_of: HashMap<String, Vec<Fault>>,
     given_out: usize,
 }
-
-/// What the platform says where it does not do as asked.
-struct Refused {
-    respcode: &'static str,
-    respmsg: &'static str,
-}
-
-enum Reply {
-    /// An order's result, in answer to a query.
-    Result(Order),
-    Redirect(String),
-}
-
-type Outcome = Result<Reply, Refused>;
 
 impl Sandbox {
     /// A platform without merchants.
@@ -221,176 +205,6 @@ impl Sandbox {
             (&Method::POST, "/sandbox/faults") => self.take_faults(request.body()),
             _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
         }
-    }
-
-    /// Verifies what came and hands its message on; whatever goes wrong is answered in an envelope.
-    async fn enveloped(
-        &self,
-        request: &Request<Bytes>,
-        form: &[u8],
-        then: fn(&Self, &str, &Object<'_>) -> Outcome,
-    ) -> Response<Bytes> {
-        let Ok(received) = envelope::read(form, "req") else {
-            return unsigned("96", "报文格式错误");
-        };
-        let message = received.unverified().unwrap_or_default();
-        let Ok(object) = Object::parse(&message) else {
-            return unsigned("96", "报文格式错误");
-        };
-        let member = |name| object.string(name).and_then(Result::ok).unwrap_or_default();
-        let (merid, orderid) = (member("merid"), member("orderid"));
-        let Some(key) = self.state().keys.get(merid.as_ref()).cloned() else {
-            return unsigned("96", "商户号不存在");
-        };
-        let outcome = match received.verify([&key]) {
-            Ok(_) => then(self, &merid, &object),
-            Err(_) => Err(Refused {
-                respcode: "97",
-                respmsg: "签名错误",
-            }),
-        };
-        let known = match &outcome {
-            Ok(Reply::Result(order)) => Some(order.queryid.clone()),
-            _ => self.order_numbered(&orderid).map(|order| order.queryid),
-        };
-        let queryid = known.unwrap_or_default();
-        let came = String::from_utf8_lossy(form).into_owned();
-        let kind = format!("{} {}", request.method(), request.uri().path());
-        self.note(
-            &queryid,
-            &kind,
-            object.text().to_owned(),
-            came,
-            String::new(),
-        );
-        let (plain, response) = self.reply(outcome, &queryid, &key).await;
-        let kind = format!("answer {}", response.status().as_u16());
-        let location = response
-            .headers()
-            .get(header::LOCATION)
-            .and_then(|url| url.to_str().ok());
-        let wire = location.map_or_else(|| String::from_utf8_lossy(response.body()), Cow::Borrowed);
-        self.note(&queryid, &kind, plain, wire.into_owned(), String::new());
-        response
-    }
-
-    /// The answer, as well as the faults let it.
-    async fn reply(&self, outcome: Outcome, queryid: &str, key: &Key) -> (String, Response<Bytes>) {
-        let faults = self.faults_of(queryid);
-        if faults.contains(&Fault::SlowAnswers) {
-            tokio::time::sleep(SLOW).await;
-        }
-        if faults.contains(&Fault::Status500) {
-            return (
-                String::new(),
-                text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"),
-            );
-        }
-        let (plain, sealed) = match outcome {
-            Ok(Reply::Redirect(url)) => return (String::new(), redirect(&url)),
-            Ok(Reply::Result(order)) => match self.sealed(&order, order.result, true) {
-                Some(sealed) => sealed,
-                None => return (String::new(), unsigned("96", "商户号不存在")),
-            },
-            Err(Refused { respcode, respmsg }) => {
-                let plain = format!(r#"{{"respcode":"{respcode}","respmsg":"{respmsg}"}}"#);
-                let sealed = fault::seal(&plain, key, &faults);
-                (plain, sealed)
-            }
-        };
-        let mut response = if faults.contains(&Fault::JsonEnvelope) {
-            typed(StatusCode::OK, "application/json", sealed.json)
-        } else {
-            typed(
-                StatusCode::OK,
-                "application/x-www-form-urlencoded; charset=utf-8",
-                sealed.form,
-            )
-        };
-        if faults.contains(&Fault::CutAnswers) {
-            response.extensions_mut().insert(CutOff);
-        }
-        (plain, response)
-    }
-
-    fn submit(&self, merid: &str, message: &Object<'_>) -> Outcome {
-        let order = read_submit(message).map_err(|error| match error.field {
-            "txnamt" => Refused {
-                respcode: "13",
-                respmsg: "交易金额错误",
-            },
-            _ => Refused {
-                respcode: "30",
-                respmsg: "报文字段错误",
-            },
-        })?;
-        if self.closed.iter().any(|closed| closed == order.action) {
-            return Err(Refused {
-                respcode: "58",
-                respmsg: "交易权限未开通",
-            });
-        }
-        let mut state = self.state();
-        if state
-            .orders
-            .iter()
-            .any(|known| known.merid == merid && known.orderid == order.orderid)
-        {
-            return Err(Refused {
-                respcode: "94",
-                respmsg: "订单号重复",
-            });
-        }
-        if state.orders.len() >= MAX_ORDERS {
-            state.orders.remove(0);
-        }
-        state.given_out += 1;
-        let queryid = format!("Q{:017}", state.given_out);
-        let member = |name| {
-            message
-                .string(name)
-                .and_then(Result::ok)
-                .map(|text| text.into_owned())
-        };
-        state.orders.push(Order {
-            merid: merid.to_owned(),
-            orderid: order.orderid,
-            queryid: queryid.clone(),
-            amount: order.amount,
-            action: order.action.to_owned(),
-            backurl: member("backurl").unwrap_or_default(),
-            fronturl: member("fronturl"),
-            result: ResultCode::NotPaid,
-            paytime: String::new(),
-            messages: Vec::new(),
-            next_call: None,
-        });
-        Ok(Reply::Redirect(format!("{}/pay?q={queryid}", self.origin)))
-    }
-
-    fn query(&self, merid: &str, query: &Object<'_>) -> Outcome {
-        let member = |name| {
-            query
-                .string(name)
-                .and_then(Result::ok)
-                .filter(|text| !text.is_empty())
-        };
-        let (queryid, orderid) = (member("queryid"), member("orderid"));
-        let state = self.state();
-        // A queryid that is sent makes the orderid count for nothing (document §3.4.3).
-        let found = state.orders.iter().find(|order| {
-            order.merid == merid
-                && match (&queryid, &orderid) {
-                    (Some(queryid), _) => *queryid == order.queryid,
-                    (None, Some(orderid)) => *orderid == order.orderid,
-                    (None, None) => false,
-                }
-        });
-        let order = found.ok_or(Refused {
-            respcode: "25",
-            respmsg: "订单不存在",
-        })?;
-        Ok(Reply::Result(order.clone()))
     }
 
     /// The customer pressed a button.
@@ -532,22 +346,6 @@ impl Handler for Arc<Sandbox> {
             "the sandbox cannot take this request\n",
         )
     }
-}
-
-/// An answer with an empty sign: no key is known that it could be signed with (document §2.2).
-fn unsigned(respcode: &str, respmsg: &str) -> Response<Bytes> {
-    let plain = format!(
-        r#"{{"respcode":{},"respmsg":{}}}"#,
-        quoted(respcode),
-        quoted(respmsg)
-    );
-    let nobody = Key::new("nobody's").expect("is not empty");
-    let sealed = fault::seal(&plain, &nobody, &[Fault::EmptySign]);
-    typed(
-        StatusCode::OK,
-        "application/x-www-form-urlencoded; charset=utf-8",
-        sealed.form,
-    )
 }
 
 fn redirect(url: &str) -> Response<Bytes> {

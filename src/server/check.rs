@@ -40,7 +40,8 @@ pub fn check(settings: &Settings) -> Result<(), CannotStart> {
 /// The client for the platform, as settings say.
 pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, CannotStart> {
     let platform = &settings.platform;
-    let transport = Transport::new(platform.ca_file.as_deref(), count).map_err(CannotStart)?;
+    let transport = Transport::new(platform.ca_file.as_deref(), count)
+        .map_err(|error| CannotStart(format!("platform.ca_file: {error}")))?;
     let client = Client::new(
         &platform.url,
         platform.connect_timeout,

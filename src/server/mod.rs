@@ -61,58 +61,22 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     catch_sighup();
     observe::start_log(settings.log.format, &settings.log.level);
     keep_secrets_out_of_dumps();
-    let callbacks = settings.callbacks.as_ref();
-    let public: Vec<_> = callbacks
-        .iter()
-        .flat_map(|c| c.listen.iter().copied().map(Listen::Tcp))
-        .collect();
-    let admin = [Listen::Tcp(settings.admin.listen)];
     check(settings)?;
     let mut taken = upgrade.then(|| Taken::from_running(settings)).transpose()?;
     let inherited = taken
         .as_mut()
         .map(|taken| std::mem::take(&mut taken.sockets));
-    let sockets = Sockets::open(
-        settings.app.listen.iter().chain(&public).chain(&admin),
-        inherited.unwrap_or_default(),
-    )?;
+    let addresses: Vec<_> = settings
+        .listeners()
+        .into_iter()
+        .map(|(_, listen)| listen)
+        .collect();
+    let sockets = Sockets::open(&addresses, inherited.unwrap_or_default())?;
     let (tracer, export) = Tracer::of_environment();
     let parts = Parts::assemble(settings, snapshot, sockets, tracer, taken.as_ref())?;
 
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings));
-    let mut limits = Limits {
-        max_body: settings.app.max_body,
-        max_in_flight: settings.app.max_in_flight,
-        max_connections: settings.app.max_in_flight + IDLE_CONNECTIONS,
-    };
-    let mut callback_limits = CALLBACK_LIMITS;
-    fit_descriptors(&mut limits, &mut callback_limits);
-    let app = App::new(parts.outbound(settings), limits, parts.lifetime.clone());
-    let listen = &settings.app.listen;
-    server.add_service(parts.listener("app", Door::plain(app), listen, None)?);
-    let ops = App::new(parts.admin(settings), ADMIN_LIMITS, parts.lifetime.clone());
-    server.add_service(parts.listener("admin", Door::plain(ops), &admin, Some(1))?);
-    if let Some(callbacks) = callbacks {
-        let certificate = certificate(callbacks)?;
-        let guard = Public::new(
-            callbacks.allow_from.clone(),
-            callbacks.trust_forwarded_from.clone(),
-        );
-        let app = App::new(
-            parts.inbound(settings),
-            callback_limits,
-            parts.lifetime.clone(),
-        )
-        .public(guard);
-        let door = match certificate.clone() {
-            Some(certificate) => Door::tls(app, acceptor(certificate)),
-            None => Door::plain(app),
-        };
-        server.add_service(parts.listener("callbacks", door, &public, None)?);
-        if let Some(certificate) = certificate {
-            server.add_service(background_service("certificate", Following(certificate)));
-        }
-    }
+    add_listeners(&mut server, settings, &parts)?;
     server.add_service(background_service("upkeep", parts.upkeep()));
     server.add_service(background_service("results", parts.results(settings)));
     if let Some(export) = export {
@@ -132,6 +96,51 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     server.run(RunArgs {
         shutdown_signal: Box::new(end),
     });
+    Ok(())
+}
+
+fn add_listeners(
+    server: &mut Server,
+    settings: &Settings,
+    parts: &Parts,
+) -> Result<(), CannotStart> {
+    let mut limits = Limits {
+        max_body: settings.app.max_body,
+        max_in_flight: settings.app.max_in_flight,
+        max_connections: settings.app.max_in_flight + IDLE_CONNECTIONS,
+    };
+    let mut callback_limits = CALLBACK_LIMITS;
+    fit_descriptors(&mut limits, &mut callback_limits);
+    let app = parts.outbound(settings);
+    let door = Door::plain(App::new(app, limits, parts.lifetime.clone()));
+    server.add_service(parts.listener("app", door, &settings.app.listen, None)?);
+    let ops = parts.admin(settings);
+    let door = Door::plain(App::new(ops, ADMIN_LIMITS, parts.lifetime.clone()));
+    server.add_service(parts.listener(
+        "admin",
+        door,
+        &[Listen::Tcp(settings.admin.listen)],
+        Some(1),
+    )?);
+    let Some(callbacks) = &settings.callbacks else {
+        return Ok(());
+    };
+    let public = Public::new(
+        callbacks.allow_from.clone(),
+        callbacks.trust_forwarded_from.clone(),
+    );
+    let platform = parts.inbound(settings);
+    let app = App::new(platform, callback_limits, parts.lifetime.clone()).public(public);
+    let door = match certificate(callbacks)? {
+        Some(certificate) => {
+            let following = Following(certificate.clone());
+            server.add_service(background_service("certificate", following));
+            Door::tls(app, acceptor(certificate))
+        }
+        None => Door::plain(app),
+    };
+    let addresses: Vec<_> = callbacks.listen.iter().copied().map(Listen::Tcp).collect();
+    server.add_service(parts.listener("callbacks", door, &addresses, None)?);
     Ok(())
 }
 

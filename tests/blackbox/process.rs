@@ -25,6 +25,22 @@ fn limits(sidecar: &Sidecar, name: &str) -> Vec<String> {
     values.map(str::to_owned).collect()
 }
 
+/// A sidecar whose shell did something to itself first.
+fn start_after(preparation: &str) -> Sidecar {
+    let setup = Setup::new(|_| {});
+    let child = Command::new("sh")
+        .arg("-c")
+        .arg(format!("{preparation} && exec \"$0\" run -c \"$1\""))
+        .arg(binary())
+        .arg(setup.conf_file())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let sidecar = Sidecar { setup, child };
+    ready(&sidecar);
+    sidecar
+}
+
 #[test]
 fn no_core_is_dumped() {
     let sidecar = Sidecar::start(|_| {});
@@ -33,16 +49,7 @@ fn no_core_is_dumped() {
 
 #[test]
 fn the_limit_on_descriptors_is_raised_as_far_as_it_may_be() {
-    let setup = Setup::new(|_| {});
-    let child = Command::new("sh")
-        .args(["-c", "ulimit -S -n 256 && exec \"$0\" run -c \"$1\""])
-        .arg(binary())
-        .arg(setup.conf_file())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let sidecar = Sidecar { setup, child };
-    ready(&sidecar);
+    let sidecar = start_after("ulimit -S -n 256");
     let limits = limits(&sidecar, "Max open files");
     assert_ne!(limits[0], "256");
     assert_eq!(limits[0], limits[1]);
@@ -172,16 +179,7 @@ fn where_descriptors_are_scarce_a_crowd_still_leaves_some_for_ops() {
     if !may_open_a_crowd("1,200 silent connections and 1,024 descriptors") {
         return;
     }
-    let setup = Setup::new(|_| {});
-    let child = Command::new("sh")
-        .args(["-c", "ulimit -n 1024 && exec \"$0\" run -c \"$1\""])
-        .arg(binary())
-        .arg(setup.conf_file())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let sidecar = Sidecar { setup, child };
-    ready(&sidecar);
+    let sidecar = start_after("ulimit -n 1024");
     let crowd = crowd(&sidecar);
     assert!(crowd.len() > 500, "{}", crowd.len());
     ops_are_answered(&sidecar);

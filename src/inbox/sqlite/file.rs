@@ -18,7 +18,7 @@ const CHECKED: u64 = 16 << 20;
 const LOCK_TRIES: i32 = 1_000;
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// The lock's file once it is ours, up to the last handle or [`Store::let_go`].
+/// The lock's file once it is ours, up to the last handle or [`let_go`](super::Store::let_go).
 pub(super) type Lock = watch::Sender<Option<File>>;
 
 /// Locked as long as it is open, and its name. A file of its own: closing another descriptor of the store itself would

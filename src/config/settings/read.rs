@@ -1,4 +1,4 @@
-//! `countersign.toml`: what is read once, at start, and checked whole.
+//! How each section is read: what is taken, what it is where nothing is said, and what was expected where it is refused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -6,19 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sha2::{Digest, Sha256};
-use url::Url;
 
-use super::layers::Layers;
-use super::listen::Listen;
-use super::problem::{Problem, Problems};
-use super::store_address::StoreAddress;
-use super::token::Token;
-use super::web_url::{self, Tail};
-use super::{quantity, source};
+use super::super::layers::Layers;
+use super::super::listen::Listen;
+use super::super::store_address::StoreAddress;
+use super::super::token::Token;
+use super::super::web_url::{self, Tail};
+use super::super::{quantity, source};
+use super::{
+    Acknowledge, Admin, App, Callbacks, Confirm, Inbox, Log, LogFormat, Platform, Settings, Tls,
+    warnings,
+};
 
-/// The settings fit one page; a file past 1 MiB is some other file.
-const MAX_FILE: u64 = 1 << 20;
 /// Below 1 KiB no payment fits; past 16 MiB memory is no longer bounded in earnest. In bytes.
 const MAX_BODY: RangeInclusive<u64> = 1 << 10..=16 << 20;
 /// Requests; each in flight costs some kilobytes.
@@ -38,188 +37,8 @@ const MAX_KEEP: Duration = Duration::from_secs(3_650 * 86_400);
 /// Paths that have a meaning of their own.
 const OWN_PATHS: [&str; 3] = ["/api/query", "/api/icashier", "/apis/icashier"];
 
-/// Everything that `countersign.toml`, the environment and `--set` say, understood and within limits.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The settings file, as it was named.
-    pub path: PathBuf,
-    /// First 12 hex digits of the file's SHA-256.
-    pub digest: String,
-    /// The merchants file, relative to the settings file where it is relative.
-    pub merchants: PathBuf,
-    /// Worker threads; 0 in the file has become the number of cores.
-    pub threads: usize,
-    /// The listener for the app.
-    pub app: App,
-    /// The payment platform.
-    pub platform: Platform,
-    /// The listener for callbacks; none without a `[callbacks]` section.
-    pub callbacks: Option<Callbacks>,
-    /// What is kept of results, and for how long.
-    pub inbox: Inbox,
-    /// The listener for operations.
-    pub admin: Admin,
-    /// What is logged.
-    pub log: Log,
-    /// What is allowed but worth a look.
-    pub warnings: Vec<String>,
-}
-
-/// `[app]`
-#[derive(Debug, Clone)]
-pub struct App {
-    /// At least one; relative socket paths count from the settings file.
-    pub listen: Vec<Listen>,
-    /// Bytes of one request body.
-    pub max_body: usize,
-    /// Calls at once; one more is refused.
-    pub max_in_flight: usize,
-}
-
-/// `[platform]`
-#[derive(Debug, Clone)]
-pub struct Platform {
-    /// Scheme, host, port and a path prefix; no query, no fragment, no user.
-    pub url: Url,
-    /// To an open connection, TLS included.
-    pub connect_timeout: Duration,
-    /// The whole exchange.
-    pub timeout: Duration,
-    /// Roots beside the system's; relative to the settings file.
-    pub ca_file: Option<PathBuf>,
-    /// Further interfaces with the same envelope.
-    pub extra_paths: Vec<String>,
-}
-
-/// `[callbacks]`
-#[derive(Debug, Clone)]
-pub struct Callbacks {
-    /// At least one.
-    pub listen: Vec<SocketAddr>,
-    /// How the outside reaches this listener.
-    pub public_url: Option<Url>,
-    /// Certificate and key, where the listener speaks https itself.
-    pub tls: Option<Tls>,
-    /// Who may call back; empty = anyone.
-    pub allow_from: Vec<IpNet>,
-    /// Proxies whose `X-Forwarded-For` is believed.
-    pub trust_forwarded_from: Vec<IpNet>,
-}
-
-/// `callbacks.tls`: PEM files, relative to the settings file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// The certificate chain.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
-/// `[inbox]`
-#[derive(Debug, Clone)]
-pub struct Inbox {
-    /// Where orders and events are kept.
-    pub store: StoreAddress,
-    /// When the platform is told `0000`.
-    pub acknowledge: Acknowledge,
-    /// How long an event is offered to the app.
-    pub retry_for: Duration,
-    /// How long events are kept.
-    pub keep: Duration,
-    /// What is asked of the platform before the app hears of a payment.
-    pub confirm: Confirm,
-    /// Whether orders without a result are asked about.
-    pub watch_orders: bool,
-    /// Questions about such orders a second, at most.
-    pub watch_per_second: usize,
-}
-
-/// When a callback is answered with `0000`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acknowledge {
-    /// Once the event is on disk.
-    Stored,
-    /// Once the app took it.
-    Delivered,
-}
-
-/// Which results are confirmed by a query first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Confirm {
-    /// None.
-    Off,
-    /// Those that say paid.
-    Paid,
-}
-
-/// `[admin]`
-#[derive(Debug, Clone)]
-pub struct Admin {
-    /// Health, metrics, console, reload.
-    pub listen: SocketAddr,
-    /// The names, in lower case, that the listener is called by, beside its addresses.
-    pub names: Vec<String>,
-    /// What opens it; always there where it is not on loopback.
-    pub token: Option<Token>,
-}
-
-/// `[log]`
-#[derive(Debug, Clone)]
-pub struct Log {
-    /// For people or for machines.
-    pub format: LogFormat,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
-    pub level: String,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl Settings {
-    /// Reads the file, then `overrides` (`("platform.url", "http://…")`) and `env` over it.
-    ///
-    /// Every problem is reported at once. A variable is named `COUNTERSIGN_` and the setting's path in capitals;
-    /// variables that name no setting are ignored, and so are empty ones.
-    pub fn load(
-        path: &Path,
-        overrides: &[(String, String)],
-        env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, Problems> {
-        let bytes = source::read(path, MAX_FILE).map_err(|why| Problem::new(path, "", why))?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| Problem::new(path, "", "expected utf-8 text"))?;
-        let mut layers = Layers::new(path, text, overrides, env);
-        let settings = read(
-            &mut layers,
-            path,
-            source::short_hex(&Sha256::digest(text)),
-            env,
-        );
-        layers.finish()?;
-        settings.ok_or_else(|| Problem::new(path, "", "cannot be read").into())
-    }
-
-    /// Every address of every listener, with the setting that names it.
-    fn listeners(&self) -> Vec<(&'static str, Listen)> {
-        let callbacks = self
-            .callbacks
-            .iter()
-            .flat_map(|callbacks| &callbacks.listen);
-        let app = self.app.listen.iter().cloned();
-        app.map(|listen| ("app.listen", listen))
-            .chain(callbacks.map(|address| ("callbacks.listen", Listen::Tcp(*address))))
-            .chain([("admin.listen", Listen::Tcp(self.admin.listen))])
-            .collect()
-    }
-}
-
-fn read(
+/// All of them; `None` where there is no telling what platform is meant. What is wrong is told to `layers`.
+pub(super) fn settings(
     layers: &mut Layers<'_>,
     path: &Path,
     digest: String,
@@ -458,28 +277,6 @@ fn check_listeners(layers: &mut Layers<'_>, settings: &Settings) {
             layers.problem(key, format!("expected another address than {other}"));
         }
     }
-}
-
-fn warnings(settings: &Settings) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let url = &settings.platform.url;
-    if url.scheme() == "http" && !web_url::is_loopback(url) {
-        warnings.push("platform.url: http, so anyone on the way can read and change calls".into());
-    }
-    for (key, listen) in settings.listeners() {
-        if key != "callbacks.listen" && !listen.is_local() {
-            warnings.push(format!(
-                "{key}: {listen} can be reached from other machines"
-            ));
-        }
-    }
-    if let Some(warning) = settings.inbox.store.warning() {
-        warnings.push(format!("inbox.store: {warning}"));
-    }
-    if settings.inbox.keep < settings.inbox.retry_for {
-        warnings.push("inbox.keep: shorter than inbox.retry_for".into());
-    }
-    warnings
 }
 
 fn cores() -> usize {
