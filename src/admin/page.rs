@@ -294,7 +294,8 @@ impl<'r> Visit<'r> {
             .extend_pairs(others)
             .append_pair("lang", tag)
             .finish();
-        html! { a href={ (self.path) "?" (query) } lang=(tag) hreflang=(tag) { (name) } }
+        // Without the path, which a stranger may have chosen: `//evil.example` would lead there.
+        html! { a href={ "?" (query) } lang=(tag) hreflang=(tag) { (name) } }
     }
 
     /// A time, with how long ago it was.

@@ -487,12 +487,14 @@ fn a_listener_that_others_reach_needs_a_token() {
     let (code, said) = check(&[]);
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("admin.token"), "{said}");
-    let (code, said) = check(&["--set", "admin.token=T0kenTooShort"]);
-    assert_eq!(code, Some(78), "{said}");
-    assert!(!said.contains("T0kenTooShort"), "{said}");
-    let (code, said) = check(&["--set", &format!("admin.token={TOKEN}")]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(!said.contains(TOKEN), "{said}");
+    let file = setup.folder.path().join("token");
+    let token_file = format!("admin.token_file={}", file.display());
+    for (token, expected) in [("T0kenTooShort", 78), (TOKEN, 0)] {
+        fs::write(&file, token).unwrap();
+        let (code, said) = check(&["--set", &token_file]);
+        assert_eq!(code, Some(expected), "{said}");
+        assert!(!said.contains(token), "{said}");
+    }
 }
 
 #[test]
@@ -672,6 +674,24 @@ fn every_page_has_clean_headers_and_needs_no_other_host() {
             );
         }
     }
+}
+
+#[test]
+fn no_link_leads_where_the_address_says() {
+    let sidecar = Sidecar::start(|_| {});
+    let page = get(
+        sidecar.setup.admin,
+        "//evil.example/orders",
+        &["Accept: text/html"],
+    );
+    assert_eq!(page.status, 404);
+    let page = page.text();
+    let links: Vec<_> = page.split("href=\"").skip(1).collect();
+    assert!(links.iter().any(|link| link.contains("lang=")), "{page}");
+    assert!(
+        links.iter().all(|link| !link.starts_with("//")),
+        "{links:?}"
+    );
 }
 
 #[test]
