@@ -2,7 +2,8 @@
 //!
 //! A commit costs one fsync whatever it holds, so what waits while one runs goes into the next together.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -166,6 +167,8 @@ impl Sqlite {
     }
 
     fn open_with(path: &Path, lock: Lock) -> Result<Self, StoreError> {
+        // Made before SQLite would make it, for everyone to read. What is wrong with it SQLite says.
+        let _ = private().create_new(true).open(path);
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
         check_pages(&connection, path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -874,13 +877,19 @@ fn lock_file(path: &Path) -> Result<(File, String), StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let shown = name.to_string_lossy().into_owned();
-    let file = File::options()
-        .write(true)
+    let file = private()
         .create(true)
         .truncate(false)
         .open(&name)
         .map_err(|error| StoreError::Failed(format!("{shown}: {error}")))?;
     Ok((file, shown))
+}
+
+/// Files of the sidecar's user alone: who can read the lock's can hold it too, and SQLite's others take after the store's.
+fn private() -> OpenOptions {
+    let mut options = File::options();
+    options.write(true).mode(0o600);
+    options
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {

@@ -1,8 +1,8 @@
 //! `0000` is said only for what is on stable storage: under kill -9, failing and slow disks, full ones, and old stores.
 
-use crate::client::{Connection, post_bytes};
+use crate::client::{Connection, fetch, post_bytes};
 use crate::harness::{
-    MERID, ORDERID, Setup, Sidecar, eventually, exit_within, fresh_orderid, is_installed,
+    MERID, ORDERID, Setup, Sidecar, binary, eventually, exit_within, fresh_orderid, is_installed,
     query_json, signal, skip, submit_json,
 };
 use crate::platform::Platform;
@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -53,6 +54,35 @@ fn send_all(
                 Err(_) => break,
             }
         }
+    }
+}
+
+#[test]
+fn the_store_s_files_are_its_owner_s_alone() {
+    let setup = Setup::new(|_| {});
+    let store = setup.folder.path().join("kept/payments.db");
+    fs::create_dir(store.parent().unwrap()).unwrap();
+    let mut sidecar = Command::new("sh");
+    // The mask that most users have.
+    sidecar
+        .args(["-c", "umask 022; exec \"$@\"", "sh"])
+        .arg(binary())
+        .args(["run", "-c"])
+        .arg(setup.conf_file())
+        .arg("--set")
+        .arg(format!("inbox.store=sqlite:{}", store.display()));
+    let mut sidecar = sidecar.stderr(Stdio::null()).spawn().unwrap();
+    let kept = || fs::read_dir(store.parent().unwrap()).unwrap().flatten();
+    let is_there = || fetch(setup.admin, "/readyz").is_ok_and(|answer| answer.status == 200);
+    eventually("it is ready", SOON, is_there);
+    let modes: Vec<_> = kept()
+        .map(|file| (file.path(), file.metadata().unwrap().permissions().mode()))
+        .collect();
+    drop(sidecar.kill());
+    drop(sidecar.wait());
+    assert!(modes.len() >= 4, "{modes:?}");
+    for (path, mode) in modes {
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
     }
 }
 
