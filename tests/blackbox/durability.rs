@@ -1,8 +1,8 @@
 //! `0000` is said only for what is on stable storage: under kill -9, failing and slow disks, full ones, and old stores.
 
-use crate::client::{Connection, fetch, post_bytes};
+use crate::client::{Connection, post_bytes};
 use crate::harness::{
-    MERID, ORDERID, Setup, Sidecar, binary, eventually, exit_within, fresh_orderid, is_installed,
+    MERID, ORDERID, Setup, Sidecar, eventually, exit_within, fresh_orderid, is_installed,
     query_json, signal, skip, submit_json,
 };
 use crate::platform::Platform;
@@ -59,30 +59,16 @@ fn send_all(
 
 #[test]
 fn the_store_s_files_are_its_owner_s_alone() {
-    let setup = Setup::new(|_| {});
-    let store = setup.folder.path().join("kept/payments.db");
-    fs::create_dir(store.parent().unwrap()).unwrap();
-    let mut sidecar = Command::new("sh");
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("payments.db");
     // The mask that most users have.
-    sidecar
-        .args(["-c", "umask 022; exec \"$@\"", "sh"])
-        .arg(binary())
-        .args(["run", "-c"])
-        .arg(setup.conf_file())
-        .arg("--set")
-        .arg(format!("inbox.store=sqlite:{}", store.display()));
-    let mut sidecar = sidecar.stderr(Stdio::null()).spawn().unwrap();
-    let kept = || fs::read_dir(store.parent().unwrap()).unwrap().flatten();
-    let is_there = || fetch(setup.admin, "/readyz").is_ok_and(|answer| answer.status == 200);
-    eventually("it is ready", SOON, is_there);
-    let modes: Vec<_> = kept()
-        .map(|file| (file.path(), file.metadata().unwrap().permissions().mode()))
-        .collect();
-    drop(sidecar.kill());
-    drop(sidecar.wait());
-    assert!(modes.len() >= 4, "{modes:?}");
-    for (path, mode) in modes {
-        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+    let setup = Setup::new(|conf| conf.store = Some(format!("sqlite:{}", store.display())));
+    let _sidecar = setup.start_under_mask("0022");
+    let kept: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert!(kept.len() >= 4, "{kept:?}");
+    for file in kept {
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file:?}: {mode:o}");
     }
 }
 
