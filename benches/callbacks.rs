@@ -2,6 +2,9 @@
 //! loopback connections, beside SQLite alone on the same disk with the same rows. Run with
 //! `cargo bench --bench callbacks [-- [--quick] [--store DIR]]`; the store is below `target` where no folder is named.
 //!
+//! A callback waits for one commit, and those that wait together share one: as many connections as there are is how many
+//! can be committed together. So each crowd stands beside SQLite alone with as many rows a commit.
+//!
 //! Load and sidecar share the cores. Every callback is another payment, every answer is looked at, and at the end
 //! the sidecar is killed and its store must have exactly as many events as it gave answers.
 
@@ -35,11 +38,11 @@ const PACE: u32 = 500;
 /// Connections of the paced run: many more than are waiting for an answer at any time.
 const PACED_CONNECTIONS: usize = 64;
 /// Connections of the runs that send the next callback as soon as the last one is answered.
-const CROWDS: [usize; 4] = [32, 64, 256, 512];
+const CROWDS: [usize; 6] = [1, 8, 32, 64, 256, 512];
 /// Callbacks are signed beforehand for this many a second; where they run out, the run is shorter.
 const SIGNED_A_SECOND: f64 = 40_000.0;
 /// Rows of one commit of SQLite alone. The sidecar's groups have at most the last of them.
-const GROUPS: [usize; 3] = [1, 32, 256];
+const GROUPS: [usize; 5] = [1, 8, 32, 64, 256];
 /// Rows that SQLite alone is given at most.
 const FLOOR_ROWS: usize = 150_000;
 /// How long the sidecar may take to become ready.
@@ -84,16 +87,28 @@ fn main() {
         .build()
         .expect("a runtime");
 
-    println!(
-        "| what | connections | a second | p50 | p99 | longest | sidecar's processor time each |\n\
-         |---|---:|---:|---:|---:|---:|---:|"
-    );
-    let answers = runtime.block_on(load(folder.path(), &times));
+    let runs = runtime.block_on(load(folder.path(), &times));
+    let answers = runs.iter().map(|run| run.count).sum();
     let (schema, rows) = kept(&folder.path().join(HOME).join(STORE), answers);
-    for group in GROUPS {
-        floor(folder.path(), &schema, &rows, group, times.floor)
-            .expect("sqlite")
-            .print(&format!("SQLite alone, rows a commit: {group}"), 0);
+    let floors = GROUPS
+        .map(|group| floor(folder.path(), &schema, &rows, group, times.floor).expect("sqlite"));
+
+    println!(
+        "| what | together | a second | of SQLite alone | p50 | p99 | longest | sidecar's processor time each |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|"
+    );
+    let [paced, crowds @ ..] = runs.as_slice() else {
+        panic!("no run was made");
+    };
+    paced.print(&format!("paced at {PACE}/s"), "", None);
+    for (run, connections) in crowds.iter().zip(CROWDS) {
+        let group = GROUPS.iter().position(|group| *group >= connections);
+        let floor = &floors[group.unwrap_or(GROUPS.len() - 1)];
+        let what = "as fast as they are answered";
+        run.print(what, &connections.to_string(), Some(floor));
+    }
+    for (floor, group) in floors.iter().zip(GROUPS) {
+        floor.print("SQLite alone", &group.to_string(), None);
     }
     println!(
         "\nTimes of SQLite alone are a commit's. All {answers} answers were `0000`, and as many events are kept."
@@ -101,8 +116,8 @@ fn main() {
     println!("{machine}; store on {filesystem}");
 }
 
-/// Every run, one after the other, against one sidecar. Returns how many `0000` there were.
-async fn load(folder: &Path, times: &Times) -> usize {
+/// Every run, one after the other, against one sidecar: the paced one, then each crowd.
+async fn load(folder: &Path, times: &Times) -> Vec<Run> {
     let sidecar = Sidecar::start(folder);
     let mut payments = Payments::default();
 
@@ -111,8 +126,7 @@ async fn load(folder: &Path, times: &Times) -> usize {
     let before = sidecar.processor_time();
     let mut run = paced(sidecar.callbacks, requests).await;
     run.sidecar = Some(sidecar.processor_time() - before);
-    run.print(&format!("paced at {PACE}/s"), PACED_CONNECTIONS);
-    let mut answers = run.count;
+    let mut runs = vec![run];
 
     for connections in CROWDS {
         let count = (times.crowd.as_secs_f64() * SIGNED_A_SECOND) as usize;
@@ -120,10 +134,9 @@ async fn load(folder: &Path, times: &Times) -> usize {
         let before = sidecar.processor_time();
         let mut run = crowd(sidecar.callbacks, requests, connections, times.crowd).await;
         run.sidecar = Some(sidecar.processor_time() - before);
-        run.print("as fast as they are answered", connections);
-        answers += run.count;
+        runs.push(run);
     }
-    answers
+    runs
 }
 
 /// Each callback has its time, whatever became of the ones before; its latency is counted from that time.
@@ -211,22 +224,25 @@ impl Run {
         }
     }
 
-    /// `connections` is 0 where there are none.
-    fn print(&self, what: &str, connections: usize) {
-        let a_second = self.count as f64 / self.took.as_secs_f64();
+    fn a_second(&self) -> f64 {
+        self.count as f64 / self.took.as_secs_f64()
+    }
+
+    /// `together` is how many can be committed at once.
+    fn print(&self, what: &str, together: &str, floor: Option<&Run>) {
+        let a_second = self.a_second();
+        let share = floor.map_or_else(String::new, |floor| {
+            format!("{:.2}", a_second / floor.a_second())
+        });
         let [median, p99, longest] = [0.5, 0.99, 1.0].map(|part| {
             let index = (self.latencies.len() as f64 * part) as usize;
             self.latencies[index.min(self.latencies.len() - 1)].as_secs_f64() * 1e3
         });
-        let connections = match connections {
-            0 => String::new(),
-            connections => connections.to_string(),
-        };
         let sidecar = self.sidecar.map_or_else(String::new, |time| {
             format!("{:.0} µs", time.as_secs_f64() * 1e6 / self.count as f64)
         });
         println!(
-            "| {what} | {connections} | {a_second:.0} | {median:.2} ms | {p99:.2} ms | {longest:.1} ms | {sidecar} |"
+            "| {what} | {together} | {a_second:.0} | {share} | {median:.2} ms | {p99:.2} ms | {longest:.1} ms | {sidecar} |"
         );
     }
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Idle memory and time to ready, by number of merchants: benches/footprint.py [N ...]
 
-Starts target/release/countersign (cargo build --release) with N generated merchants, waits for /readyz, and reads
-its resident memory from /proc. Five starts each; medians are printed."""
+Starts target/release/countersign (cargo build --release; COUNTERSIGN names another) with N generated merchants, waits
+for /readyz, and reads its resident memory from /proc. Five starts each; medians are printed. The loader's
+limit of 4 Mi characters that are neither letters nor digits is met at some 240,000 merchants as bare as these."""
 
+import os
 import pathlib
 import socket
 import statistics
@@ -15,7 +17,7 @@ import urllib.error
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BINARY = ROOT / "target/release/countersign"
+BINARY = os.environ.get("COUNTERSIGN", ROOT / "target/release/countersign")
 STARTS = 5
 
 
@@ -60,7 +62,7 @@ def start(folder, admin):
 
 
 print("| merchants | ready after | resident memory |\n|---:|---:|---:|")
-for count in [int(n) for n in sys.argv[1:]] or [1, 1_000, 10_000]:
+for count in [int(n) for n in sys.argv[1:]] or [1, 1_000, 10_000, 100_000]:
     with tempfile.TemporaryDirectory() as name:
         address = write_config(pathlib.Path(name), count)
         starts = [start(pathlib.Path(name), address) for _ in range(STARTS)]

@@ -19,6 +19,9 @@ mod handover;
 
 mod http;
 
+#[cfg(fuzzing)]
+pub use http::oracle;
+
 mod inbox;
 
 mod clock;

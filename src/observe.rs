@@ -1,13 +1,10 @@
-//! What people see of a running process: the log's set-up, the metrics, request ids.
+//! What people see of a running process: the log's set-up, and the metrics.
 //!
 //! Labels come from fixed lists, so the number of series is bounded.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Mutex;
 
-use http::{HeaderMap, HeaderValue};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -17,7 +14,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::LogFormat;
-use crate::http::client::Count;
+use crate::http::transport::Count;
 use crate::inbox::event::{Millis, State};
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
@@ -25,6 +22,8 @@ use crate::protocol::message::Subject;
 
 /// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
 const LOG_LINES: usize = 16_384;
+/// Bytes of lines that are written together.
+const LOG_BUFFER: usize = 64 * 1024;
 
 /// Upper bounds of the histograms: from a signed link to `platform.timeout` with room above.
 const REQUEST_SECONDS: [f64; 14] = [
@@ -43,7 +42,8 @@ pub fn start_log(format: LogFormat, level: &str) {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LOG_LINES)
-        .finish(io::stderr());
+        // Flushed whenever no line waits: one write for many where there are many.
+        .finish(io::BufWriter::with_capacity(LOG_BUFFER, io::stderr()));
     if let Ok(mut kept) = LOG.lock() {
         *kept = Some(guard);
     }
@@ -375,43 +375,6 @@ pub struct Uncounted;
 
 impl Count for Uncounted {
     fn connection(&self, _reused: bool) {}
-}
-
-/// The header that carries a request's id.
-pub const REQUEST_ID: &str = "x-request-id";
-
-/// The app's own request id where it is printable and short, or a new one.
-pub fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let own = headers.get(REQUEST_ID).filter(|id| {
-        let id = id.as_bytes();
-        (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-    });
-    own.cloned().unwrap_or_else(new_request_id)
-}
-
-/// Unlike any other of this process, and of processes started at another microsecond.
-fn new_request_id() -> HeaderValue {
-    static START: LazyLock<u64> = LazyLock::new(|| {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::try_from(since.as_micros()).unwrap_or(0)
-    });
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    let digits = 6.max((u64::BITS - next.leading_zeros()).div_ceil(4) as usize);
-    let mut id = [b'-'; 14 + 16];
-    write_hex(&mut id[..13], *START);
-    write_hex(&mut id[14..14 + digits], next);
-    HeaderValue::from_bytes(&id[..14 + digits]).expect("hex digits are a header value")
-}
-
-/// The last digits of a number, as many as fit.
-fn write_hex(digits: &mut [u8], mut number: u64) {
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
-    }
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::sync::{mpsc, oneshot};
 use url::{Position, Url};
 
-use crate::http::client::{Repeat, Transport};
+use crate::http::client::Repeat;
 use crate::http::clients::Clients;
+use crate::http::transport::Transport;
 use crate::observe::Uncounted;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

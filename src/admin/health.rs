@@ -1,59 +1,17 @@
 //! Health, metrics, version and reload, for probes, scrapers and scripts.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
-use tokio::net::{TcpStream, UnixStream};
 
 use super::Admin;
 use crate::clock;
-use crate::config::{Listen, ReloadOutcome};
-
-/// Where the others are listened for, and whether that was seen to work.
-pub struct Listeners {
-    addresses: Vec<Listen>,
-    open: AtomicBool,
-}
-
-impl Listeners {
-    /// Not yet known to be open.
-    pub fn new(addresses: Vec<Listen>) -> Self {
-        Self {
-            addresses,
-            open: AtomicBool::new(false),
-        }
-    }
-
-    async fn are_open(&self) -> bool {
-        if self.open.load(Ordering::Relaxed) {
-            return true;
-        }
-        for address in &self.addresses {
-            let connected = match address {
-                Listen::Tcp(address) => TcpStream::connect(address).await.is_ok(),
-                Listen::Unix(path) => UnixStream::connect(path).await.is_ok(),
-            };
-            if !connected {
-                return false;
-            }
-        }
-        self.open.store(true, Ordering::Relaxed);
-        true
-    }
-}
+use crate::config::ReloadOutcome;
 
 impl Admin {
     pub(super) async fn ready(&self) -> Response<Bytes> {
         if self.lifetime.is_draining() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
-        }
-        if !self.listeners.are_open().await {
-            return text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not every listener is open\n",
-            );
         }
         match self.store.check().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),

@@ -38,7 +38,6 @@ use crate::lifetime::Lifetime;
 use crate::observe::Metrics;
 use events::Decision;
 use guard::{Guard, Stop};
-pub use health::Listeners;
 use health::text;
 use page::{Visit, parameter, see_other};
 use pulse::Pulse;
@@ -53,8 +52,6 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// Whether the end has begun.
     pub lifetime: Arc<Lifetime>,
-    /// The other listeners, which open on threads of their own.
-    pub listeners: Listeners,
     /// Who is let in.
     pub guard: Guard,
     /// How the last hours went.

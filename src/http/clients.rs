@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::client::{Client, Transport};
+use super::client::Client;
+use super::transport::Transport;
 
 /// To an open connection.
 const CONNECT_TIME: Duration = Duration::from_secs(3);

@@ -1,4 +1,4 @@
-//! HTTP in and out: with `server.rs` the only place that names Pingora.
+//! HTTP in and out: with `server` the only place that names Pingora.
 
 mod deadline;
 
@@ -6,15 +6,28 @@ mod exchange;
 
 mod pool;
 
+pub mod fault;
+
+pub mod transport;
+
+mod origin;
+
+mod addresses;
+
 pub mod client;
 
 pub mod clients;
 
 mod refusal;
 
+pub mod request_id;
+
 pub mod public;
 
 mod plain;
+
+#[cfg(any(test, fuzzing))]
+pub mod oracle;
 
 pub mod serve;
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{HeaderName, Request, Response, header};
+use http::{Request, Response, header};
 use pingora::apps::ServerApp;
 use pingora::http::ResponseHeader;
 use pingora::listeners::tls::Acceptor;
@@ -32,6 +32,7 @@ pub use super::plain::CutOff;
 use super::plain::{self, NotWhole};
 use super::public::Public;
 pub use super::refusal::Refusal;
+use super::request_id::REQUEST_ID;
 use crate::lifetime::Lifetime;
 
 /// What turns requests into responses.
@@ -74,8 +75,6 @@ const BODY_PAUSE: Duration = Duration::from_millis(100);
 const READ_SIZE: usize = 4096;
 /// What is left of a refused body is read and thrown away this long, so that the refusal is read, not reset.
 const LINGER_TIME: Duration = Duration::from_secs(1);
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A handler behind a listener.
 pub struct App<H> {

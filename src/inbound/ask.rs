@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::config::Merchant;
-use crate::http::client::{Client, Fault, Repeat};
+use crate::http::client::{Client, Repeat};
+use crate::http::fault::Fault;
 use crate::outbound::relay;
 use crate::protocol::envelope::{self, Envelope, EnvelopeError, Verified, VerifyError};
 use crate::protocol::json::{Object, quoted};

@@ -18,18 +18,19 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::{Acknowledge, Settings};
 use crate::http::clients::Clients;
+use crate::http::request_id::{REQUEST_ID, new_request_id};
 use crate::http::serve::{Handler, Refusal};
 use crate::inbox::event::Millis;
 use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::Store;
 use crate::journal::Journal;
-use crate::observe::{Metrics, REQUEST_ID, request_id};
+use crate::observe::Metrics;
 use crate::protocol::envelope::{self, Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
@@ -264,7 +265,7 @@ impl Inbound {
         result: Result<Taken, Refused>,
     ) -> Response<Bytes> {
         // Never the stranger's own.
-        let request_id = request_id(&HeaderMap::new());
+        let request_id = new_request_id();
         let refusal = result.as_ref().err().map(|refused| refused.reason);
         let taken = result.unwrap_or_else(|Refused { reason, subject }| Taken {
             response: reason.response(kind),

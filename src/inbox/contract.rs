@@ -19,6 +19,7 @@ use crate::protocol::message::{Order, Outcome, read_outcome};
 mod cluster;
 
 #[path = "../../tests/blackbox/skip.rs"]
+#[allow(dead_code, reason = "the other tests look for programs too")]
 mod skip;
 
 /// A place for a store, empty at first.

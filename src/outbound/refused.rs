@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::http::client::{Fault, Sent};
+use crate::http::fault::{Fault, Sent};
 use crate::protocol::json::JsonError;
 use crate::protocol::message::{FieldError, Subject};
 

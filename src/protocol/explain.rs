@@ -59,6 +59,7 @@ pub enum Cause {
     GbkSigned,
     GbkEncoded,
     PlusBecameSpace,
+    PlusWasSigned,
     TextWithNewline,
     TextWithoutNewline,
     UrlEncoded,
@@ -92,6 +93,9 @@ impl fmt::Display for Cause {
             }
             Self::PlusBecameSpace => {
                 "+ was turned into a space before hashing: the text was form-decoded without having been percent-encoded"
+            }
+            Self::PlusWasSigned => {
+                "the text given has a space where a + was signed: it was form-decoded on the way"
             }
             Self::TextWithNewline => "the text has a trailing newline",
             Self::TextWithoutNewline => "the text was signed without its trailing newline",
@@ -205,12 +209,17 @@ fn orders<'a>(text: &'a [u8], key: &'a [u8]) -> [(Option<Cause>, [&'a [u8]; 3]);
 
 fn key_variants(key: &[u8]) -> Vec<(Option<Cause>, zeroize::Zeroizing<Vec<u8>>)> {
     let ended = |end: &[u8]| [key, end].concat();
+    let without = |key: &[u8], end: &[u8]| {
+        let kept = key.iter().rposition(|byte| !end.contains(byte));
+        key[..kept.map_or(0, |last| last + 1)].to_vec()
+    };
     [
         (None, key.to_vec()),
         (Some(Cause::KeyWithNewline), ended(b"\n")),
         (Some(Cause::KeyWithNewline), ended(b"\r\n")),
-        (Some(Cause::KeyWithNewline), key.trim_ascii_end().to_vec()),
+        (Some(Cause::KeyWithNewline), without(key, b"\r\n")),
         (Some(Cause::KeyWithSpace), ended(b" ")),
+        (Some(Cause::KeyWithSpace), without(key, b" \t")),
         (Some(Cause::KeyUpperCase), key.to_ascii_uppercase()),
         (Some(Cause::KeyLowerCase), key.to_ascii_lowercase()),
     ]
@@ -229,7 +238,7 @@ fn text_variants(text: &str) -> Vec<(Option<Cause>, Cow<'_, [u8]>)> {
         text.trim_end_matches(['\r', '\n']).into(),
     );
     add(Cause::PlusBecameSpace, text.replace('+', " ").into());
-    add(Cause::PlusBecameSpace, text.replace(' ', "+").into());
+    add(Cause::PlusWasSigned, text.replace(' ', "+").into());
     add(
         Cause::UrlDecoded,
         percent_encoding::percent_decode_str(text).collect(),

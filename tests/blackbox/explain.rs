@@ -125,6 +125,34 @@ fn each_usual_cause_is_named() {
 }
 
 #[test]
+fn what_is_wrong_with_what_was_given_is_told_from_what_the_signer_did() {
+    let text = wire::base64(JSON);
+    let sign = wire::sign(&text, KEY);
+    for (key, text, sentence) in [
+        (
+            KEY.to_owned(),
+            text.replace('+', " "),
+            "the text given has a space where a + was signed: it was form-decoded on the way",
+        ),
+        (
+            format!("{KEY} "),
+            text.clone(),
+            "the key has a trailing space",
+        ),
+        (
+            format!("{KEY}\n\n"),
+            text.clone(),
+            "the key has a trailing newline: it was probably read from a file and not trimmed",
+        ),
+    ] {
+        let (_folder, key) = key_file(&key);
+        let expected = format!("the sign fits with the key once this is assumed:\n- {sentence}\n");
+        let explained = explained(&["--key-file", path_text(&key)], &text, &sign);
+        assert_eq!(explained, (Some(0), expected));
+    }
+}
+
+#[test]
 fn two_causes_at_once_are_both_named() {
     let text = wire::base64(JSON);
     let (_folder, key) = key_file(KEY);

@@ -3,7 +3,7 @@
 use crate::client::{self, Response};
 use crate::clock;
 use crate::cluster::Cluster;
-pub(crate) use crate::skip::skip;
+pub(crate) use crate::skip::{is_installed, skip};
 use crate::wire;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -57,13 +57,6 @@ pub(crate) fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut()
         assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Whether a program can be started.
-pub(crate) fn is_installed(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-    })
 }
 
 /// A merchant's entry in the file.

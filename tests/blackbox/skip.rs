@@ -15,3 +15,10 @@ pub(crate) fn skip(test: &str, reason: &str) {
         writeln!(file, "SKIPPED: {test}: {reason}").unwrap();
     }
 }
+
+/// Whether a program can be started.
+pub(crate) fn is_installed(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    })
+}

@@ -18,8 +18,9 @@ use url::Url;
 
 use super::sandbox::{self, DEMO_KEYS, DEMO_MERID, demo_key};
 use super::{DEMO_VARIABLE, Failure};
-use crate::http::client::{Client, Repeat, Transport};
+use crate::http::client::{Client, Repeat};
 use crate::http::serve::{App, Door, Limits, serve};
+use crate::http::transport::Transport;
 use crate::lifetime::Lifetime;
 use crate::observe::Uncounted;
 use crate::protocol::message::ResultCode;

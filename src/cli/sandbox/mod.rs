@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 
 use super::{Failure, environment};
 use crate::config::{self, ReloadOutcome, Snapshot};
-use crate::http::client::Transport;
 use crate::http::clients::Clients;
 use crate::http::serve::{App, Door, Limits, serve};
+use crate::http::transport::Transport;
 use crate::lifetime::Lifetime;
 use crate::observe::Uncounted;
 use crate::protocol::key::Key;

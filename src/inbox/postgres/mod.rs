@@ -51,7 +51,7 @@ const FORGOTTEN: i64 = 1000;
 const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
                      received_at, next_attempt, attempts, last_attempt";
 
-/// A store in a database that others share. Its thread ends with the last handle.
+/// A store in a database that others share. Its thread ends with it.
 pub struct Postgres {
     database: Arc<Database>,
     results: mpsc::Sender<keep::Job>,

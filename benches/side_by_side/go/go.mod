@@ -1,0 +1,3 @@
+module sidebyside
+
+go 1.19

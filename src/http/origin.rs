@@ -1,0 +1,84 @@
+//! One server as a URL names it, and a request to it in full.
+
+use http::HeaderMap;
+use url::Url;
+
+pub(super) struct Origin {
+    pub(super) tls: bool,
+    /// What the certificate must be for; never empty, because Pingora takes that for "do not verify".
+    pub(super) server_name: String,
+    /// The `Host` header.
+    authority: String,
+    /// Before every path; without a slash at its end.
+    prefix: String,
+}
+
+impl Origin {
+    /// A whole request, for one write. Names are written as old servers expect them.
+    pub(super) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &HeaderMap,
+        body: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let body_length = body.map_or(0, <[u8]>::len);
+        let mut request = Vec::with_capacity(512 + body_length);
+        let line = [
+            method,
+            " ",
+            &self.prefix,
+            path,
+            " HTTP/1.1\r\nHost: ",
+            &self.authority,
+        ];
+        for part in line {
+            request.extend_from_slice(part.as_bytes());
+        }
+        if body.is_some() {
+            request.extend_from_slice(b"\r\nContent-Length: ");
+            request.extend_from_slice(itoa::Buffer::new().format(body_length).as_bytes());
+        }
+        for (name, value) in headers {
+            request.extend_from_slice(b"\r\n");
+            push_title_case(&mut request, name.as_str());
+            request.extend_from_slice(b": ");
+            request.extend_from_slice(value.as_bytes());
+        }
+        request.extend_from_slice(b"\r\n\r\n");
+        request.extend_from_slice(body.unwrap_or_default());
+        request
+    }
+
+    pub(super) fn of(url: &Url) -> Result<Self, String> {
+        let host = url.host_str().ok_or("the platform's URL has no host")?;
+        // Brackets around an IPv6 address belong to the URL alone.
+        let host = host.trim_matches(['[', ']']).to_owned();
+        if url.scheme() == "https" && host.contains('_') {
+            // Pingora would verify the name with a dash instead.
+            return Err(
+                "the host of an https URL has an underscore: no certificate can be verified for it"
+                    .to_owned(),
+            );
+        }
+        Ok(Self {
+            tls: url.scheme() == "https",
+            server_name: host,
+            authority: url[url::Position::BeforeHost..url::Position::AfterPort].to_owned(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+fn push_title_case(request: &mut Vec<u8>, name: &str) {
+    let mut begins = true;
+    request.extend(name.bytes().map(|byte| {
+        let byte = if begins {
+            byte.to_ascii_uppercase()
+        } else {
+            byte
+        };
+        begins = byte == b'-';
+        byte
+    }));
+}

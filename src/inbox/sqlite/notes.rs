@@ -1,0 +1,177 @@
+//! The notes of one sidecar, and what the console looks up beside them.
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+use super::super::event::{Event, Millis};
+use super::super::note::{self, Note, Weight, What};
+use super::super::store::{OldKey, Signed, Wanted};
+use super::{EVENT, collect, read_event, unsigned};
+
+const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
+     stranger";
+
+/// Keeps them, and of each weight only the latest.
+pub(super) fn write(transaction: &Transaction<'_>, notes: &[Note]) -> rusqlite::Result<()> {
+    for note in notes {
+        insert(transaction, note)?;
+    }
+    for (common, kept) in [(false, note::KEPT_STEPS), (true, note::KEPT_COMMON)] {
+        let sql = "DELETE FROM notes WHERE common = ?1
+            AND number <= (SELECT max(number) FROM notes WHERE common = ?1) - ?2";
+        transaction
+            .prepare_cached(sql)?
+            .execute(params![common, kept])?;
+    }
+    Ok(())
+}
+
+fn insert(transaction: &Transaction<'_>, note: &Note) -> rusqlite::Result<usize> {
+    let sql = format!(
+        "INSERT INTO notes (number, {NOTE}) SELECT
+            coalesce((SELECT max(number) FROM notes WHERE common = ?1), 0) + 1,
+            ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13"
+    );
+    transaction.prepare_cached(&sql)?.execute(params![
+        note.weight == Weight::Common,
+        note.at,
+        note.took,
+        note.what.name(),
+        note.way,
+        note.merid,
+        note.orderid,
+        note.request_id,
+        note.outcome,
+        note.sent,
+        note.old_key,
+        note.refused,
+        note.stranger,
+    ])
+}
+
+pub(super) fn read(
+    connection: &Connection,
+    wanted: Wanted,
+    limit: u32,
+) -> rusqlite::Result<Vec<Note>> {
+    let sql = |wanted| {
+        let of = |common| {
+            format!(
+                "SELECT * FROM (SELECT {NOTE} FROM notes
+                    WHERE {wanted} AND common = {common} ORDER BY at DESC LIMIT ?1)"
+            )
+        };
+        format!("{} UNION ALL {} ORDER BY at DESC", of(0), of(1))
+    };
+    match wanted {
+        Wanted::Order(merid, orderid) => collect(
+            connection,
+            &sql("orderid <> '' AND orderid = ?2 AND merid = ?3"),
+            params![limit, orderid, merid],
+            read_note,
+        ),
+        Wanted::Request(id) => collect(
+            connection,
+            &sql("request_id <> '' AND request_id = ?2"),
+            params![limit, id],
+            read_note,
+        ),
+        Wanted::Refusals => collect(connection, &sql("refused = 1"), [limit], read_note),
+    }
+}
+
+pub(super) fn find(
+    connection: &Connection,
+    number: &str,
+    limit: u32,
+) -> rusqlite::Result<Vec<(String, String)>> {
+    let sql = "SELECT merid, orderid FROM orders WHERE orderid = ?1
+        UNION SELECT merid, orderid FROM events WHERE orderid = ?1
+        UNION SELECT merid, orderid FROM events WHERE queryid = ?1
+        UNION SELECT merid, orderid FROM notes WHERE orderid <> '' AND orderid = ?1 AND stranger = 0
+        UNION SELECT merid, orderid FROM notes
+            WHERE request_id <> '' AND request_id = ?1 AND orderid <> ''
+        ORDER BY 1, 2 LIMIT ?2";
+    collect(connection, sql, params![number, limit], |row| {
+        Ok((row.get(0)?, row.get(1)?))
+    })
+}
+
+pub(super) fn signed(
+    connection: &Connection,
+    merid: &str,
+    orderid: &str,
+) -> rusqlite::Result<Option<Signed>> {
+    let sql =
+        "SELECT amount, action, signed_at, next_look FROM orders WHERE merid = ?1 AND orderid = ?2";
+    let read = |row: &Row<'_>| {
+        Ok(Signed {
+            amount: unsigned(row, 0)?,
+            action: row.get(1)?,
+            signed_at: row.get(2)?,
+            next_look: row.get(3)?,
+        })
+    };
+    connection
+        .prepare_cached(sql)?
+        .query_row([merid, orderid], read)
+        .optional()
+}
+
+pub(super) fn events_of(
+    connection: &Connection,
+    merid: &str,
+    orderid: &str,
+    limit: u32,
+) -> rusqlite::Result<Vec<Event>> {
+    let sql = format!(
+        "SELECT {EVENT} FROM events WHERE orderid = ?1 AND merid = ?2 ORDER BY received_at LIMIT ?3"
+    );
+    collect(connection, &sql, params![orderid, merid, limit], read_event)
+}
+
+pub(super) fn old_keys(connection: &Connection) -> rusqlite::Result<Vec<OldKey>> {
+    let sql =
+        "SELECT merid, old_key, max(at) FROM notes WHERE old_key <> '' GROUP BY merid, old_key
+        ORDER BY merid, old_key";
+    collect(connection, sql, [], |row| {
+        Ok(OldKey {
+            merid: row.get(0)?,
+            fingerprint: row.get(1)?,
+            seen_at: row.get(2)?,
+        })
+    })
+}
+
+/// Up to the first that is younger: whoever waits for this commit waits for no look at every note.
+pub(super) fn forget(transaction: &Transaction<'_>, before: Millis) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM notes WHERE common = ?1 AND number < coalesce(
+        (SELECT number FROM notes WHERE common = ?1 AND at >= ?2 ORDER BY number LIMIT 1),
+        9223372036854775807)";
+    for common in [false, true] {
+        transaction.execute(sql, params![common, before])?;
+    }
+    Ok(())
+}
+
+fn read_note(row: &Row<'_>) -> rusqlite::Result<Note> {
+    let text = |column| row.get::<_, String>(column);
+    Ok(Note {
+        weight: if row.get(0)? {
+            Weight::Common
+        } else {
+            Weight::Step
+        },
+        at: row.get(1)?,
+        took: row.get(2)?,
+        what: What::parse(row.get_ref(3)?.as_str()?).unwrap_or(What::Call),
+        way: text(4)?.into(),
+        merid: text(5)?,
+        orderid: text(6)?,
+        request_id: text(7)?,
+        outcome: text(8)?.into(),
+        sent: text(9)?.into(),
+        old_key: text(10)?,
+        refused: row.get(11)?,
+        stranger: row.get(12)?,
+    })
+}

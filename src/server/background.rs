@@ -1,0 +1,112 @@
+//! What goes on beside the requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::ShutdownWatch;
+use pingora::services::background::BackgroundService;
+use tokio::signal::unix::SignalKind;
+use tokio::task::JoinSet;
+
+use super::in_force::status;
+use super::process::listen_for;
+use crate::admin::pulse::Pulse;
+use crate::config::Watch;
+use crate::http::client::Client;
+use crate::http::tls::Certificate;
+use crate::inbound::deliver::{Deliver, land};
+use crate::inbound::watch::Watch as OrderWatch;
+use crate::inbox::store::Store;
+use crate::journal::Journal;
+use crate::lifetime::Lifetime;
+use crate::supervisor::Supervisor;
+use crate::trace::Export;
+
+/// Fresh addresses, SIGHUP, the supervisor, and what the console shows.
+pub(super) struct Upkeep {
+    pub(super) client: Arc<Client>,
+    pub(super) watch: Watch,
+    pub(super) supervisor: Arc<Supervisor>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+#[async_trait]
+impl BackgroundService for Upkeep {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        tokio::join!(
+            self.client.keep_addresses(),
+            self.reload_on_sighup(),
+            self.supervisor.keep_posted(),
+            self.journal.run(),
+            self.pulse.run()
+        );
+    }
+}
+
+impl Upkeep {
+    async fn reload_on_sighup(&self) {
+        let mut hangup = listen_for(SignalKind::hangup());
+        while hangup.recv().await.is_some() {
+            self.supervisor.reloading();
+            let watch = self.watch.clone();
+            // A panic in there was logged there.
+            let _ = tokio::task::spawn_blocking(move || watch.reload()).await;
+            self.supervisor.ready(&status(&self.watch));
+        }
+    }
+}
+
+/// What becomes of results: delivered, and asked for where they did not come.
+pub(super) struct Results {
+    pub(super) lifetime: Arc<Lifetime>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) deliver: Arc<Deliver>,
+    pub(super) watch: Arc<OrderWatch>,
+    pub(super) watch_orders: bool,
+    pub(super) keep: Duration,
+}
+
+#[async_trait]
+impl BackgroundService for Results {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.store.turn().await;
+        let watch = async {
+            if self.watch_orders {
+                self.watch.run().await;
+            }
+        };
+        let others = async { tokio::join!(watch, self.watch.forget(self.keep)) };
+        let mut attempts = JoinSet::new();
+        tokio::select! {
+            () = self.deliver.clone().run(&mut attempts) => {}
+            _ = others => {}
+            () = self.lifetime.until_replaced() => {}
+        }
+        // The end waits for what is under way, and another process for its turn.
+        let _busy = self.lifetime.enter();
+        land(attempts).await;
+        self.store.let_go();
+    }
+}
+
+/// The way of traces to their collector.
+pub(super) struct Exporting(pub(super) Export);
+
+#[async_trait]
+impl BackgroundService for Exporting {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.0.run().await;
+    }
+}
+
+/// The callbacks' certificate, kept in step with its files.
+pub(super) struct Following(pub(super) Arc<Certificate>);
+
+#[async_trait]
+impl BackgroundService for Following {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.0.follow().await;
+    }
+}

@@ -1,0 +1,148 @@
+//! The wiring: listeners, background work, and the order of the end.
+
+mod check;
+
+mod process;
+
+mod in_force;
+
+mod background;
+
+mod parts;
+
+mod start;
+
+mod end;
+
+use std::sync::Mutex;
+
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server};
+use pingora::services::background::background_service;
+
+use crate::config::settings::Settings;
+use crate::config::{Listen, Snapshot};
+use crate::handover::Taken;
+use crate::http::public::Public;
+use crate::http::serve::{App, Door, Limits};
+use crate::http::tls::acceptor;
+use crate::lifetime::DRAIN_TIME;
+use crate::observe;
+use crate::sockets::Sockets;
+use crate::trace::Tracer;
+use background::{Exporting, Following};
+use check::certificate;
+use end::{End, socket_files};
+use parts::Parts;
+use process::{catch_sighup, fit_descriptors, keep_secrets_out_of_dumps};
+use start::Start;
+
+pub use check::{CannotStart, check, to_platform};
+pub use in_force::warnings;
+
+/// Requests to the admin listener at once, and the bytes of their bodies.
+const ADMIN_LIMITS: Limits = Limits {
+    max_body: 1024,
+    max_in_flight: 64,
+    max_connections: 256,
+};
+/// Callbacks at once: some hundred wait for one commit together.
+const CALLBACK_LIMITS: Limits = Limits {
+    max_body: 64 * 1024,
+    max_in_flight: 1024,
+    max_connections: 4096,
+};
+/// Connections of apps that are open and idle, beside those in flight.
+const IDLE_CONNECTIONS: usize = 1024;
+
+/// Runs the sidecar until a signal or the next upgrade ends the process, beginning with an `upgrade` of the one that runs.
+/// Returns where it cannot start; then that one goes on.
+pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(), CannotStart> {
+    catch_sighup();
+    observe::start_log(settings.log.format, &settings.log.level);
+    keep_secrets_out_of_dumps();
+    let callbacks = settings.callbacks.as_ref();
+    let public: Vec<_> = callbacks
+        .iter()
+        .flat_map(|c| c.listen.iter().copied().map(Listen::Tcp))
+        .collect();
+    let admin = [Listen::Tcp(settings.admin.listen)];
+    check(settings)?;
+    let mut taken = upgrade.then(|| Taken::from_running(settings)).transpose()?;
+    let inherited = taken
+        .as_mut()
+        .map(|taken| std::mem::take(&mut taken.sockets));
+    let sockets = Sockets::open(
+        settings.app.listen.iter().chain(&public).chain(&admin),
+        inherited.unwrap_or_default(),
+    )?;
+    let (tracer, export) = Tracer::of_environment();
+    let parts = Parts::assemble(settings, snapshot, sockets, tracer, taken.as_ref())?;
+
+    let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings));
+    let mut limits = Limits {
+        max_body: settings.app.max_body,
+        max_in_flight: settings.app.max_in_flight,
+        max_connections: settings.app.max_in_flight + IDLE_CONNECTIONS,
+    };
+    let mut callback_limits = CALLBACK_LIMITS;
+    fit_descriptors(&mut limits, &mut callback_limits);
+    let app = App::new(parts.outbound(settings), limits, parts.lifetime.clone());
+    let listen = &settings.app.listen;
+    server.add_service(parts.listener("app", Door::plain(app), listen, None)?);
+    let ops = App::new(parts.admin(settings), ADMIN_LIMITS, parts.lifetime.clone());
+    server.add_service(parts.listener("admin", Door::plain(ops), &admin, Some(1))?);
+    if let Some(callbacks) = callbacks {
+        let certificate = certificate(callbacks)?;
+        let guard = Public::new(
+            callbacks.allow_from.clone(),
+            callbacks.trust_forwarded_from.clone(),
+        );
+        let app = App::new(
+            parts.inbound(settings),
+            callback_limits,
+            parts.lifetime.clone(),
+        )
+        .public(guard);
+        let door = match certificate.clone() {
+            Some(certificate) => Door::tls(app, acceptor(certificate)),
+            None => Door::plain(app),
+        };
+        server.add_service(parts.listener("callbacks", door, &public, None)?);
+        if let Some(certificate) = certificate {
+            server.add_service(background_service("certificate", Following(certificate)));
+        }
+    }
+    server.add_service(background_service("upkeep", parts.upkeep()));
+    server.add_service(background_service("results", parts.results(settings)));
+    if let Some(export) = export {
+        server.add_service(background_service("traces", Exporting(export)));
+    }
+    let start = Start {
+        settings: settings.clone(),
+        parts: parts.clone(),
+        taken: Mutex::new(taken),
+    };
+    server.add_service(background_service("start", start));
+    let end = End {
+        files: socket_files(&settings.app.listen),
+        lame_time: settings.platform.timeout + DRAIN_TIME,
+        parts,
+    };
+    server.run(RunArgs {
+        shutdown_signal: Box::new(end),
+    });
+    Ok(())
+}
+
+fn pingora_conf(settings: &Settings) -> ServerConf {
+    ServerConf {
+        threads: settings.threads,
+        // Costs a tenth of a call, and calls are all alike.
+        work_stealing: false,
+        // `End` ends the process; these only keep Pingora from doing so first.
+        grace_period_seconds: Some((settings.platform.timeout + 2 * DRAIN_TIME).as_secs()),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    }
+}

@@ -1,0 +1,74 @@
+//! The process itself: its signals, its descriptors, and what it leaves behind when it crashes.
+
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::http::serve::Limits;
+
+/// Descriptors for everything that is no connection.
+const OTHER_DESCRIPTORS: usize = 384;
+
+/// From here on SIGHUP ends nothing, also while we are still starting.
+pub(super) fn catch_sighup() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    if let Ok(runtime) = runtime {
+        // The handler stays when the runtime is gone.
+        runtime.block_on(async { drop(listen_for(SignalKind::hangup())) });
+    }
+}
+
+/// A core dump would have keys and customers' data in it.
+pub(super) fn keep_secrets_out_of_dumps() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let limited = setrlimit(Resource::Core, none);
+    let refused = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if limited.is_err() || refused.is_err() {
+        tracing::warn!("core dumps could not be switched off");
+    }
+}
+
+/// Raises the limit on descriptors as far as allowed, and takes fewer connections where that is not far enough: a crowd
+/// that says nothing must leave some for ops. A call in flight has two connections, one of them to the platform.
+pub(super) fn fit_descriptors(app: &mut Limits, callbacks: &mut Limits) {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: before.maximum,
+        ..before
+    };
+    let raised = if setrlimit(Resource::Nofile, raised).is_ok() {
+        raised
+    } else {
+        before
+    };
+    let Some(allowed) = raised
+        .current
+        .and_then(|allowed| usize::try_from(allowed).ok())
+    else {
+        return;
+    };
+    let needed =
+        app.max_connections + app.max_in_flight + callbacks.max_connections + OTHER_DESCRIPTORS;
+    if allowed >= needed {
+        return;
+    }
+    tracing::warn!(
+        allowed,
+        needed,
+        "fewer descriptors than connections may need; raise RLIMIT_NOFILE"
+    );
+    let share = allowed.saturating_sub(OTHER_DESCRIPTORS).max(64) / 4;
+    app.max_connections = app.max_connections.min(share);
+    app.max_in_flight = app.max_in_flight.min(2 * share);
+    callbacks.max_connections = callbacks.max_connections.min(share);
+}
+
+pub(super) fn listen_for(kind: SignalKind) -> Signal {
+    signal(kind).expect("the process may handle its own signals")
+}

@@ -1,0 +1,61 @@
+//! The start's last step: whoever waits for us is told that we serve, and from then on another process may take over.
+
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use pingora::server::ShutdownWatch;
+use pingora::services::background::BackgroundService;
+
+use super::in_force::status;
+use super::parts::Parts;
+use crate::config::settings::Settings;
+use crate::handover::{Offered, Taken};
+use crate::observe;
+
+pub(super) struct Start {
+    pub(super) settings: Settings,
+    pub(super) parts: Parts,
+    pub(super) taken: Mutex<Option<Taken>>,
+}
+
+#[async_trait]
+impl BackgroundService for Start {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let taken = self
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let address = self.parts.supervisor.address().clone();
+        let offered = match taken {
+            Some(taken) => taken
+                .serving(&self.settings, address)
+                .unwrap_or_else(|error| {
+                    tracing::error!(%error, "ending");
+                    observe::end_log();
+                    std::process::exit(1);
+                }),
+            None => match Offered::at(&self.settings, address) {
+                Ok(offered) => offered,
+                Err(error) => {
+                    tracing::warn!(%error, "no other process can take over from this one");
+                    self.ready();
+                    return;
+                }
+            },
+        };
+        self.ready();
+        let parts = self.parts.clone();
+        std::thread::spawn(move || {
+            offered.wait(&parts.sockets, |pid| parts.supervisor.replaced_by(pid));
+            parts.lifetime.replace();
+        });
+    }
+}
+
+impl Start {
+    fn ready(&self) {
+        tracing::info!("ready");
+        self.parts.supervisor.ready(&status(&self.parts.watch));
+    }
+}
