@@ -14,10 +14,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use rustix::process::{Pid, geteuid, test_kill_process};
 use serde::{Deserialize, Serialize};
@@ -264,6 +265,12 @@ impl Offered {
                 )));
             }
         }
+        // Where we were too slow to hear it, it has ended, and nobody would serve.
+        if !is_there(&new) {
+            return Err(NoHandover::Failed(format!(
+                "the new process {pid} ended before it was heard"
+            )));
+        }
         replaced_by(pid);
         // Whether it is heard or not: there is no way back.
         let _ = (&new).write_all(YOURS);
@@ -386,6 +393,12 @@ fn same_user(peer: &UnixStream) -> Result<i32, NoHandover> {
         owner: peer.uid.as_raw(),
         own: own.as_raw(),
     })
+}
+
+/// Says nothing more for now, and has not closed its end.
+fn is_there(peer: &UnixStream) -> bool {
+    let nothing = recv(peer, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    nothing.is_err_and(|error| error == Errno::WOULDBLOCK)
 }
 
 fn set_times(stream: &UnixStream, time: Duration) -> Result<(), NoHandover> {

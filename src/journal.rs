@@ -23,16 +23,16 @@ const GROUP: usize = 256;
 /// How often they are written. What was noted since is lost when the process is killed.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// The use of an old key is news again after this.
+/// The same is news again after this.
 const OLD_NEWS: Duration = Duration::from_secs(60);
-/// Old keys in use whose last news is remembered.
-const OLD_KEYS: usize = 4096;
+/// News that are remembered; beyond that the old ones are forgotten.
+const REMEMBERED: usize = 4096;
 
 /// Takes notes at once and writes them later.
 pub struct Journal {
     sender: mpsc::Sender<Note>,
     waiting: Mutex<mpsc::Receiver<Note>>,
-    old_keys: std::sync::Mutex<HashMap<String, Instant>>,
+    news: std::sync::Mutex<HashMap<String, Instant>>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
 }
@@ -44,7 +44,7 @@ impl Journal {
         Self {
             sender,
             waiting: Mutex::new(waiting),
-            old_keys: std::sync::Mutex::default(),
+            news: std::sync::Mutex::default(),
             store,
             metrics,
         }
@@ -61,18 +61,18 @@ impl Journal {
         }
     }
 
-    /// Whether nothing was heard of this old key for a while, by its fingerprint: then its use is a step, however
-    /// common the call was.
-    pub fn is_news(&self, old_key: &str) -> bool {
-        let mut heard = self.old_keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = heard.get(old_key).map(Instant::elapsed);
+    /// Whether this was not heard for a while: then it is a step, however often it can be repeated. An old key is meant
+    /// by its fingerprint.
+    pub fn is_news(&self, what: &str) -> bool {
+        let mut heard = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = heard.get(what).map(Instant::elapsed);
         if last.is_some_and(|ago| ago < OLD_NEWS) {
             return false;
         }
-        if heard.len() >= OLD_KEYS {
+        if heard.len() >= REMEMBERED {
             heard.clear();
         }
-        heard.insert(old_key.to_owned(), Instant::now());
+        heard.insert(what.to_owned(), Instant::now());
         true
     }
 

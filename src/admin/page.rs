@@ -294,7 +294,8 @@ impl<'r> Visit<'r> {
             .extend_pairs(others)
             .append_pair("lang", tag)
             .finish();
-        html! { a href={ (self.path) "?" (query) } lang=(tag) hreflang=(tag) { (name) } }
+        // Without the path, which a stranger may have chosen: `//evil.example` would lead there.
+        html! { a href={ "?" (query) } lang=(tag) hreflang=(tag) { (name) } }
     }
 
     /// A time, with how long ago it was.
@@ -328,10 +329,11 @@ impl<'r> Visit<'r> {
     }
 }
 
-/// The first parameter of this name in a form or an address.
+/// The first parameter of this name in a form or an address. One with a NUL is none: PostgreSQL takes no such text.
 pub(super) fn parameter(form: &[u8], name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(form);
-    pairs.find_map(|(found, value)| (found == name).then(|| value.into_owned()))
+    let found = pairs.find_map(|(found, value)| (found == name).then(|| value.into_owned()));
+    found.filter(|value| !value.contains('\0'))
 }
 
 /// Sends a browser on with GET.

@@ -43,6 +43,9 @@ pub(super) const KEYS: [&str; 29] = [
     "log.level",
 ];
 
+/// Where the problems of arguments are said to be.
+const ARGUMENT: &str = "--set";
+
 type Value<'t> = Spanned<DeValue<'t>>;
 
 /// Where a value was written.
@@ -93,6 +96,12 @@ impl<'t> Layers<'t> {
     /// Whether a setting is there, right or wrong.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.outside.contains_key(key) || find(&self.table, key).is_some()
+    }
+
+    /// What was given for a setting with `--set`, where every user of the machine can read it.
+    pub(super) fn argument(&self, key: &str) -> Option<&str> {
+        let (place, text) = self.outside.get(key)?;
+        (place == Path::new(ARGUMENT)).then_some(text)
     }
 
     /// A setting that is one text; any other kind gets the message that an empty text gets.
@@ -223,7 +232,7 @@ impl<'t> Layers<'t> {
     }
 
     fn set(&mut self, key: &str, text: &str) {
-        let name = PathBuf::from("--set");
+        let name = PathBuf::from(ARGUMENT);
         match KEYS.iter().find(|known| **known == key) {
             Some(known) => {
                 self.outside.insert(known, (name, text.to_owned()));

@@ -63,6 +63,12 @@ impl StoreAddress {
         }
     }
 
+    /// Whether a setting has a password in it.
+    pub(super) fn names_password(folder: &Path, text: &str) -> bool {
+        let parsed = Self::parse(folder, text, &|_| None);
+        matches!(parsed, Ok(Self::Postgres(at)) if at.config.get_password().is_some())
+    }
+
     /// What is allowed but worth a look.
     pub(super) fn warning(&self) -> Option<&'static str> {
         match self {

@@ -68,7 +68,8 @@ const IDLE_TIME: Duration = Duration::from_secs(120);
 const BODY_TIME: Duration = Duration::from_secs(15);
 /// A response is taken by the client in this time.
 const WRITE_TIME: Duration = Duration::from_secs(15);
-/// The body of a plain request is waited for this long before a session takes over: some clients send head and body apart.
+/// The whole body of a plain request is waited for this long before a session takes over: some clients send head and body
+/// apart.
 const BODY_PAUSE: Duration = Duration::from_millis(100);
 /// What is read at once; a common call fits.
 const READ_SIZE: usize = 4096;
@@ -253,6 +254,7 @@ impl<H: Handler> App<H> {
         buffer: &mut BytesMut,
         deadline: &mut Deadline,
     ) -> Next {
+        let mut has_head = false;
         let (request, keep_alive) = loop {
             let why = match plain::read(buffer, self.limits.max_body) {
                 Ok(request) => break request,
@@ -260,15 +262,19 @@ impl<H: Handler> App<H> {
             };
             match why {
                 NotWhole::Unusual => return Next::Session,
-                NotWhole::Head => deadline.set(Instant::now() + BODY_PAUSE),
-                NotWhole::Begun => {}
+                NotWhole::Head if !has_head => {
+                    has_head = true;
+                    deadline.set(Instant::now() + BODY_PAUSE);
+                }
+                // However the rest of it comes: a pause that began anew with each byte would be without a bound.
+                NotWhole::Head | NotWhole::Begun => {}
             }
             let begun = !buffer.is_empty();
             buffer.reserve(READ_SIZE);
             match deadline.limit(stream.read_buf(buffer)).await {
                 Some(Ok(1..)) => {}
                 Some(_) if begun => return Next::Session,
-                None if why == NotWhole::Head => return Next::Session,
+                None if has_head => return Next::Session,
                 _ => return Next::End,
             }
         };

@@ -53,7 +53,9 @@ impl Inbound {
             self.wake.traces.keep(&id, request.headers());
             self.wake.now();
         }
-        if self.acknowledge == Acknowledge::Delivered && state == State::Pending {
+        // What a person discarded no app is to take.
+        let is_settled = matches!(state, State::Delivered | State::Discarded);
+        if self.acknowledge == Acknowledge::Delivered && !is_settled {
             self.delivered_by(&id, deadline)
                 .await
                 .ok_or_else(|| refused(Reason::NotDelivered))?;
@@ -66,14 +68,14 @@ impl Inbound {
         })
     }
 
-    /// Waits until the app took an event.
+    /// Waits until the app took an event, while it is being offered one.
     async fn delivered_by(&self, id: &str, deadline: Instant) -> Option<()> {
         while Instant::now() < deadline {
-            let event = self.store.event(id).await.ok()??;
-            if event.state == State::Delivered {
-                return Some(());
+            match self.store.event(id).await.ok()??.state {
+                State::Delivered => return Some(()),
+                State::Pending => tokio::time::sleep(LOOK).await,
+                State::Parked | State::Disputed | State::Discarded => return None,
             }
-            tokio::time::sleep(LOOK).await;
         }
         None
     }

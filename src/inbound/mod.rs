@@ -313,12 +313,20 @@ impl Inbound {
             ],
         );
         let stranger = refusal.is_some_and(|reason| !reason.is_after_verification());
-        // The customer's browser holds an envelope that it can bring again and again.
-        let again = refusal.is_none() && (kind, outcome) != (Kind::Back, ACCEPTED);
-        let weight = if stranger || again {
-            Weight::Common
-        } else {
+        // A customer's browser holds envelopes, of our own request too, that it can bring again and again.
+        let is_step = match refusal {
+            None => (kind, outcome) == (Kind::Back, ACCEPTED),
+            Some(_) if stranger => false,
+            Some(_) => {
+                let (merid, orderid) = (subject.shown_merid(), subject.shown_orderid());
+                let what = format!("{} {outcome} {merid} {orderid}", kind.name());
+                self.journal.is_news(&what)
+            }
+        };
+        let weight = if is_step {
             Weight::Step
+        } else {
+            Weight::Common
         };
         let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
         self.journal.note(weight, || {

@@ -145,7 +145,6 @@ fn a_body_that_does_not_come_within_15_s_is_timed_out() {
     let sidecar = Sidecar::before(&platform);
     let address = sidecar.app();
     let body = query_json(MERID, ORDERID);
-    let length = body.len();
     let mut threads: Vec<_> = unfinished(&body)
         .map(|(name, bytes)| {
             let mut connection = Connection::open(address).unwrap();
@@ -155,23 +154,25 @@ fn a_body_that_does_not_come_within_15_s_is_timed_out() {
         })
         .into();
     // The bound is on the whole: a byte now and then buys nothing.
-    let dripped = body.clone();
-    let drip = move || {
-        let began = Instant::now();
-        let mut connection = Connection::open(address).unwrap();
-        let head = format!("{HEAD}Content-Length: {length}\r\n\r\n");
-        connection.send(head).unwrap();
-        for byte in dripped.bytes() {
-            thread::sleep(Duration::from_millis(500));
-            // Refused in the middle of it, which is the point.
-            if connection.send([byte]).is_err() || began.elapsed() > Duration::from_secs(15) {
-                break;
+    for (name, pause) in [("dripping", 500), ("dripping fast", 50)] {
+        let dripped = format!("{body:1000}");
+        let drip = move || {
+            let began = Instant::now();
+            let mut connection = Connection::open(address).unwrap();
+            let head = format!("{HEAD}Content-Length: {}\r\n\r\n", dripped.len());
+            connection.send(head).unwrap();
+            for byte in dripped.bytes() {
+                thread::sleep(Duration::from_millis(pause));
+                // Refused in the middle of it, which is the point.
+                if connection.send([byte]).is_err() || began.elapsed() > Duration::from_secs(15) {
+                    break;
+                }
             }
-        }
-        let answer = connection.receive();
-        (answer, began.elapsed(), connection.is_ended())
-    };
-    threads.push(("dripping", thread::spawn(drip)));
+            let answer = connection.receive();
+            (answer, began.elapsed(), connection.is_ended())
+        };
+        threads.push((name, thread::spawn(drip)));
+    }
     for (name, thread) in threads {
         let (answer, took, is_ended) = thread.join().unwrap();
         timed_out(name, answer, took, is_ended);

@@ -3,7 +3,7 @@
 use crate::harness::Conf;
 use crate::platform::{Action, Platform, Seen};
 use crate::shop::{
-    Book, Payment, SOON, Shop, acknowledged, is_acknowledged, refused_by_app, taken,
+    Book, Payment, SOON, Shop, acknowledged, id_of, is_acknowledged, refused_by_app, taken,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -129,6 +129,24 @@ fn acknowledged_means_that_the_app_has_taken_it() {
     );
     shop.goes_well();
     assert_eq!(shop.deliveries_of(&payment.orderid).len(), 1);
+}
+
+#[test]
+fn what_is_parked_is_not_acknowledged_before_the_app_takes_a_replay() {
+    let (shop, is_well) = Shop::with_an_ill_app(|conf| {
+        delivered(conf);
+        conf.inbox += "\nretry_for = \"1s\"";
+    });
+    let payment = Payment::of(&shop.order());
+    assert_eq!(shop.notify(&payment).status, 503);
+    let id = id_of(&shop.listed(&payment.orderid, "parked")).to_owned();
+    let began = Instant::now();
+    assert_eq!(shop.notify(&payment).status, 503, "nobody has taken it");
+    assert!(began.elapsed() < Duration::from_secs(1), "at once");
+    is_well.store(true, Ordering::SeqCst);
+    assert!(shop.inbox(&["replay", &id]).status.success());
+    shop.listed(&payment.orderid, "delivered");
+    acknowledged(&shop.notify(&payment));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -53,6 +54,21 @@ fn send_all(
                 Err(_) => break,
             }
         }
+    }
+}
+
+#[test]
+fn the_store_s_files_are_its_owner_s_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("payments.db");
+    // The mask that most users have.
+    let setup = Setup::new(|conf| conf.store = Some(format!("sqlite:{}", store.display())));
+    let _sidecar = setup.start_under_mask("0022");
+    let kept: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert!(kept.len() >= 4, "{kept:?}");
+    for file in kept {
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file:?}: {mode:o}");
     }
 }
 

@@ -237,6 +237,23 @@ fn sidecars_that_start_together_make_the_tables_once() {
     }
 }
 
+#[test]
+fn a_search_for_what_the_database_cannot_hold_finds_nothing() {
+    let test = "a_search_for_what_the_database_cannot_hold_finds_nothing";
+    let Some(cluster) = Cluster::shared(test) else {
+        return;
+    };
+    let sidecar = Sidecar::start(|conf| conf.store = Some(cluster.url(&cluster.database())));
+    for path in [
+        "/orders?q=%00",
+        "/order?merid=%00&orderid=x",
+        "/order?merid=1&orderid=%00",
+    ] {
+        let answer = sidecar.admin(path);
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text());
+    }
+}
+
 /// Whatever is done to the database: what was acknowledged is delivered, nothing is while it is broken, calls go on,
 /// and all is well again soon after it is mended.
 #[track_caller]

@@ -276,6 +276,18 @@ impl Setup {
     #[track_caller]
     pub(crate) fn start(self) -> Sidecar {
         let child = self.spawn();
+        self.started(child)
+    }
+
+    /// The same under this mask for new files.
+    #[track_caller]
+    pub(crate) fn start_under_mask(self, mask: &str) -> Sidecar {
+        let child = under_mask(mask, &self.command()).spawn().unwrap();
+        self.started(child)
+    }
+
+    #[track_caller]
+    fn started(self, child: Child) -> Sidecar {
         let mut sidecar = Sidecar { setup: self, child };
         sidecar.wait_ready();
         sidecar
@@ -301,6 +313,25 @@ pub(crate) fn command() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// The same under another mask for new files, and silent.
+fn under_mask(mask: &str, command: &Command) -> Command {
+    let mut masked = Command::new("sh");
+    masked
+        .args(["-c", &format!("umask {mask}; exec \"$@\""), "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => masked.env(name, value),
+            None => masked.env_remove(name),
+        };
+    }
+    masked
 }
 
 /// Waits for the end of a process; `None` if it is still running then.

@@ -1,8 +1,11 @@
 //! The app's listener as HTTP clients find it: any `Content-Type`, `Expect`, reuse, HTTP/1.0, a unix socket.
 
 use crate::client::{Connection, post_bytes, post_with};
-use crate::harness::{KEY, MERID, ORDERID, Setup, Sidecar, query_json};
+use crate::harness::{KEY, MERID, ORDERID, Setup, Sidecar, query_json, skip};
 use crate::platform::Platform;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn honest() -> (Platform, Sidecar) {
@@ -184,6 +187,52 @@ fn a_unix_socket_serves_like_a_port() {
         assert_eq!(connection.exchange(bytes).unwrap().status, 200);
     }
     assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+}
+
+#[test]
+fn who_may_enter_the_folder_of_a_unix_socket_may_sign() {
+    let name = "who_may_enter_the_folder_of_a_unix_socket_may_sign";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    // The mask of the systemd unit.
+    let _sidecar = Setup::new(|conf| conf.listen = vec![format!("unix:{}", path.display())])
+        .start_under_mask("0077");
+    let by_another_user = || {
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "curl",
+                "--silent",
+            ])
+            .args([
+                "--write-out",
+                "%{http_code}",
+                "--data",
+                "{",
+                "--output",
+                "/dev/null",
+                "--unix-socket",
+            ])
+            .arg(&path)
+            .arg("http://app/api/query")
+            .output();
+        output.map(|output| String::from_utf8(output.stdout).unwrap())
+    };
+    let enter = |mode| fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+    enter(0o700);
+    match by_another_user() {
+        Ok(status) if status == "000" => {}
+        other => {
+            return skip(
+                name,
+                &format!("curl cannot be run as another user: {other:?}"),
+            );
+        }
+    }
+    enter(0o755);
+    assert_eq!(by_another_user().unwrap(), "400");
 }
 
 #[test]

@@ -160,34 +160,29 @@ fn the_manifests_hold_against_the_schemas() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Writes what a volume's sources hold, and says what `check` makes of it.
-fn checked(files: &[(&str, &str)]) -> Output {
+const TOKEN: &str = "3f786850e387550fdab836ed7e6dc881";
+const KEY: (&str, &str) = ("100000000000001.key", "7d0f1c0a9be84e6e8e1f6f6a2c5b9d31\n");
+
+/// Writes what a volume's sources hold, and says what `check` makes of it where the container is given this token.
+fn checked(files: &[(&str, &str)], token: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
     }
     let settings = folder.path().join("countersign.toml");
-    // What the manifests' own secret gives the container.
     let mut check = command();
-    check.env(
-        "COUNTERSIGN_ADMIN_TOKEN",
-        "3f786850e387550fdab836ed7e6dc881",
-    );
+    check.env("COUNTERSIGN_ADMIN_TOKEN", token);
     check.args(["check", "-c"]).arg(settings).output().unwrap()
 }
 
 #[test]
 fn the_pod_s_configuration_holds_with_the_ports_that_it_opens() {
-    let (map, secret) = (
-        &manifests("ConfigMap")[0]["data"],
-        &manifests("Secret")[0]["stringData"],
-    );
-    let files: Vec<_> = [map, secret]
-        .iter()
-        .flat_map(|part| part.as_object().unwrap())
+    let map = manifests("ConfigMap").remove(0);
+    let map = map["data"].as_object().unwrap().iter();
+    let map: Vec<_> = map
         .map(|(name, text)| (name.as_str(), text.as_str().unwrap()))
         .collect();
-    let output = checked(&files);
+    let output = checked(&[&map[..], &[KEY]].concat(), TOKEN);
     let shown = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     for port in sidecar()["ports"].as_array().unwrap() {
@@ -198,16 +193,31 @@ fn the_pod_s_configuration_holds_with_the_ports_that_it_opens() {
         shown.contains("/var/lib/countersign/"),
         "the volume's own: {shown}"
     );
+    // As it stands in the manifests, neither secret opens anything.
+    let secret = manifests("Secret").remove(0);
+    let unfilled = |name| secret["stringData"][name].as_str().unwrap();
+    for (key, token, missing) in [
+        (KEY.1, unfilled("admin-token"), "admin.token"),
+        (unfilled(KEY.0), TOKEN, "key_file"),
+    ] {
+        let output = checked(&[&map[..], &[(KEY.0, key)]].concat(), token);
+        assert_eq!(output.status.code(), Some(78), "{missing}: {output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(missing),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]
 fn a_package_that_nobody_configured_says_what_is_missing() {
     let settings = include_str!("../../conf/debian/countersign.toml");
     let merchants = include_str!("../../conf/debian/merchants.toml");
-    let output = checked(&[
+    let files = [
         ("countersign.toml", settings),
         ("merchants.toml", merchants),
-    ]);
+    ];
+    let output = checked(&files, TOKEN);
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("platform.url: expected"));
     // What stands there behind a # is right once it is taken away.
@@ -218,13 +228,13 @@ fn a_package_that_nobody_configured_says_what_is_missing() {
         });
         lines.collect::<Vec<_>>().join("\n")
     };
-    let key = ("100000000000001.key", "7d0f1c0a9be84e6e8e1f6f6a2c5b9d31\n");
     let (settings, merchants) = (on(settings), on(merchants));
-    let output = checked(&[
-        ("countersign.toml", &settings),
-        ("merchants.toml", &merchants),
-        key,
-    ]);
+    let files = [
+        ("countersign.toml", settings.as_str()),
+        ("merchants.toml", merchants.as_str()),
+        KEY,
+    ];
+    let output = checked(&files, TOKEN);
     assert!(output.status.success(), "{output:?}");
 }
 

@@ -32,6 +32,14 @@ fn handover_folder(setup: &Setup) -> PathBuf {
     setup.folder.path().join(".countersign")
 }
 
+/// The socket that it waits at, once it is there.
+fn handover_socket(setup: &Setup) -> PathBuf {
+    let folder = handover_folder(setup);
+    let socket = || Some(fs::read_dir(&folder).ok()?.next()?.ok()?.path());
+    eventually("the socket is there", SOON, || socket().is_some());
+    socket().unwrap()
+}
+
 #[test]
 fn every_listener_is_handed_over_and_the_old_process_ends() {
     let platform = Platform::honest(&[(MERID, KEY)]);
@@ -248,14 +256,9 @@ fn a_runtime_directory_is_where_the_processes_meet() {
 fn who_asks_for_the_listeners_and_then_does_not_serve_changes_nothing() {
     let platform = Platform::honest(&[(MERID, KEY)]);
     let mut sidecar = Sidecar::before(&platform);
-    let folder = handover_folder(&sidecar.setup);
-    let socket = || {
-        let mut entries = fs::read_dir(&folder).ok()?;
-        Some(entries.next()?.ok()?.path())
-    };
-    eventually("the socket is there", SOON, || socket().is_some());
+    let socket = handover_socket(&sidecar.setup);
     for words in [&b""[..], b"serving", b"something else\n"] {
-        let mut stream = UnixStream::connect(socket().unwrap()).unwrap();
+        let mut stream = UnixStream::connect(&socket).unwrap();
         stream.write_all(words).unwrap();
         // What is offered says nothing that is a secret.
         let mut offer = [0; 4096];
@@ -268,6 +271,27 @@ fn who_asks_for_the_listeners_and_then_does_not_serve_changes_nothing() {
         drop(stream);
         assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
     }
+    let old = sidecar.upgrade();
+    ends(&sidecar, old, SOON);
+    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+}
+
+#[test]
+fn a_new_process_that_ended_before_the_old_one_heard_that_it_serves_changes_nothing() {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let mut sidecar = Sidecar::before(&platform);
+    let mut new = UnixStream::connect(handover_socket(&sidecar.setup)).unwrap();
+    let mut offer = [0; 4096];
+    assert!(new.read(&mut offer).unwrap() > 0);
+    // The old one is out of breath for longer than the new one waits.
+    signal(&sidecar.child, "STOP");
+    new.write_all(b"serving\n").unwrap();
+    drop(new);
+    signal(&sidecar.child, "CONT");
+    eventually("the old process goes on", SOON, || {
+        sidecar.output().contains("no handover")
+    });
+    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
     let old = sidecar.upgrade();
     ends(&sidecar, old, SOON);
     assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);

@@ -151,10 +151,12 @@ fn open_doors_are_called_out() {
         &[
             ("app.listen", "0.0.0.0:8080"),
             ("admin.listen", "[::]:9900"),
-            ("admin.token", "3f786850e387550fdab836ed7e6dc881"),
             ("inbox.keep", "1h"),
         ],
-        &[],
+        &[(
+            "COUNTERSIGN_ADMIN_TOKEN",
+            "3f786850e387550fdab836ed7e6dc881",
+        )],
     );
     assert_eq!(
         settings.unwrap().warnings,
@@ -169,7 +171,7 @@ fn open_doors_are_called_out() {
 
 #[test]
 fn store_is_a_file_or_a_database() {
-    let store = |text| load(PLATFORM, &[("inbox.store", text)], &[]);
+    let store = |text| load(PLATFORM, &[], &[("COUNTERSIGN_INBOX_STORE", text)]);
     let shown = |text| store(text).unwrap().inbox.store.to_string();
     assert!(shown("sqlite:events.db").starts_with('/'));
     assert_eq!(shown("postgres://u:p@h/d"), "postgres://u@h:5432/d");
@@ -193,10 +195,34 @@ fn the_admin_token_comes_from_a_file_or_the_environment_and_is_never_shown() {
         assert!(settings.admin.token.as_ref().unwrap().is(TOKEN));
         assert!(!format!("{settings:?}").contains("3f78"));
     }
-    let both = [("admin.token_file", name), ("admin.token", "3f78")];
-    let refusal = refusal(PLATFORM, &both, &[]);
+    let file = [("admin.token_file", name)];
+    let refusal = refusal(PLATFORM, &file, &[("COUNTERSIGN_ADMIN_TOKEN", "3f78")]);
     assert!(
         refusal.contains("only one of") && !refusal.contains("3f78"),
         "{refusal}"
     );
+}
+
+/// Arguments stand in the list of processes.
+#[test]
+fn no_secret_is_taken_from_the_arguments() {
+    for (key, secret, text) in [
+        (
+            "admin.token",
+            "3f786850e387550f",
+            "3f786850e387550fdab836ed7e6dc881",
+        ),
+        ("inbox.store", "s3cret", "postgres://u:s3cret@h/d"),
+        ("inbox.store", "s3cret", "postgres://u@h/d?password=s3cret"),
+    ] {
+        let refusal = refusal(PLATFORM, &[(key, text)], &[]);
+        assert!(
+            refusal.contains(&format!("--set: {key}: expected no ")),
+            "{refusal}"
+        );
+        assert!(!refusal.contains(secret), "{refusal}");
+    }
+    for text in ["postgres://u@h/d", "sqlite:events.db"] {
+        assert!(load(PLATFORM, &[("inbox.store", text)], &[]).is_ok());
+    }
 }

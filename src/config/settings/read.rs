@@ -163,6 +163,11 @@ fn tls(layers: &mut Layers<'_>, folder: &Path) -> Option<Tls> {
 
 fn inbox(layers: &mut Layers<'_>, folder: &Path, env: &dyn Fn(&str) -> Option<String>) -> Inbox {
     let store = layers.text("inbox.store", |text| StoreAddress::parse(folder, text, env));
+    let given = layers.argument("inbox.store");
+    if given.is_some_and(|text| StoreAddress::names_password(folder, text)) {
+        let expected = "expected no password among the arguments, which every user here can read; use PGPASSFILE or PGPASSWORD";
+        layers.problem("inbox.store", expected);
+    }
     let acknowledge = layers.text("inbox.acknowledge", |text| match text {
         "stored" => Ok(Acknowledge::Stored),
         "delivered" => Ok(Acknowledge::Delivered),
@@ -192,6 +197,11 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> Admin {
         .unwrap_or(([127, 0, 0, 1], 9900).into());
     let names = layers.list("admin.names", host_name).unwrap_or_default();
     let given = layers.text("admin.token", Token::parse);
+    if layers.argument("admin.token").is_some() {
+        let expected = "expected no token among the arguments, which every user here can read; use admin.token_file or \
+                        COUNTERSIGN_ADMIN_TOKEN";
+        layers.problem("admin.token", expected);
+    }
     let from_file = layers.text("admin.token_file", |text| token_file(&file(folder, text)?));
     let is_given = ["admin.token", "admin.token_file"].map(|key| layers.is_given(key));
     if is_given == [true, true] {

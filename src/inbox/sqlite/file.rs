@@ -1,6 +1,7 @@
 //! The way to the file: its connections, what is looked at before one is used, and the lock of the one who has it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -27,13 +28,25 @@ pub(super) fn lock_file(path: &Path) -> Result<(File, String), StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let shown = name.to_string_lossy().into_owned();
-    let file = File::options()
-        .write(true)
+    let file = private()
         .create(true)
         .truncate(false)
         .open(&name)
         .map_err(|error| StoreError::Failed(format!("{shown}: {error}")))?;
     Ok((file, shown))
+}
+
+/// Makes an empty store where there is none, before SQLite would make it for everyone to read. What is wrong with the
+/// path SQLite says; a file that is there is not touched.
+pub(super) fn make(path: &Path) {
+    let _ = private().create_new(true).open(path);
+}
+
+/// Files of the sidecar's user alone: who can read the lock's can hold it too, and SQLite's others take after the store's.
+fn private() -> OpenOptions {
+    let mut options = File::options();
+    options.write(true).mode(0o600);
+    options
 }
 
 pub(super) fn connect(path: &Path, more: OpenFlags) -> Result<Connection, StoreError> {

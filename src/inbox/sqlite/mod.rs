@@ -80,6 +80,7 @@ impl Sqlite {
     }
 
     fn open_with(path: &Path, lock: Lock) -> Result<Self, StoreError> {
+        file::make(path);
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
         check_pages(&connection, path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
