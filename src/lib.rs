@@ -32,6 +32,8 @@ mod clock;
 
 mod language;
 
+mod log;
+
 mod observe;
 
 mod trace;

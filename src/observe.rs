@@ -1,102 +1,23 @@
-//! What people see of a running process: the log's set-up, and the metrics.
+//! The metrics of a running process.
 //!
 //! Labels come from fixed lists, so the number of series is bounded.
-
-use std::io::{self, Write};
-use std::sync::Mutex;
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 
-use crate::config::settings::LogFormat;
 use crate::http::transport::Count;
 use crate::inbox::event::{Millis, State};
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
 use crate::protocol::message::Subject;
 
-/// Lines that wait for a slow reader; more are dropped, because a request never waits for the log.
-const LOG_LINES: usize = 16_384;
-/// Bytes of lines that are written together.
-const LOG_BUFFER: usize = 64 * 1024;
-
 /// Upper bounds of the histograms: from a signed link to `platform.timeout` with room above.
 const REQUEST_SECONDS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
-
-static LOG: Mutex<Option<WorkerGuard>> = Mutex::new(None);
-
-/// Starts logging to standard error. `level` is error, warn, info, debug or trace.
-///
-/// Other crates are held to warnings: at trace level Pingora writes whole messages, and a message beside its
-/// sign is a secret. Its connectors are silent: each failure comes back to us, and what they call an error
-/// besides is a pooled connection that another call was quicker to take. So are its listeners: what a stranger
-/// does wrong in a handshake is no error of ours.
-pub fn start_log(format: LogFormat, level: &str) {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LOG_LINES)
-        // Flushed whenever no line waits: one write for many where there are many.
-        .finish(io::BufWriter::with_capacity(LOG_BUFFER, io::stderr()));
-    if let Ok(mut kept) = LOG.lock() {
-        *kept = Some(guard);
-    }
-    let filter = EnvFilter::new(format!(
-        "warn,pingora_core::connectors=off,pingora_core::services=off,countersign={level}"
-    ));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(move || OneLine(writer.clone()))
-        .with_ansi(false)
-        .with_target(false);
-    // A second start would be a test's in the same process; the first one stays.
-    let _ = match format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-}
-
-/// Each event is one line, whatever others said that stands in it: control characters are escaped.
-struct OneLine<W>(W);
-
-impl<W: Write> Write for OneLine<W> {
-    /// Gets an event at a time, with its line end.
-    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let line = event.strip_suffix(b"\n").unwrap_or(event);
-        if !line.iter().any(u8::is_ascii_control) {
-            return self.0.write(event);
-        }
-        let mut escaped = Vec::with_capacity(event.len() + 16);
-        for byte in line {
-            if byte.is_ascii_control() {
-                // Also what JSON would call it: there, only 0x7f stands in a line as it is.
-                escaped.extend(format!("\\u{byte:04x}").into_bytes());
-            } else {
-                escaped.push(*byte);
-            }
-        }
-        escaped.push(b'\n');
-        self.0.write_all(&escaped)?;
-        Ok(event.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-/// Writes out what waits in the log; the last thing a process does.
-pub fn end_log() {
-    if let Ok(mut kept) = LOG.lock() {
-        kept.take();
-    }
-}
 
 /// Every metric, by its Prometheus name in the registry.
 pub struct Metrics {
@@ -375,22 +296,4 @@ pub struct Uncounted;
 
 impl Count for Uncounted {
     fn connection(&self, _reused: bool) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_is_one_line_whatever_stands_in_it() {
-        for (event, line) in [
-            ("plain \u{e9}\n", "plain \u{e9}\n"),
-            ("a\nINFO forged\n", "a\\u000aINFO forged\n"),
-            ("\x1b[m\r\x7f\0\n", "\\u001b[m\\u000d\\u007f\\u0000\n"),
-        ] {
-            let mut written = Vec::new();
-            OneLine(&mut written).write_all(event.as_bytes()).unwrap();
-            assert_eq!(String::from_utf8(written).unwrap(), line);
-        }
-    }
 }

@@ -5,6 +5,7 @@ use clap::Args;
 use super::sandbox::demo_key;
 use super::{Config, DEMO_VARIABLE, Failure, environment};
 use crate::config::Snapshot;
+use crate::log;
 use crate::server;
 
 #[derive(Args)]
@@ -19,8 +20,9 @@ pub(super) struct Run {
 pub(super) fn run(run: &Run) -> Result<(), Failure> {
     let (settings, snapshot) = run.config.load()?;
     refuse_demo_keys(&snapshot)?;
-    server::run(&settings, snapshot, run.upgrade)
-        .map_err(|error| Failure::Config(error.to_string()))
+    let ran = server::run(&settings, snapshot, run.upgrade);
+    log::end();
+    ran.map_err(|error| Failure::Config(error.to_string()))
 }
 
 /// The demo's keys are printed by every copy of this program.

@@ -11,7 +11,7 @@ use super::parts::Parts;
 use super::process::listen_for;
 use crate::config::Listen;
 use crate::lifetime::DRAIN_TIME;
-use crate::observe;
+use crate::log;
 
 /// What the store is given at the end to take the last notes.
 const LAST_NOTES: Duration = Duration::from_millis(200);
@@ -64,7 +64,7 @@ impl ShutdownSignalWatch for End {
             }
             let _ = tokio::task::spawn_blocking(move || tracer.end()).await;
             tracing::info!("ended");
-            observe::end_log();
+            log::end();
             std::process::exit(0);
         });
         ShutdownSignal::GracefulTerminate

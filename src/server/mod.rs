@@ -27,7 +27,7 @@ use crate::http::public::Public;
 use crate::http::serve::{App, Door, Limits};
 use crate::http::tls::acceptor;
 use crate::lifetime::DRAIN_TIME;
-use crate::observe;
+use crate::log;
 use crate::sockets::Sockets;
 use crate::trace::Tracer;
 use background::{Exporting, Following};
@@ -59,7 +59,7 @@ const IDLE_CONNECTIONS: usize = 1024;
 /// Returns where it cannot start; then that one goes on.
 pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(), CannotStart> {
     catch_sighup();
-    observe::start_log(settings.log.format, &settings.log.level);
+    log::start(settings.log.format, &settings.log.level);
     keep_secrets_out_of_dumps();
     check(settings)?;
     let mut taken = upgrade.then(|| Taken::from_running(settings)).transpose()?;

@@ -10,7 +10,7 @@ use super::in_force::status;
 use super::parts::Parts;
 use crate::config::settings::Settings;
 use crate::handover::{Offered, Taken};
-use crate::observe;
+use crate::log;
 
 pub(super) struct Start {
     pub(super) settings: Settings,
@@ -32,7 +32,7 @@ impl BackgroundService for Start {
                 .serving(&self.settings, address)
                 .unwrap_or_else(|error| {
                     tracing::error!(%error, "ending");
-                    observe::end_log();
+                    log::end();
                     std::process::exit(1);
                 }),
             None => match Offered::at(&self.settings, address) {

@@ -1,0 +1,188 @@
+//! The log: a line an event, to standard error, which nobody waits for.
+//!
+//! Lines gather for a moment and are written together: a write for each would cost a call a tenth more. What a slow reader
+//! leaves waiting is bounded, and what is beyond that is dropped.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::settings::LogFormat;
+
+/// Bytes of lines that wait for a slow reader: some ten thousand lines.
+const WAITING: usize = 4 * 1024 * 1024;
+/// Bytes that are kept for the next lines.
+const BUFFER: usize = 64 * 1024;
+/// How long lines gather.
+const GATHERING: Duration = Duration::from_millis(5);
+/// How long the end waits for a slow reader.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+
+static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+
+/// Starts logging to standard error. `level` is error, warn, info, debug or trace.
+///
+/// Other crates are held to warnings: at trace level Pingora writes whole messages, and a message beside its
+/// sign is a secret. Its connectors are silent: each failure comes back to us, and what they call an error
+/// besides is a pooled connection that another call was quicker to take. So are its listeners: what a stranger
+/// does wrong in a handshake is no error of ours.
+pub fn start(format: LogFormat, level: &str) {
+    let lines = LINES.get_or_init(|| {
+        let lines = Arc::<Lines>::default();
+        let writer = lines.clone();
+        thread::spawn(move || writer.write_out());
+        lines
+    });
+    let filter = EnvFilter::new(format!(
+        "warn,pingora_core::connectors=off,pingora_core::services=off,countersign={level}"
+    ));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(move || OneLine(lines.as_ref()))
+        .with_ansi(false)
+        .with_target(false);
+    // A second start would be a test's in the same process; the first one stays.
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Writes out what waits; the last thing a process does.
+pub fn end() {
+    if let Some(lines) = LINES.get() {
+        lines.end();
+    }
+}
+
+/// Lines on their way out.
+#[derive(Default)]
+struct Lines {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    text: Vec<u8>,
+    /// Some was taken and is being written.
+    writing: bool,
+    ended: bool,
+}
+
+impl Lines {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut waiting = self.waiting();
+        if waiting.text.len() + line.len() > WAITING {
+            return;
+        }
+        let first = waiting.text.is_empty();
+        waiting.text.extend_from_slice(line);
+        drop(waiting);
+        if first {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Writes what is pushed, for ever.
+    fn write_out(&self) {
+        let mut text = Vec::new();
+        loop {
+            let waiting = self.waiting();
+            let idle = |waiting: &mut Waiting| waiting.text.is_empty();
+            let waiting = self
+                .changed
+                .wait_while(waiting, idle)
+                .unwrap_or_else(PoisonError::into_inner);
+            // The end waits for nothing.
+            let gathered = self
+                .changed
+                .wait_timeout_while(waiting, GATHERING, |waiting| !waiting.ended);
+            let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut text, &mut waiting.text);
+            waiting.writing = true;
+            drop(waiting);
+            // Nobody is left to be told that nobody reads.
+            let _ = io::stderr().write_all(&text);
+            text.clear();
+            text.shrink_to(BUFFER);
+            self.waiting().writing = false;
+            self.changed.notify_all();
+        }
+    }
+
+    fn end(&self) {
+        let mut waiting = self.waiting();
+        waiting.ended = true;
+        self.changed.notify_all();
+        let unwritten = |waiting: &mut Waiting| waiting.writing || !waiting.text.is_empty();
+        let _ = self
+            .changed
+            .wait_timeout_while(waiting, LAST_WRITE, unwritten);
+    }
+}
+
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Each event is one line, whatever others said that stands in it: control characters are escaped.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    /// Gets an event at a time, with its line end.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        if !line.iter().any(u8::is_ascii_control) {
+            return self.0.write(event);
+        }
+        let mut escaped = Vec::with_capacity(event.len() + 16);
+        for byte in line {
+            if byte.is_ascii_control() {
+                // Also what JSON would call it: there, only 0x7f stands in a line as it is.
+                escaped.extend(format!("\\u{byte:04x}").into_bytes());
+            } else {
+                escaped.push(*byte);
+            }
+        }
+        escaped.push(b'\n');
+        self.0.write_all(&escaped)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_stands_in_it() {
+        for (event, line) in [
+            ("plain \u{e9}\n", "plain \u{e9}\n"),
+            ("a\nINFO forged\n", "a\\u000aINFO forged\n"),
+            ("\x1b[m\r\x7f\0\n", "\\u001b[m\\u000d\\u007f\\u0000\n"),
+        ] {
+            let mut written = Vec::new();
+            OneLine(&mut written).write_all(event.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(written).unwrap(), line);
+        }
+    }
+}
