@@ -387,8 +387,14 @@ impl Tally {
             let mut connection = match kept.take().map_or_else(|| Connection::open(address), Ok) {
                 Ok(connection) => connection,
                 Err(error) => {
-                    // While nobody listens; nothing was sent.
-                    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+                    // While nobody listens, or as the listener is closed; nothing was sent.
+                    match error.kind() {
+                        io::ErrorKind::ConnectionRefused => {}
+                        io::ErrorKind::ConnectionReset => {
+                            self.not_accepted.lock().unwrap().push(orderid);
+                        }
+                        other => panic!("connecting: {other}"),
+                    }
                     thread::sleep(Duration::from_millis(2));
                     continue;
                 }
