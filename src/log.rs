@@ -97,15 +97,10 @@ impl Lines {
         loop {
             let waiting = self.waiting();
             let idle = |waiting: &mut Waiting| waiting.text.is_empty();
-            let waiting = self
+            let mut waiting = self
                 .changed
                 .wait_while(waiting, idle)
                 .unwrap_or_else(PoisonError::into_inner);
-            // The end waits for nothing.
-            let gathered = self
-                .changed
-                .wait_timeout_while(waiting, GATHERING, |waiting| !waiting.ended);
-            let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
             std::mem::swap(&mut text, &mut waiting.text);
             waiting.writing = true;
             drop(waiting);
@@ -113,8 +108,14 @@ impl Lines {
             let _ = io::stderr().write_all(&text);
             text.clear();
             text.shrink_to(BUFFER);
-            self.waiting().writing = false;
+            let mut waiting = self.waiting();
+            waiting.writing = false;
             self.changed.notify_all();
+            // A line that comes alone is written at once; those that follow gather. The end waits for nothing.
+            let gathered = self
+                .changed
+                .wait_timeout_while(waiting, GATHERING, |waiting| !waiting.ended);
+            drop(gathered);
         }
     }
 
