@@ -86,17 +86,16 @@ impl Journal {
         }
     }
 
-    /// Writes what waits now.
+    /// Writes what waits now. What comes while it is written waits for the next time: each group is a commit.
     pub async fn write(&self) {
         let mut waiting = self.waiting.lock().await;
-        for _ in 0..WAITING.div_ceil(GROUP) {
+        let mut left = waiting.len();
+        while left > 0 {
             let notes: Vec<_> = std::iter::from_fn(|| waiting.try_recv().ok())
-                .take(GROUP)
+                .take(left.min(GROUP))
                 .collect();
-            if notes.is_empty() {
-                return;
-            }
             let count = notes.len();
+            left -= left.min(GROUP);
             if let Err(error) = self.store.note(notes).await {
                 self.metrics.notes_dropped.inc_by(count as u64);
                 tracing::warn!(%error, count, "notes for the console are lost");
