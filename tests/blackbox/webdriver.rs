@@ -2,6 +2,7 @@
 
 use crate::client::Connection;
 use crate::harness::{eventually, exit_within, free_port, is_installed};
+use crate::shop::SOON;
 use crate::wire;
 use serde_json::{Value, json};
 use std::fs;
@@ -172,10 +173,25 @@ impl Browser {
     #[track_caller]
     fn at_element(&self, selector: &str, command: &str, body: &Value) {
         let wanted = json!({"using": "css selector", "value": selector});
-        let found = self.in_session("POST", "/element", &wanted).unwrap();
-        let id = found[ELEMENT].as_str().unwrap();
-        self.in_session("POST", &format!("/element/{id}/{command}"), body)
-            .unwrap();
+        let attempt = || {
+            let found = self.in_session("POST", "/element", &wanted)?;
+            let id = found[ELEMENT].as_str().unwrap();
+            self.in_session("POST", &format!("/element/{id}/{command}"), body)
+        };
+        // A page that loads itself again has no elements for a moment, and then others.
+        let is_gone = |error: &str| {
+            error.contains("no such element") || error.contains("stale element reference")
+        };
+        let until = Instant::now() + SOON;
+        loop {
+            match attempt() {
+                Ok(_) => return,
+                Err(error) if is_gone(&error) && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => panic!("{selector}: {error}"),
+            }
+        }
     }
 
     /// From here on pages are told that the reader likes them dark.
