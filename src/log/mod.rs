@@ -3,6 +3,8 @@
 //! Lines gather for a moment and are written together: a write for each would cost a call a tenth more. What a slow reader
 //! leaves waiting is bounded, and what is beyond that is dropped.
 
+mod text;
+
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -42,11 +44,12 @@ pub fn start(format: LogFormat, level: &str) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || OneLine(lines.as_ref()))
+        .with_timer(text::Clock)
         .with_ansi(false)
         .with_target(false);
     // A second start would be a test's in the same process; the first one stays.
     let _ = match format {
-        LogFormat::Text => log.try_init(),
+        LogFormat::Text => log.fmt_fields(text::Fields).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
 }
@@ -56,6 +59,11 @@ pub fn end() {
     if let Some(lines) = LINES.get() {
         lines.end();
     }
+}
+
+/// A duration as a line tells it: milliseconds, to a thousandth.
+pub fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
 }
 
 /// Lines on their way out.
@@ -148,20 +156,25 @@ impl<W: Write> Write for OneLine<W> {
     /// Gets an event at a time, with its line end.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let line = event.strip_suffix(b"\n").unwrap_or(event);
-        if !line.iter().any(u8::is_ascii_control) {
+        // With 0xC2 begin the controls beyond ASCII, and others. Each byte is looked at, without a branch for any.
+        let may_control = |byte: u8| byte.is_ascii_control() | (byte == 0xc2);
+        if !line
+            .iter()
+            .fold(false, |any, byte| any | may_control(*byte))
+        {
             return self.0.write(event);
         }
-        let mut escaped = Vec::with_capacity(event.len() + 16);
-        for byte in line {
-            if byte.is_ascii_control() {
-                // Also what JSON would call it: there, only 0x7f stands in a line as it is.
-                escaped.extend(format!("\\u{byte:04x}").into_bytes());
+        let mut escaped = String::with_capacity(event.len() + 16);
+        for char in String::from_utf8_lossy(line).chars() {
+            if char.is_control() {
+                // Also what JSON would call it: there, only those from 0x7f on stand in a line as they are.
+                escaped.push_str(&format!("\\u{:04x}", u32::from(char)));
             } else {
-                escaped.push(*byte);
+                escaped.push(char);
             }
         }
-        escaped.push(b'\n');
-        self.0.write_all(&escaped)?;
+        escaped.push('\n');
+        self.0.write_all(escaped.as_bytes())?;
         Ok(event.len())
     }
 
@@ -180,6 +193,10 @@ mod tests {
             ("plain \u{e9}\n", "plain \u{e9}\n"),
             ("a\nINFO forged\n", "a\\u000aINFO forged\n"),
             ("\x1b[m\r\x7f\0\n", "\\u001b[m\\u000d\\u007f\\u0000\n"),
+            (
+                "\u{9b}2J\u{85}\u{a0}\u{a9}\n",
+                "\\u009b2J\\u0085\u{a0}\u{a9}\n",
+            ),
         ] {
             let mut written = Vec::new();
             OneLine(&mut written).write_all(event.as_bytes()).unwrap();
