@@ -8,7 +8,7 @@ use std::ops::Deref;
 
 use base64_simd::{STANDARD, STANDARD_NO_PAD};
 use md5::{Digest, Md5};
-use memchr::{memchr, memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr3_iter};
 use subtle::ConstantTimeEq;
 
 use super::json::Object;
@@ -90,25 +90,41 @@ impl Envelope {
 
     /// `req=…&sign=…`, percent-encoded: a form's body and a link's query alike. `name` is `req` or `resp`.
     pub fn form(&self, name: &str) -> String {
-        // Of base64's characters only `+`, `/` and `=` need escapes: 16 bytes cover the usual two or three.
-        let mut form = String::with_capacity(name.len() + self.text.len() + 56);
-        form.push_str(name);
-        form.push('=');
-        let mut rest = self.text.as_str();
-        while let Some(at) = memchr3(b'+', b'/', b'=', rest.as_bytes()) {
-            form.push_str(&rest[..at]);
-            form.push_str(match rest.as_bytes()[at] {
-                b'+' => "%2B",
-                b'/' => "%2F",
-                _ => "%3D",
-            });
-            rest = &rest[at + 1..];
-        }
-        form.push_str(rest);
-        form.push_str("&sign=");
-        form.extend(self.sign.hex().map(char::from));
-        form
+        let mut form = Vec::with_capacity(self.form_length(name));
+        self.write_form(name, &mut form);
+        String::from_utf8(form).expect("base64, escapes and hex digits are ASCII")
     }
+
+    /// Bytes of [`Envelope::form`].
+    pub fn form_length(&self, name: &str) -> usize {
+        let escapes = 2 * escaped(self.text.as_bytes()).count();
+        name.len() + "=&sign=".len() + self.text.len() + escapes + 32
+    }
+
+    /// Writes [`Envelope::form`] behind what is there.
+    pub fn write_form(&self, name: &str, to: &mut Vec<u8>) {
+        to.extend_from_slice(name.as_bytes());
+        to.push(b'=');
+        let text = self.text.as_bytes();
+        let mut written = 0;
+        for at in escaped(text) {
+            to.extend_from_slice(&text[written..at]);
+            to.extend_from_slice(match text[at] {
+                b'+' => b"%2B",
+                b'/' => b"%2F",
+                _ => b"%3D",
+            });
+            written = at + 1;
+        }
+        to.extend_from_slice(&text[written..]);
+        to.extend_from_slice(b"&sign=");
+        to.extend_from_slice(&self.sign.hex());
+    }
+}
+
+/// Where the characters stand that mean something else in a form: of base64's only these.
+fn escaped(text: &[u8]) -> impl Iterator<Item = usize> {
+    memchr3_iter(b'+', b'/', b'=', text)
 }
 
 /// What a sender got wrong that can be put right without a guess. Tolerated, and counted by whoever asked.
@@ -278,16 +294,15 @@ fn read_form<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, Env
     let (Some(text), Some(sign)) = (text, sign) else {
         return Err(EnvelopeError::Missing(name));
     };
-    let raw_plus = memchr(b'+', body).is_some() || text.contains(' ');
     // Base64 has no space: one can only have been a `+` before somebody's form decoding.
-    let text = match text.contains(' ') {
-        true => Cow::Owned(text.replace(' ', "+")),
-        false => text,
-    };
+    let has_space = memchr(b' ', text.as_bytes()).is_some();
     Ok(Received {
-        text,
+        text: match has_space {
+            true => Cow::Owned(text.replace(' ', "+")),
+            false => text,
+        },
         sign,
-        raw_plus,
+        raw_plus: has_space || memchr(b'+', body).is_some(),
     })
 }
 
@@ -303,7 +318,7 @@ fn cut(bytes: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
 /// `None` for a broken escape or bytes that are not UTF-8.
 fn percent_decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
     if memchr(b'%', bytes).is_none() {
-        return std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
+        return simdutf8::basic::from_utf8(bytes).ok().map(Cow::Borrowed);
     }
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
@@ -385,6 +400,7 @@ impl Received<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::sample::select;
 
     fn key(text: &str) -> Key {
         Key::new(text).unwrap()
@@ -490,6 +506,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_form_is_as_long_as_it_says(message: Vec<u8>, name in select(vec!["req", "resp"])) {
+            let envelope = Envelope::seal(&message, &key("k"));
+            prop_assert_eq!(envelope.form_length(name), envelope.form(name).len());
+        }
+
         /// Speed must not make us read a text that others refuse, or the other way about.
         #[test]
         fn base64_is_read_as_the_common_library_reads_it(

@@ -1,0 +1,88 @@
+//! One member of an object: its name, decoded, and its value as it stands in the text.
+
+use std::borrow::Cow;
+
+use memchr::memchr;
+
+use super::WrongType;
+
+/// A name that is quickly told from others.
+#[derive(Debug)]
+pub(super) struct Name<'a> {
+    text: Cow<'a, str>,
+    /// Of the first bytes and the length: names that differ nearly always differ here.
+    mark: u64,
+}
+
+impl<'a> Name<'a> {
+    pub(super) fn borrowed(text: &'a str) -> Self {
+        Self {
+            mark: mark(text.as_bytes()),
+            text: Cow::Borrowed(text),
+        }
+    }
+
+    pub(super) fn owned(text: String) -> Self {
+        Self {
+            mark: mark(text.as_bytes()),
+            text: Cow::Owned(text),
+        }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Name<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.mark == other.mark && self.text == other.text
+    }
+}
+
+/// The same for the same text, however its bytes are put together.
+fn mark(text: &[u8]) -> u64 {
+    let first = match text.first_chunk() {
+        Some(first) => u64::from_le_bytes(*first),
+        None => text
+            .iter()
+            .fold(0, |first, byte| first << 8 | u64::from(*byte)),
+    };
+    first ^ (text.len() as u64).rotate_right(8)
+}
+
+/// A name and a value.
+#[derive(Debug, PartialEq)]
+pub(super) struct Member<'a> {
+    pub(super) name: Name<'a>,
+    /// As it stands in the text.
+    pub(super) value: &'a str,
+    /// A string without escapes.
+    pub(super) is_unescaped: bool,
+}
+
+impl<'a> Member<'a> {
+    pub(super) fn new(name: Name<'a>, value: &'a str) -> Self {
+        Self {
+            is_unescaped: value.starts_with('"') && memchr(b'\\', value.as_bytes()).is_none(),
+            name,
+            value,
+        }
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        self.value == "null"
+    }
+
+    /// The value, decoded, where it is a string.
+    pub(super) fn string(&self) -> Result<Cow<'a, str>, WrongType> {
+        if self.is_unescaped {
+            return Ok(Cow::Borrowed(&self.value[1..self.value.len() - 1]));
+        }
+        if !self.value.starts_with('"') {
+            return Err(WrongType);
+        }
+        let decoded = serde_json::from_str(self.value);
+        decoded.map(Cow::Owned).map_err(|_| WrongType)
+    }
+}
