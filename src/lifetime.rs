@@ -1,9 +1,12 @@
 //! The end of the process: requests in flight are finished, new ones are told to go elsewhere, and it is
 //! over as soon as nobody needs us, at the latest when its time is up.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 /// From the first SIGTERM to the end at the latest; a process that was replaced may take longer.
@@ -22,13 +25,32 @@ const QUIET_TIME: Duration = Duration::from_secs(1);
 pub struct Lifetime {
     started: Instant,
     in_flight: AtomicUsize,
-    /// When a request last began or ended, in milliseconds since `started`.
+    /// When the end began, or a request last ended since then; in milliseconds since `started`.
     last_busy: AtomicU64,
     draining: AtomicBool,
     replaced: watch::Sender<bool>,
-    over: AtomicBool,
-    last_call: Notify,
-    cut: Notify,
+    over: Step,
+    cut: Step,
+}
+
+/// A step of the end, and who waits for it.
+#[derive(Debug, Default)]
+struct Step {
+    has_come: AtomicBool,
+    waiting: Notify,
+}
+
+impl Step {
+    fn has_come(&self) -> bool {
+        self.has_come.load(Ordering::SeqCst)
+    }
+
+    /// Wakes everybody, the first time.
+    fn come(&self) {
+        if !self.has_come.swap(true, Ordering::SeqCst) {
+            self.waiting.notify_waiters();
+        }
+    }
 }
 
 /// One request in flight.
@@ -36,7 +58,10 @@ pub struct Busy<'a>(&'a Lifetime);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.touch();
+        // Before that nobody asks.
+        if self.0.is_draining() {
+            self.0.touch();
+        }
         self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -49,9 +74,8 @@ impl Default for Lifetime {
             last_busy: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             replaced: watch::Sender::new(false),
-            over: AtomicBool::new(false),
-            last_call: Notify::new(),
-            cut: Notify::new(),
+            over: Step::default(),
+            cut: Step::default(),
         }
     }
 }
@@ -73,21 +97,29 @@ impl Lifetime {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Too late for another request.
+    /// Too late for another request, and the platform can be waited for no longer.
     pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.over.has_come()
     }
 
-    /// Ready when a handler that has not answered by now is not going to.
-    pub async fn until_cut(&self) {
-        self.cut.notified().await;
+    /// A handler that has not answered by now is not going to.
+    pub fn is_cut(&self) -> bool {
+        self.cut.has_come()
     }
 
-    /// Ready when the platform can be waited for no longer.
+    /// Ready when it is too late for another request.
     pub async fn until_over(&self) {
-        let last_call = self.last_call.notified();
+        let over = self.over.waiting.notified();
         if !self.is_over() {
-            last_call.await;
+            over.await;
+        }
+    }
+
+    /// For a task that is to wake when [`Lifetime::is_over`] or [`Lifetime::is_cut`] becomes true.
+    pub fn subscribe(&self) -> Subscription<'_> {
+        Subscription {
+            lifetime: self,
+            waiting: None,
         }
     }
 
@@ -110,11 +142,10 @@ impl Lifetime {
         loop {
             let late = Instant::now() + LAST_CALL > deadline;
             if late || self.is_quiet() {
-                self.over.store(true, Ordering::SeqCst);
-                self.last_call.notify_waiters();
+                self.over.come();
             }
             if Instant::now() + CUT > deadline {
-                self.cut.notify_waiters();
+                self.cut.come();
             }
             // Who came in before `over` was seen is counted by now, and is answered first.
             tokio::time::sleep(TICK).await;
@@ -135,5 +166,87 @@ impl Lifetime {
     fn touch(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_busy.store(now, Ordering::SeqCst);
+    }
+}
+
+/// One task that wakes when the end comes nearer. Registering takes a lock that all tasks share, so it is done once, not
+/// for every request.
+pub struct Subscription<'l> {
+    lifetime: &'l Lifetime,
+    /// For either step, once the task is registered.
+    waiting: Option<[Pin<Box<Notified<'l>>>; 2]>,
+}
+
+impl Subscription<'_> {
+    /// What has not come by now will wake this task, which must be the same one each time.
+    pub fn register(&mut self, context: &mut Context<'_>) {
+        let lifetime = self.lifetime;
+        self.waiting.get_or_insert_with(|| {
+            [&lifetime.over, &lifetime.cut].map(|step| {
+                let mut waiting = Box::pin(step.waiting.notified());
+                // Ready where it comes at this moment: then it is to be seen.
+                let _ = waiting.as_mut().poll(context);
+                waiting
+            })
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::task::{Wake, Waker};
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_task_wakes_at_each_step_of_the_end_and_at_no_other_time() {
+        let lifetime = Lifetime::default();
+        let wakes = Arc::<Wakes>::default();
+        let waker = Waker::from(wakes.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut woken = |subscription: &mut Subscription<'_>| {
+            for _ in 0..3 {
+                subscription.register(&mut context);
+            }
+            wakes.0.swap(0, Ordering::SeqCst)
+        };
+        let mut early = lifetime.subscribe();
+        assert_eq!(woken(&mut early), 0);
+        lifetime.over.come();
+        // As often as the end is looked for.
+        lifetime.over.come();
+        assert_eq!(woken(&mut early), 1);
+        let mut late = lifetime.subscribe();
+        assert_eq!(woken(&mut late), 0);
+        lifetime.cut.come();
+        assert_eq!(woken(&mut early), 2, "both of them");
+        let mut too_late = lifetime.subscribe();
+        assert_eq!(woken(&mut too_late) + woken(&mut late), 0);
+    }
+
+    #[test]
+    fn a_task_that_registers_while_the_first_step_comes_wakes_at_the_second() {
+        let lifetime = Lifetime::default();
+        let wakes = Arc::<Wakes>::default();
+        let waker = Waker::from(wakes.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut subscription = lifetime.subscribe();
+        // Both halves of a step's coming, and the task between them.
+        lifetime.over.has_come.store(true, Ordering::SeqCst);
+        subscription.register(&mut context);
+        lifetime.over.waiting.notify_waiters();
+        subscription.register(&mut context);
+        assert_eq!(wakes.0.swap(0, Ordering::SeqCst), 1);
+        lifetime.cut.come();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
     }
 }

@@ -26,8 +26,10 @@ pub struct Metrics {
     pub calls: IntCounterVec,
     /// Seconds from a call's header to its response, by endpoint.
     pub call_seconds: HistogramVec,
-    /// Connections to the platform, `opened` or `reused`.
-    pub platform_connections: IntCounterVec,
+    /// Connections to the platform that were opened.
+    connections_opened: IntCounter,
+    /// Connections to the platform that were used again.
+    connections_reused: IntCounter,
     /// Calls of apps that sign themselves: `match` or `mismatch`.
     pub shadow: IntCounterVec,
     /// Tolerated oddities of answers, by kind.
@@ -133,6 +135,12 @@ impl Metrics {
             "How long the oldest pending event has been waiting",
         )?;
         registry.register(Box::new(oldest_undelivered.clone()))?;
+        let connections = counters_of(
+            "platform_connections_total",
+            "Connections to the platform that were opened, or reused for another call",
+            "state",
+            &["opened", "reused"],
+        )?;
         let loaded_at = Gauge::new(
             "merchants_loaded_timestamp_seconds",
             "When the merchants in force were loaded",
@@ -149,12 +157,8 @@ impl Metrics {
                 "Time from a call's header to its response, by endpoint",
                 "endpoint",
             )?,
-            platform_connections: counters_of(
-                "platform_connections_total",
-                "Connections to the platform that were opened, or reused for another call",
-                "state",
-                &["opened", "reused"],
-            )?,
+            connections_opened: connections.with_label_values(&["opened"]),
+            connections_reused: connections.with_label_values(&["reused"]),
             shadow: counters_of(
                 "shadow_calls_total",
                 "Calls that came signed, by what our key says",
@@ -286,8 +290,11 @@ impl Metrics {
 
 impl Count for Metrics {
     fn connection(&self, reused: bool) {
-        let state = if reused { "reused" } else { "opened" };
-        self.platform_connections.with_label_values(&[state]).inc();
+        if reused {
+            self.connections_reused.inc();
+        } else {
+            self.connections_opened.inc();
+        }
     }
 }
 

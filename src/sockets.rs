@@ -1,11 +1,11 @@
 //! The sockets that are listened on: opened before anything is served, so that an address that is taken ends the start,
 //! and kept beside their listeners, so that another process can take them over.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -104,7 +104,11 @@ fn bind(listen: &Listen) -> Result<OwnedFd, String> {
         Listen::Tcp(address) => TcpListener::bind(address).map(OwnedFd::from),
         Listen::Unix(path) => {
             make_way(path)?;
-            UnixListener::bind(path).map(OwnedFd::from)
+            UnixListener::bind(path).and_then(|socket| {
+                // Whatever the mask says: who may connect is decided by the folder.
+                fs::set_permissions(path, Permissions::from_mode(0o666))?;
+                Ok(OwnedFd::from(socket))
+            })
         }
     };
     let ready = bound.and_then(|socket| {

@@ -25,7 +25,7 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::sync::{mpsc, oneshot};
 use url::{Position, Url};
 
-use crate::http::client::Repeat;
+use crate::http::client::{RawResponse, Repeat};
 use crate::http::clients::Clients;
 use crate::http::transport::Transport;
 use crate::observe::Uncounted;
@@ -87,6 +87,11 @@ fn hex(text: &str, length: usize) -> Option<&str> {
 
 /// Removes what is no valid trace from headers, and hands back the parent that they name.
 fn check(headers: &mut HeaderMap) -> Option<SpanContext> {
+    // Nearly always so, and each look at the headers costs.
+    if !is_named(headers) {
+        headers.remove(TRACESTATE);
+        return None;
+    }
     let mut parents = headers.get_all(TRACEPARENT).iter();
     let parent = match (parents.next(), parents.next()) {
         (Some(only), None) => Parent::parse(only).and_then(|parent| parent.context()),
@@ -101,6 +106,11 @@ fn check(headers: &mut HeaderMap) -> Option<SpanContext> {
         headers.remove(TRACESTATE);
     }
     parent
+}
+
+/// Whether a field of a request is looked at.
+pub fn reads(field: &HeaderName) -> bool {
+    [TRACEPARENT, TRACESTATE].contains(field)
 }
 
 /// Whether there is a trace to pass on.
@@ -359,8 +369,8 @@ impl Export {
             headers.remove(name);
         }
         let path = &url[Position::BeforePath..Position::AfterQuery];
-        let posted = client.post(path, &headers, body, Repeat::Never).await;
-        posted.map_err(|fault| {
+        let posted = client.post(path, &headers, &body, Repeat::Never).await;
+        posted.map(RawResponse::into_response).map_err(|fault| {
             client.forget_addresses();
             fault.to_string()
         })

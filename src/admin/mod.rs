@@ -205,8 +205,8 @@ impl Admin {
 }
 
 impl Handler for Admin {
-    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
-        self.answer(&request).await.unwrap_or_else(|error| {
+    async fn handle(&self, request: &mut Request<Bytes>, _started: Instant) -> Response<Bytes> {
+        self.answer(request).await.unwrap_or_else(|error| {
             tracing::error!(%error, "the console cannot read the store");
             text(
                 StatusCode::SERVICE_UNAVAILABLE,

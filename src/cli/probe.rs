@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use clap::Args;
-use http::Response;
 
 use super::keys::unknown_merchant;
 use super::{Config, Failure};
 use crate::config::Merchant;
 use crate::config::settings::Settings;
-use crate::http::client::Repeat;
+use crate::http::client::{RawResponse, Repeat};
 use crate::observe::Metrics;
 use crate::outbound::relay;
 use crate::protocol::envelope::{self, Envelope, VerifyError};
@@ -63,7 +61,7 @@ pub(super) fn probe(args: &Probe) -> Result<(), Failure> {
 }
 
 /// The platform's answer to a query about an order that nobody knows.
-fn ask(settings: &Settings, merchant: &Merchant) -> Result<Response<Bytes>, Failure> {
+fn ask(settings: &Settings, merchant: &Merchant) -> Result<RawResponse, Failure> {
     let client = server::to_platform(settings, Arc::new(Metrics::default()));
     let client = client.map_err(|error| Failure::Config(error.to_string()))?;
     let merid = quoted(&merchant.merid);
@@ -74,7 +72,7 @@ fn ask(settings: &Settings, merchant: &Merchant) -> Result<Response<Bytes>, Fail
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     let headers = relay::own_headers();
-    let asked = client.post("/api/query", headers, form.into(), Repeat::Once);
+    let asked = client.post("/api/query", headers, &form, Repeat::Once);
     runtime
         .block_on(asked)
         .map_err(|fault| Failure::No(fault.to_string()))

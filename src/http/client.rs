@@ -2,22 +2,27 @@
 //!
 //! Knows nothing of payments. Redirects are the caller's business; nothing is followed here.
 
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 use pingora::upstreams::peer::HttpPeer;
+use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use url::Url;
 
 use super::addresses::Addresses;
 use super::exchange::{Broken, exchange};
-use super::fault::{Fault, Sent, Step, connect_fault};
+use super::fault::{Fault, Sent, Step, connect_fault, tls_fault};
+pub use super::origin::Body;
 use super::origin::Origin;
 use super::pool::{Connection, Pool};
+pub use super::response::RawResponse;
 use super::transport::Transport;
+use super::wire::Wire;
 
 /// Addresses that are tried when connecting fails.
 const MAX_ADDRESSES: usize = 4;
@@ -30,6 +35,9 @@ pub enum Repeat {
     /// Once, on a fresh connection, while no byte of an answer was seen.
     Once,
 }
+
+/// A whole request as it goes out.
+pub struct RawRequest(Vec<u8>);
 
 /// The client for one origin.
 pub struct Client {
@@ -70,25 +78,32 @@ impl Client {
         self.addresses.forget();
     }
 
-    /// Posts `body` to `path` below the prefix and reads the whole answer within the time given to the client.
+    /// A request that posts `body` to `path` below the prefix.
+    pub fn request(&self, path: &str, headers: &HeaderMap, body: &dyn Body) -> RawRequest {
+        RawRequest(self.origin.request("POST", path, headers, Some(body)))
+    }
+
+    /// Posts `body` to `path` below the prefix, and reads the answer as [`Client::send`] does.
     pub async fn post(
         &self,
         path: &str,
         headers: &HeaderMap,
-        body: Bytes,
+        body: &dyn Body,
         repeat: Repeat,
-    ) -> Result<Response<Bytes>, Fault> {
-        let request = self.origin.request("POST", path, headers, Some(&body));
+    ) -> Result<RawResponse, Fault> {
+        let request = self.request(path, headers, body);
         self.send(&request, repeat).await
     }
 
-    /// Gets `path` below the prefix, as [`Client::post`] does.
-    pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<Response<Bytes>, Fault> {
-        let request = self.origin.request("GET", path, headers, None);
+    /// Gets `path` below the prefix, and reads the answer as [`Client::send`] does.
+    pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<RawResponse, Fault> {
+        let request = RawRequest(self.origin.request("GET", path, headers, None));
         self.send(&request, Repeat::Once).await
     }
 
-    async fn send(&self, request: &[u8], repeat: Repeat) -> Result<Response<Bytes>, Fault> {
+    /// Sends a request of this client's and reads the whole answer within the time given to the client.
+    pub async fn send(&self, request: &RawRequest, repeat: Repeat) -> Result<RawResponse, Fault> {
+        let request = request.0.as_slice();
         let now = Instant::now();
         let deadline = now + self.time;
         let Some(mut connection) = self.pool.take(&self.addresses.known(), now) else {
@@ -115,16 +130,15 @@ impl Client {
     /// Sends and reads until the connection's deadline, and keeps the connection where it can be used again.
     async fn exchange(
         &self,
-        mut connection: Connection,
+        mut connection: Box<Connection>,
         request: &[u8],
-    ) -> Result<Result<Response<Bytes>, Broken>, Fault> {
-        let Connection {
-            stream,
-            buffer,
-            deadline,
-            ..
-        } = &mut connection;
-        let answered = deadline.limit(exchange(stream, buffer, request)).await;
+    ) -> Result<Result<RawResponse, Broken>, Fault> {
+        let answered = {
+            let Connection {
+                stream, deadline, ..
+            } = &mut *connection;
+            deadline.limit(pin!(exchange(stream, request))).await
+        };
         let answered = answered.ok_or(Fault::TimedOut {
             after: self.time,
             sent: Sent::Unknown,
@@ -139,11 +153,11 @@ impl Client {
 
     /// A fresh connection to the first address that takes one. In a box: a handshake's state is large, and most requests
     /// need none.
-    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Connection, Fault>> {
+    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Box<Connection>, Fault>> {
         Box::pin(self.open(deadline))
     }
 
-    async fn open(&self, deadline: Instant) -> Result<Connection, Fault> {
+    async fn open(&self, deadline: Instant) -> Result<Box<Connection>, Fault> {
         self.addresses
             .find()
             .await
@@ -152,18 +166,16 @@ impl Client {
                 reason,
                 sent: Sent::No,
             })?;
-        let until = deadline.min(Instant::now() + self.connect_time);
+        let now = Instant::now();
+        let until = deadline.min(now + self.connect_time);
         let mut last = None;
         for address in self.addresses.known().iter().take(MAX_ADDRESSES) {
-            let mut peer =
-                HttpPeer::new(*address, self.origin.tls, self.origin.server_name.clone());
-            peer.options.ca.clone_from(&self.transport.ca);
-            match timeout_at(until.into(), self.transport.connector.new_stream(&peer)).await {
-                Ok(Ok(stream)) => {
+            match timeout_at(until.into(), self.reach(*address)).await {
+                Ok(Ok(wire)) => {
                     self.transport.count.connection(false);
-                    return Ok(Connection::new(stream, *address, deadline));
+                    return Ok(Box::new(Connection::new(wire, *address, now, deadline)));
                 }
-                Ok(Err(error)) => last = Some(connect_fault(&error)),
+                Ok(Err(fault)) => last = Some(fault),
                 Err(_) => break,
             }
         }
@@ -172,5 +184,21 @@ impl Client {
             after: self.connect_time,
             sent: Sent::No,
         }))
+    }
+
+    async fn reach(&self, address: SocketAddr) -> Result<Wire, Fault> {
+        if self.origin.tls {
+            let mut peer = HttpPeer::new(address, true, self.origin.server_name.clone());
+            peer.options.ca.clone_from(&self.transport.ca);
+            let stream = self.transport.connector.new_stream(&peer).await;
+            return stream.map(Wire::Pingora).map_err(|error| tls_fault(&error));
+        }
+        let connected = TcpStream::connect(address).await.and_then(|stream| {
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        });
+        connected
+            .map(Wire::Tcp)
+            .map_err(|error| connect_fault(&error))
     }
 }

@@ -3,11 +3,12 @@
 //! Setting a timer costs more than signing a message. Deadlines here nearly always move away before they come, so the
 //! timer is left where it is and set anew only when it fires too early.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until, timeout};
 
 /// When something that is waited for is given up.
 pub struct Deadline {
@@ -33,9 +34,8 @@ impl Deadline {
     }
 
     /// What `future` gives, or `None` where the deadline comes first.
-    pub async fn limit<F: Future>(&mut self, future: F) -> Option<F::Output> {
-        let mut future = std::pin::pin!(future);
-        std::future::poll_fn(|context| match future.as_mut().poll(context) {
+    pub async fn limit<F: Future>(&mut self, mut future: Pin<&mut F>) -> Option<F::Output> {
+        poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => self.poll(context).map(|()| None),
         })
@@ -53,10 +53,20 @@ impl Deadline {
     }
 }
 
+/// What `future` gives within `time`. One that is ready at once costs no timer and no look at the clock.
+pub async fn within<F: Future>(time: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
+    let at_once = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    match at_once {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => timeout(time, future).await.ok(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::future::{pending, ready};
+    use std::pin::pin;
 
     const SOON: Duration = Duration::from_millis(20);
 
@@ -65,18 +75,29 @@ mod tests {
         let begun = Instant::now();
         let mut deadline = Deadline::new(begun + SOON);
         deadline.set(begun + 3 * SOON);
-        assert_eq!(deadline.limit(std::future::pending::<()>()).await, None);
+        assert_eq!(deadline.limit(pin!(pending::<()>())).await, None);
         assert!(begun.elapsed() >= 3 * SOON);
         let begun = Instant::now();
         deadline.set(begun + 100 * SOON);
         deadline.set(begun + SOON);
-        assert_eq!(deadline.limit(std::future::pending::<()>()).await, None);
+        assert_eq!(deadline.limit(pin!(pending::<()>())).await, None);
         assert!(begun.elapsed() < 50 * SOON);
     }
 
     #[tokio::test]
     async fn what_is_ready_is_given_even_late() {
         let mut deadline = Deadline::new(Instant::now());
-        assert_eq!(deadline.limit(std::future::ready(7)).await, Some(7));
+        assert_eq!(deadline.limit(pin!(ready(7))).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_time_bounds_what_is_not_ready_at_once() {
+        assert_eq!(within(Duration::ZERO, pin!(ready(7))).await, Some(7));
+        assert_eq!(within(SOON, pin!(pending::<()>())).await, None);
+        let later = async {
+            tokio::time::sleep(SOON).await;
+            7
+        };
+        assert_eq!(within(100 * SOON, pin!(later)).await, Some(7));
     }
 }

@@ -7,28 +7,27 @@ use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
-use httparse::Status;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use http::StatusCode;
+use httparse::{Header, ParserConfig, Status};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::buffer::read_more;
+use super::response::{MAX_FIELDS, RawResponse};
 
 /// An answer is read this far; the document's are well under one KiB, its payment pages some ten.
 pub const MAX_ANSWER: usize = 1 << 20;
 /// Bytes of an answer's head, or of a chunked body's trailers.
 const MAX_HEAD: usize = 64 * 1024;
-/// Fields of an answer's head.
-const MAX_FIELDS: usize = 128;
 /// Bytes of the line before a chunk: its size and extensions that nobody uses.
 const MAX_CHUNK_LINE: usize = 1024;
 /// Interim answers (1xx) before the final one.
 const MAX_INTERIM: usize = 8;
-/// What is read at once; a common answer fits.
-const READ_SIZE: usize = 4096;
 
 /// A whole answer.
 #[derive(Debug)]
 pub struct Answered {
     /// The final response.
-    pub response: Response<Bytes>,
+    pub response: RawResponse,
     /// The stream can carry another exchange.
     pub reusable: bool,
 }
@@ -49,10 +48,9 @@ pub enum Broken {
 const BAD_HEAD: Broken = Broken::NotHttp("its header is malformed");
 const BAD_BODY: Broken = Broken::NotHttp("its body is malformed");
 
-/// Sends `request` and reads the answer. `buffer` is empty before, and after where the stream is reusable.
+/// Sends `request` and reads the answer.
 pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    buffer: &mut BytesMut,
     request: &[u8],
 ) -> Result<Answered, Broken> {
     let written = async {
@@ -61,7 +59,8 @@ pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     };
     // A server may answer and close before it has read everything: the answer counts.
     let unwritten = written.await.err();
-    let answer = read_answer(stream, buffer).await;
+    let mut buffer = BytesMut::new();
+    let answer = read_answer(stream, &mut buffer).await;
     match (answer, unwritten) {
         (answer, None) => answer,
         (Ok(answered), Some(_)) => Ok(Answered {
@@ -98,10 +97,7 @@ async fn read_answer<S: AsyncRead + Unpin>(
 
 /// Reads more, or fails where there is no more.
 async fn fill<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<()> {
-    if buffer.capacity() - buffer.len() < READ_SIZE / 4 {
-        buffer.reserve(READ_SIZE);
-    }
-    match stream.read_buf(buffer).await? {
+    match read_more(stream, buffer).await? {
         0 => Err(io::Error::new(
             ErrorKind::UnexpectedEof,
             "the connection was closed",
@@ -128,15 +124,15 @@ impl Broken {
 /// The head of an answer, and where its body ends.
 struct Head {
     status: StatusCode,
-    headers: HeaderMap,
-    body: Body,
+    bytes: Bytes,
+    body: BodyLength,
     keep_alive: bool,
 }
 
 /// RFC 9112 §6.3.
 #[derive(Clone, Copy)]
-enum Body {
-    Length(usize),
+enum BodyLength {
+    Known(usize),
     Chunked,
     UntilClose,
 }
@@ -146,30 +142,23 @@ impl Head {
     fn parse(buffer: &mut BytesMut) -> Result<Option<Self>, Broken> {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
-        let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(
-            &mut parsed,
-            buffer,
-            &mut fields,
-        ) {
-            Ok(Status::Complete(length)) if length <= MAX_HEAD => length,
-            Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
-            _ => return Err(BAD_HEAD),
-        };
+        let parser = ParserConfig::default();
+        let length =
+            match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
+                Ok(Status::Complete(length)) if length <= MAX_HEAD => length,
+                Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
+                _ => return Err(BAD_HEAD),
+            };
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
         let status = status.ok_or(BAD_HEAD)?;
-        let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-        for field in parsed.headers.iter() {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BAD_HEAD)?;
-            let value = HeaderValue::from_bytes(field.value).map_err(|_| BAD_HEAD)?;
-            headers.append(name, value);
-        }
         let is_1_1 = parsed.version == Some(1);
-        buffer.advance(length);
+        let body = BodyLength::of(status, parsed.headers, is_1_1)?;
+        let keep_alive = keeps_alive(parsed.headers, is_1_1);
         Ok(Some(Self {
-            body: Body::of(status, &headers, is_1_1)?,
-            keep_alive: keeps_alive(&headers, is_1_1),
             status,
-            headers,
+            bytes: buffer.split_to(length).freeze(),
+            body,
+            keep_alive,
         }))
     }
 
@@ -179,62 +168,67 @@ impl Head {
         buffer: &mut BytesMut,
     ) -> Result<Answered, Broken> {
         let body = match self.body {
-            Body::Length(length) => read_length(stream, buffer, length).await?,
-            Body::Chunked => read_chunks(stream, buffer).await?,
-            Body::UntilClose => read_to_end(stream, buffer).await?,
+            BodyLength::Known(length) => read_length(stream, buffer, length).await?,
+            BodyLength::Chunked => read_chunks(stream, buffer).await?,
+            BodyLength::UntilClose => read_to_end(stream, buffer).await?,
         };
-        let ends_by_itself = !matches!(self.body, Body::UntilClose);
-        let mut response = Response::new(body);
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
+        let ends_by_itself = !matches!(self.body, BodyLength::UntilClose);
         Ok(Answered {
-            response,
+            response: RawResponse::new(self.status, self.bytes, body),
             // What is left belongs to no request.
             reusable: self.keep_alive && ends_by_itself && buffer.is_empty(),
         })
     }
 }
 
-impl Body {
-    fn of(status: StatusCode, headers: &HeaderMap, is_1_1: bool) -> Result<Self, Broken> {
-        let length = content_length(headers)?;
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+impl BodyLength {
+    fn of(status: StatusCode, fields: &[Header<'_>], is_1_1: bool) -> Result<Self, Broken> {
+        let length = content_length(fields)?;
+        let mut codings = values(fields, "transfer-encoding");
         let coding = codings.next();
         if let Some(coding) = coding {
-            let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            let chunked = coding.eq_ignore_ascii_case(b"chunked");
             if !chunked || codings.next().is_some() || !is_1_1 || length.is_some() {
                 return Err(BAD_HEAD);
             }
         }
         Ok(match (status, coding, length) {
-            (status, ..) if status.is_informational() => Self::Length(0),
-            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, ..) => Self::Length(0),
+            (status, ..) if status.is_informational() => Self::Known(0),
+            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, ..) => Self::Known(0),
             (_, Some(_), _) => Self::Chunked,
             (_, None, Some(length)) if length > MAX_ANSWER => return Err(Broken::TooLong),
-            (_, None, Some(length)) => Self::Length(length),
+            (_, None, Some(length)) => Self::Known(length),
             (_, None, None) => Self::UntilClose,
         })
     }
 }
 
+/// What the fields of one name say, in their order.
+fn values<'h>(fields: &'h [Header<'_>], name: &str) -> impl Iterator<Item = &'h [u8]> {
+    let named = fields
+        .iter()
+        .filter(move |field| field.name.eq_ignore_ascii_case(name));
+    named.map(|field| field.value)
+}
+
 /// Digits alone, and the same ones each time.
-fn content_length(headers: &HeaderMap) -> Result<Option<usize>, Broken> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else {
+fn content_length(fields: &[Header<'_>]) -> Result<Option<usize>, Broken> {
+    let mut lengths = values(fields, "content-length");
+    let Some(digits) = lengths.next() else {
         return Ok(None);
     };
-    let digits = first.as_bytes();
-    if !digits.iter().all(u8::is_ascii_digit) || lengths.any(|other| other != first) {
+    if !digits.iter().all(u8::is_ascii_digit) || lengths.any(|other| other != digits) {
         return Err(BAD_HEAD);
     }
-    let length = first.to_str().ok().and_then(|digits| digits.parse().ok());
+    let length = std::str::from_utf8(digits).ok();
+    let length = length.and_then(|digits| digits.parse().ok());
     length.ok_or(BAD_HEAD).map(Some)
 }
 
-fn keeps_alive(headers: &HeaderMap, is_1_1: bool) -> bool {
+fn keeps_alive(fields: &[Header<'_>], is_1_1: bool) -> bool {
     let mut keeps = is_1_1;
-    for value in headers.get_all(header::CONNECTION) {
-        for option in value.as_bytes().split(|byte| *byte == b',') {
+    for value in values(fields, "connection") {
+        for option in value.split(|byte| *byte == b',') {
             match option.trim_ascii() {
                 close if close.eq_ignore_ascii_case(b"close") => return false,
                 keep if keep.eq_ignore_ascii_case(b"keep-alive") => keeps = true,
@@ -264,8 +258,7 @@ async fn read_to_end<S: AsyncRead + Unpin>(
         if buffer.len() > MAX_ANSWER {
             return Err(Broken::TooLong);
         }
-        buffer.reserve(READ_SIZE);
-        let read = stream.read_buf(buffer).await.map_err(Broken::ended)?;
+        let read = read_more(stream, buffer).await.map_err(Broken::ended)?;
         if read == 0 {
             return Ok(buffer.split().freeze());
         }
@@ -351,7 +344,7 @@ mod tests {
             theirs.write_all(piece).await.unwrap();
         }
         let kept = (!closes).then_some(theirs);
-        let answered = exchange(&mut ours, &mut BytesMut::new(), b"GET / HTTP/1.1\r\n\r\n").await;
+        let answered = exchange(&mut ours, b"GET / HTTP/1.1\r\n\r\n").await;
         drop(kept);
         answered
     }
@@ -499,14 +492,14 @@ mod tests {
             theirs.write_all(b"HTTP/1.1 200 OK\r\nA: ").await.unwrap();
             while theirs.write_all(&[b'a'; 4096]).await.is_ok() {}
         });
-        let broken = exchange(&mut ours, &mut BytesMut::new(), b"").await;
+        let broken = exchange(&mut ours, b"").await;
         assert_eq!(broken.unwrap_err(), BAD_HEAD);
         let (mut ours, mut theirs) = duplex(1 << 16);
         tokio::spawn(async move {
             theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             while theirs.write_all(&[b'a'; 4096]).await.is_ok() {}
         });
-        let broken = exchange(&mut ours, &mut BytesMut::new(), b"").await;
+        let broken = exchange(&mut ours, b"").await;
         assert_eq!(broken.unwrap_err(), Broken::TooLong);
     }
 

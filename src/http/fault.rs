@@ -2,6 +2,7 @@
 //! try again.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use pingora::{Error, ErrorType};
@@ -114,20 +115,32 @@ impl fmt::Display for Step {
     }
 }
 
-pub(super) fn connect_fault(error: &Error) -> Fault {
-    match error.etype() {
+/// Why a socket could not be connected.
+pub(super) fn connect_fault(error: &io::Error) -> Fault {
+    let reason = match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route to host".to_owned(),
+        _ => error.to_string(),
+    };
+    unreachable(Step::Connect, reason)
+}
+
+/// Why there is no connection with TLS: at its TCP or at its handshake.
+pub(super) fn tls_fault(error: &Error) -> Fault {
+    let step = match error.etype() {
         ErrorType::TLSHandshakeFailure
         | ErrorType::TLSHandshakeTimedout
         | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => unreachable(Step::Tls, error),
-        _ => unreachable(Step::Connect, error),
-    }
+        | ErrorType::HandshakeError => Step::Tls,
+        _ => Step::Connect,
+    };
+    unreachable(step, reason(error))
 }
 
-fn unreachable(step: Step, error: &Error) -> Fault {
+fn unreachable(step: Step, reason: String) -> Fault {
     Fault::Unreachable {
         step,
-        reason: reason(error),
+        reason,
         sent: Sent::No,
     }
 }
@@ -138,7 +151,7 @@ fn reason(error: &Error) -> String {
         if let Some(inner) = cause.downcast_ref::<Box<Error>>() {
             return reason(inner);
         }
-        if cause.is::<std::io::Error>() {
+        if cause.is::<io::Error>() {
             return cause.to_string();
         }
     }

@@ -1,57 +1,48 @@
-//! A door with its sockets, as a service of Pingora's. Pingora listens on the sockets that it is given, and opens none.
+//! A door with its sockets, as a service of Pingora's.
 //!
-//! Keeps the promise that whoever was connected before the end is answered: Pingora stops listening with connections in
-//! the kernel's queue, which would be reset.
+//! Keeps two promises: each connection stays with one thread, which watches it and serves it; and whoever was connected
+//! before the end is answered, because connections in the kernel's queue would be reset with their socket.
 
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::net;
+use std::os::unix;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora::apps::ServerApp;
-use pingora::listeners::ListenerConfig;
-use pingora::protocols::l4::stream::{L4BufferSettings, Stream as L4Stream};
-use pingora::protocols::{GetSocketDigest, SocketDigest, Stream};
+use futures_util::future::join_all;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
-use pingora::services::listening;
+use pingora_runtime::current_handle;
+use tokio::net::{TcpListener, UnixListener};
 
 use super::serve::{Door, Handler};
+use super::wire::Accepted;
 use crate::config::Listen;
 use crate::sockets::{MAX_WAITING, Sockets};
 
-/// A connection's read and write buffer: a call and its answer fit, and an idle connection costs little.
-const CONNECTION_BUFFER: usize = 4096;
+/// Out of descriptors, most likely: some will be given back.
+const PAUSE: Duration = Duration::from_millis(100);
+/// That it is so is said again after this.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// One listener on all of its addresses.
 pub struct Listener<H> {
-    service: listening::Service<Entrance<H>>,
+    name: String,
     door: Arc<Door<H>>,
-    /// By the names that Pingora looks them up with.
-    given: Vec<(String, OwnedFd)>,
-    kept: Vec<Kept>,
+    sockets: Vec<Socket>,
+    threads: Option<usize>,
 }
 
-/// The same sockets, for what Pingora leaves.
-enum Kept {
+enum Socket {
+    Tcp(net::TcpListener),
+    Unix(unix::net::UnixListener),
+}
+
+/// A socket that this runtime watches.
+enum Watched {
     Tcp(TcpListener),
     Unix(UnixListener),
-}
-
-/// Pingora's own handle of the door.
-struct Entrance<H>(Arc<Door<H>>);
-
-#[async_trait]
-impl<H: Handler> ServerApp for Entrance<H> {
-    async fn process_new(
-        self: &Arc<Self>,
-        stream: Stream,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        self.0.process_new(stream, shutdown).await
-    }
 }
 
 impl<H: Handler> Listener<H> {
@@ -63,94 +54,134 @@ impl<H: Handler> Listener<H> {
         open: &Sockets,
         threads: Option<usize>,
     ) -> io::Result<Self> {
-        let door = Arc::new(door);
-        let mut service = listening::Service::new(name.to_owned(), Entrance(door.clone()));
-        service.threads = threads;
-        let (mut given, mut kept) = (Vec::new(), Vec::new());
-        for address in addresses {
+        let sockets = addresses.iter().map(|address| {
             let socket = open.socket(address)?;
-            let (name, endpoint) = match address {
-                Listen::Tcp(address) => {
-                    kept.push(Kept::Tcp(socket.into()));
-                    let name = address.to_string();
-                    (name.clone(), ListenerConfig::tcp(name))
-                }
-                Listen::Unix(path) => {
-                    kept.push(Kept::Unix(socket.into()));
-                    let name = path.to_string_lossy().into_owned();
-                    (name.clone(), ListenerConfig::uds(name))
-                }
-            };
-            let buffer = L4BufferSettings::new(CONNECTION_BUFFER, CONNECTION_BUFFER);
-            service.add_listener(endpoint.l4_buffer(buffer));
-            given.push((name, open.socket(address)?));
-        }
+            Ok(match address {
+                Listen::Tcp(_) => Socket::Tcp(socket.into()),
+                Listen::Unix(_) => Socket::Unix(socket.into()),
+            })
+        });
         Ok(Self {
-            service,
-            door,
-            given,
-            kept,
+            name: name.to_owned(),
+            door: Arc::new(door),
+            sockets: sockets.collect::<io::Result<_>>()?,
+            threads,
         })
     }
 }
 
 #[async_trait]
 impl<H: Handler> Service for Listener<H> {
+    /// Ready when nobody is let in any longer.
     async fn start_service(
         &mut self,
-        fds: Option<ListenFds>,
+        _fds: Option<ListenFds>,
         shutdown: ShutdownWatch,
-        listeners_per_fd: usize,
+        _listeners_per_fd: usize,
     ) {
-        if let Some(fds) = &fds {
-            let mut fds = fds.lock();
-            for (name, socket) in self.given.drain(..) {
-                fds.add(name, socket.into_raw_fd());
-            }
-        }
-        let service = &mut self.service;
-        Service::start_service(service, fds, shutdown.clone(), listeners_per_fd).await;
-        for socket in self.kept.drain(..) {
-            socket.let_in_who_waits(&self.door, &shutdown);
-        }
+        let (name, door) = (&self.name, &self.door);
+        let sockets = self.sockets.drain(..);
+        join_all(sockets.map(|socket| socket.let_in(name, door, shutdown.clone()))).await;
     }
 
     fn name(&self) -> &str {
-        Service::name(&self.service)
+        &self.name
     }
 
     fn threads(&self) -> Option<usize> {
-        Service::threads(&self.service)
+        self.threads
     }
 }
 
-impl Kept {
-    /// Until nobody waits; then the socket is closed.
-    fn let_in_who_waits<H: Handler>(self, door: &Arc<Door<H>>, shutdown: &ShutdownWatch) {
-        for _ in 0..MAX_WAITING {
-            let Ok(mut stream) = self.accept() else {
-                return;
-            };
-            // Where it comes from is asked later.
-            stream.set_socket_digest(SocketDigest::from_raw_fd(stream.as_raw_fd()));
-            let (door, shutdown) = (door.clone(), shutdown.clone());
-            tokio::spawn(async move { door.process_new(Box::new(stream), &shutdown).await });
+impl Socket {
+    /// Until the end begins and nobody waits; then the socket is closed.
+    async fn let_in<H: Handler>(
+        self,
+        name: &str,
+        door: &Arc<Door<H>>,
+        mut shutdown: ShutdownWatch,
+    ) {
+        let let_in = async {
+            let watched = self.watch()?;
+            tokio::select! {
+                () = watched.let_in(name, door) => {}
+                _ = shutdown.wait_for(|over| *over) => {}
+            }
+            watched.leave()
+        };
+        match let_in.await {
+            Ok(socket) => socket.let_in_who_waits(door),
+            Err(error) => tracing::error!(listener = name, %error, "nobody is let in any longer"),
         }
     }
 
-    fn accept(&self) -> io::Result<L4Stream> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                Ok(tokio::net::TcpStream::from_std(stream)?.into())
-            }
-            Self::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                Ok(tokio::net::UnixStream::from_std(stream)?.into())
+    fn watch(self) -> io::Result<Watched> {
+        Ok(match self {
+            Self::Tcp(listener) => Watched::Tcp(TcpListener::from_std(listener)?),
+            Self::Unix(listener) => Watched::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    fn let_in_who_waits<H: Handler>(&self, door: &Arc<Door<H>>) {
+        let accept = || match self {
+            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Accepted::Tcp(stream)),
+            Self::Unix(listener) => listener.accept().map(|(stream, _)| Accepted::Unix(stream)),
+        };
+        for _ in 0..MAX_WAITING {
+            let Ok(accepted) = accept() else {
+                return;
+            };
+            open(door, accepted);
+        }
+    }
+}
+
+impl Watched {
+    /// For ever.
+    async fn let_in<H: Handler>(&self, name: &str, door: &Arc<Door<H>>) {
+        let mut said: Option<Instant> = None;
+        loop {
+            match self.accept().await {
+                Ok(accepted) => open(door, accepted),
+                Err(error) => {
+                    if said.is_none_or(|said| said.elapsed() > SAID_AGAIN) {
+                        said = Some(Instant::now());
+                        tracing::warn!(listener = name, %error, "connections cannot be accepted");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
+
+    /// A connection that this runtime does not watch: another may be going to serve it.
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await?.0.into_std().map(Accepted::Tcp),
+            Self::Unix(listener) => listener.accept().await?.0.into_std().map(Accepted::Unix),
+        }
+    }
+
+    fn leave(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(listener) => Socket::Tcp(listener.into_std()?),
+            Self::Unix(listener) => Socket::Unix(listener.into_std()?),
+        })
+    }
+}
+
+/// Serves a listener that Pingora does not manage, until the task is dropped.
+pub async fn serve<H: Handler>(listener: TcpListener, door: Arc<Door<H>>) {
+    Watched::Tcp(listener).let_in("own", &door).await;
+}
+
+/// Serves a connection on one of the threads.
+fn open<H: Handler>(door: &Arc<Door<H>>, accepted: Accepted) {
+    let door = door.clone();
+    current_handle().spawn(async move {
+        // Where this fails the other side is gone.
+        if let Ok(wire) = accepted.into_wire() {
+            door.serve(wire).await;
+        }
+    });
 }

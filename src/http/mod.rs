@@ -2,6 +2,12 @@
 
 mod deadline;
 
+mod buffer;
+
+mod wire;
+
+mod response;
+
 mod exchange;
 
 mod pool;
@@ -25,6 +31,8 @@ pub mod request_id;
 pub mod public;
 
 mod plain;
+
+mod places;
 
 #[cfg(any(test, fuzzing))]
 pub mod oracle;

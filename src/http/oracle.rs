@@ -26,12 +26,36 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 /// Panics where a plain request is taken that Pingora's session reads in another way or not at all, or where a part of
 /// it would have been taken too.
 pub fn plain(bytes: &[u8]) {
-    let mut left = BytesMut::from(bytes);
-    let Ok((request, keep_alive)) = plain::read(&mut left, MAX_BODY) else {
+    let (mut left, mut also_left) = (BytesMut::from(bytes), BytesMut::from(bytes));
+    let read = plain::read(&mut left, MAX_BODY, |_, _| true);
+    let without_fields = plain::read(&mut also_left, MAX_BODY, |_, _| false);
+    let Ok((request, keep_alive)) = read else {
+        assert_eq!(
+            without_fields.err(),
+            read.err(),
+            "without fields, with them"
+        );
         return;
     };
+    let (without_fields, also_keep_alive) = without_fields.expect("it is read without fields too");
+    assert!(without_fields.headers().is_empty(), "nobody reads any");
+    assert_eq!(
+        without_fields.uri(),
+        request.uri(),
+        "without fields, with them"
+    );
+    assert_eq!(
+        without_fields.body(),
+        request.body(),
+        "without fields, with them"
+    );
+    assert_eq!(
+        (&also_left, also_keep_alive),
+        (&left, keep_alive),
+        "what is left"
+    );
     for length in 0..bytes.len() - left.len() {
-        let part = plain::read(&mut BytesMut::from(&bytes[..length]), MAX_BODY);
+        let part = plain::read(&mut BytesMut::from(&bytes[..length]), MAX_BODY, |_, _| true);
         assert!(part.is_err(), "the first {length} bytes are a request too");
     }
     let session = RUNTIME.block_on(by_session(bytes));
@@ -101,7 +125,7 @@ pub fn answer(bytes: &[u8], sizes: &[u8]) {
         (Ok(at_once), Ok(pieces)) => {
             let parts = |answered: &Answered| {
                 let response = &answered.response;
-                let head = (response.status(), fields(response.headers()));
+                let head = (response.status(), fields(&response.headers()));
                 (head, response.body().clone())
             };
             assert_eq!(parts(&at_once), parts(&pieces), "at once, in pieces");
@@ -118,7 +142,7 @@ async fn in_pieces(bytes: &[u8], sizes: &[u8]) -> Result<Answered, Broken> {
         sizes: sizes.iter().cycle(),
     };
     let mut stream = io::join(pieces, io::sink());
-    exchange::exchange(&mut stream, &mut BytesMut::new(), b"").await
+    exchange::exchange(&mut stream, b"").await
 }
 
 /// Bytes that come in pieces, and then the end; at once where no sizes are given.

@@ -3,6 +3,25 @@
 use http::HeaderMap;
 use url::Url;
 
+/// What is sent behind a head.
+pub trait Body: Sync {
+    /// How many bytes [`Body::write`] appends; sent as `Content-Length`.
+    fn length(&self) -> usize;
+
+    /// Appends exactly [`Body::length`] bytes.
+    fn write(&self, to: &mut Vec<u8>);
+}
+
+impl<T: AsRef<[u8]> + Sync> Body for T {
+    fn length(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.as_ref());
+    }
+}
+
 pub(super) struct Origin {
     pub(super) tls: bool,
     /// What the certificate must be for; never empty, because Pingora takes that for "do not verify".
@@ -20,9 +39,9 @@ impl Origin {
         method: &str,
         path: &str,
         headers: &HeaderMap,
-        body: Option<&[u8]>,
+        body: Option<&dyn Body>,
     ) -> Vec<u8> {
-        let body_length = body.map_or(0, <[u8]>::len);
+        let body_length = body.map_or(0, Body::length);
         let mut request = Vec::with_capacity(512 + body_length);
         let line = [
             method,
@@ -46,7 +65,11 @@ impl Origin {
             request.extend_from_slice(value.as_bytes());
         }
         request.extend_from_slice(b"\r\n\r\n");
-        request.extend_from_slice(body.unwrap_or_default());
+        let head = request.len();
+        if let Some(body) = body {
+            body.write(&mut request);
+        }
+        debug_assert_eq!(request.len() - head, body_length, "what was announced");
         request
     }
 

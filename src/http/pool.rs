@@ -11,14 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::deadline::Deadline;
+use super::wire::Wire;
 
-/// A connection is dropped after this: sooner than common servers close it, because a request that meets a closing
-/// connection is a submit whose fate nobody knows.
+/// A connection is dropped this long after its last request began: sooner than common servers close it, because a request
+/// that meets a closing connection is a submit whose fate nobody knows.
 const MAX_IDLE: Duration = Duration::from_secs(15);
 /// How often it is looked for connections that waited too long or were closed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -26,32 +25,28 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SHELVES: usize = 16;
 /// Connections on one shelf.
 const SHELF_SIZE: usize = 1024;
-/// A buffer that an answer made larger is not kept.
-const MAX_BUFFER: usize = 16 * 1024;
 
 /// An open connection.
 pub struct Connection {
     /// The stream, with nothing on it that was not asked for.
-    pub stream: Stream,
-    /// What was read and not yet understood; empty between exchanges.
-    pub buffer: BytesMut,
+    pub stream: Wire,
     /// When the exchange that is under way is given up.
     pub deadline: Deadline,
     address: SocketAddr,
     shelf: usize,
-    idle_since: Instant,
+    /// When its last exchange began.
+    last_used: Instant,
 }
 
 impl Connection {
     /// A connection to `address` that this thread has opened.
-    pub fn new(stream: Stream, address: SocketAddr, deadline: Instant) -> Self {
+    pub fn new(stream: Wire, address: SocketAddr, now: Instant, deadline: Instant) -> Self {
         Self {
             stream,
-            buffer: BytesMut::new(),
             deadline: Deadline::new(deadline),
             address,
             shelf: own_shelf(),
-            idle_since: Instant::now(),
+            last_used: now,
         }
     }
 
@@ -65,13 +60,16 @@ impl Connection {
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.idle_since) < MAX_IDLE
+        now.saturating_duration_since(self.last_used) < MAX_IDLE
     }
 }
 
+/// Connections in boxes, because they are passed from hand to hand.
+type Shelf = Vec<Box<Connection>>;
+
 /// The idle connections of one client.
 pub struct Pool {
-    shelves: [Mutex<Vec<Connection>>; SHELVES],
+    shelves: [Mutex<Shelf>; SHELVES],
     swept: AtomicBool,
 }
 
@@ -86,7 +84,7 @@ impl Default for Pool {
 
 impl Pool {
     /// An open connection to one of `addresses`.
-    pub fn take(&self, addresses: &[SocketAddr], now: Instant) -> Option<Connection> {
+    pub fn take(&self, addresses: &[SocketAddr], now: Instant) -> Option<Box<Connection>> {
         let own = own_shelf();
         (0..SHELVES).find_map(|step| self.take_from((own + step) % SHELVES, addresses, now))
     }
@@ -96,7 +94,7 @@ impl Pool {
         shelf: usize,
         addresses: &[SocketAddr],
         now: Instant,
-    ) -> Option<Connection> {
+    ) -> Option<Box<Connection>> {
         loop {
             // Those used last are the least likely to be closed.
             let mut connection = self.shelf(shelf).pop()?;
@@ -104,17 +102,14 @@ impl Pool {
                 && addresses.contains(&connection.address)
                 && connection.is_quiet()
             {
+                connection.last_used = now;
                 return Some(connection);
             }
         }
     }
 
     /// Keeps a connection for the next request.
-    pub fn put(self: &Arc<Self>, mut connection: Connection) {
-        connection.idle_since = Instant::now();
-        if connection.buffer.capacity() > MAX_BUFFER {
-            connection.buffer = BytesMut::new();
-        }
+    pub fn put(self: &Arc<Self>, connection: Box<Connection>) {
         let mut shelf = self.shelf(connection.shelf);
         if shelf.len() < SHELF_SIZE {
             shelf.push(connection);
@@ -142,7 +137,7 @@ impl Pool {
         (0..SHELVES).all(|shelf| self.shelf(shelf).is_empty())
     }
 
-    fn shelf(&self, index: usize) -> MutexGuard<'_, Vec<Connection>> {
+    fn shelf(&self, index: usize) -> MutexGuard<'_, Shelf> {
         self.shelves[index]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -3,44 +3,49 @@
 //! Knows nothing of payments. Keeps the promise that a request has a bound in bytes, in time and in number,
 //! that reaching one gets a defined answer, and that a panic is one request's 500.
 
-use std::future::Future;
+use std::future::poll_fn;
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{Request, Response, header};
-use pingora::apps::ServerApp;
+use http::{HeaderName, Request, Response, header};
 use pingora::http::ResponseHeader;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::l4::stream::Stream as L4Stream;
-use pingora::server::ShutdownWatch;
 use pingora::{Error, ErrorType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::deadline::Deadline;
+use super::buffer::read_more;
+use super::deadline::{Deadline, within};
+use super::places::Places;
 pub use super::plain::CutOff;
 use super::plain::{self, NotWhole};
 use super::public::Public;
 pub use super::refusal::Refusal;
-use super::request_id::REQUEST_ID;
-use crate::lifetime::Lifetime;
+use super::wire::{Buffered, Wire};
+use crate::lifetime::{Lifetime, Subscription};
 
 /// What turns requests into responses.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request whose body was read whole. `started` is when its header was there.
+    /// Whether [`Handler::handle`] looks at a field; requests are handled without the others. `body` is what was read
+    /// behind the head: a part of the body, or all of it and of what follows.
+    fn reads(&self, _field: &HeaderName, _body: &[u8]) -> bool {
+        true
+    }
+
+    /// Answers a request whose body was read whole. `started` is when its header was there. Is polled again when
+    /// [`Lifetime::is_over`] becomes true. After a panic, or at the end, the request is refused as it then is.
     fn handle(
         &self,
-        request: Request<Bytes>,
+        request: &mut Request<Bytes>,
         started: Instant,
     ) -> impl Future<Output = Response<Bytes>> + Send;
 
@@ -71,8 +76,6 @@ const WRITE_TIME: Duration = Duration::from_secs(15);
 /// The whole body of a plain request is waited for this long before a session takes over: some clients send head and body
 /// apart.
 const BODY_PAUSE: Duration = Duration::from_millis(100);
-/// What is read at once; a common call fits.
-const READ_SIZE: usize = 4096;
 /// What is left of a refused body is read and thrown away this long, so that the refusal is read, not reset.
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
@@ -80,8 +83,8 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 pub struct App<H> {
     handler: H,
     limits: Limits,
-    in_flight: Semaphore,
-    connections: Semaphore,
+    in_flight: Places,
+    connections: Places,
     lifetime: Arc<Lifetime>,
     public: Option<Public>,
 }
@@ -92,8 +95,8 @@ impl<H: Handler> App<H> {
         Self {
             handler,
             limits,
-            in_flight: Semaphore::new(limits.max_in_flight),
-            connections: Semaphore::new(limits.max_connections),
+            in_flight: Places::new(limits.max_in_flight),
+            connections: Places::new(limits.max_connections),
             lifetime,
             public: None,
         }
@@ -106,8 +109,13 @@ impl<H: Handler> App<H> {
     }
 
     /// Reads what belongs to the request and decides its response.
-    async fn respond(&self, session: &mut ServerSession, started: Instant) -> Response<Bytes> {
-        let head = session.req_header().as_owned_parts();
+    async fn respond(
+        &self,
+        session: &mut ServerSession,
+        started: Instant,
+        subscription: &mut Subscription<'_>,
+    ) -> Response<Bytes> {
+        let mut head = session.req_header().as_owned_parts();
         let refuse = |head: &Parts, why| self.handler.refuse(head, why, started);
         if let Some(public) = &self.public
             && let Err(why) = public.check(session)
@@ -131,33 +139,47 @@ impl<H: Handler> App<H> {
                 return refuse(&head, why);
             }
         };
-        self.handle(Request::from_parts(head, body), started).await
+        let fields = head.headers.keys();
+        let unread = fields.filter(|field| !self.handler.reads(field, &body));
+        for field in unread.cloned().collect::<Vec<_>>() {
+            head.headers.remove(field);
+        }
+        let request = Request::from_parts(head, body);
+        self.handle(request, started, subscription).await
     }
 
     /// Decides the response to a whole request.
-    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
-        // The head again, for an answer without the handler: bodies are moved, heads are small.
-        let (method, uri) = (request.method().clone(), request.uri().clone());
-        let id = request.headers().get(REQUEST_ID).cloned();
-        let refuse = |why| {
-            let mut head = Request::new(()).into_parts().0;
-            (head.method, head.uri) = (method, uri);
-            head.headers.extend(id.map(|id| (REQUEST_ID, id)));
+    async fn handle(
+        &self,
+        mut request: Request<Bytes>,
+        started: Instant,
+        subscription: &mut Subscription<'_>,
+    ) -> Response<Bytes> {
+        let refuse = |request: Request<Bytes>, why| {
+            let (head, _) = request.into_parts();
             self.handler.refuse(&head, why, started)
         };
         if self.lifetime.is_over() {
-            return refuse(Refusal::Draining);
+            return refuse(request, Refusal::Draining);
         }
         // Not before the body is there: one that drips would hold a place that a call could have.
-        let Ok(_permit) = self.in_flight.try_acquire() else {
-            return refuse(Refusal::Overloaded);
+        let Some(_place) = self.in_flight.take() else {
+            return refuse(request, Refusal::Overloaded);
         };
-        let handled = AssertUnwindSafe(self.handler.handle(request, started)).catch_unwind();
-        tokio::select! {
-            biased;
-            response = handled => response.unwrap_or_else(|_| refuse(Refusal::Panicked)),
-            () = self.lifetime.until_cut() => refuse(Refusal::CutShort),
-        }
+        let handled = {
+            let handled = AssertUnwindSafe(self.handler.handle(&mut request, started));
+            let mut handled = pin!(handled.catch_unwind());
+            poll_fn(|context| {
+                subscription.register(context);
+                match handled.as_mut().poll(context) {
+                    Poll::Ready(handled) => Poll::Ready(handled.map_err(|_| Refusal::Panicked)),
+                    Poll::Pending if self.lifetime.is_cut() => Poll::Ready(Err(Refusal::CutShort)),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await
+        };
+        handled.unwrap_or_else(|why| refuse(request, why))
     }
 
     /// There is no request to speak of: the client is told so, and the connection ends.
@@ -216,47 +238,52 @@ impl<H: Handler> App<H> {
 
 impl<H: Handler> App<H> {
     /// Serves a connection until it ends: plain requests at once, whatever else by a session.
-    async fn serve(&self, mut stream: Stream) {
+    async fn serve(&self, mut wire: Wire) {
         let mut buffer = BytesMut::new();
-        let mut deadline = Deadline::new(Instant::now() + HEADER_TIME);
-        let mut kept_alive = false;
+        let mut time = HEADER_TIME;
+        let mut deadline = Deadline::new(Instant::now() + time);
+        let mut subscription = self.lifetime.subscribe();
         loop {
-            let time = if kept_alive && self.public.is_none() {
-                IDLE_TIME
-            } else {
-                HEADER_TIME
-            };
-            deadline.set(Instant::now() + time);
-            let next = if self.public.is_none() {
-                self.plain(&mut stream, &mut buffer, &mut deadline).await
-            } else {
-                Next::Session
-            };
-            match next {
+            let next = self.plain(&mut wire, &mut buffer, &mut deadline, &mut subscription);
+            match next.await {
                 Next::Request => {}
                 // In a box: its state is large, and most requests need none.
                 Next::Session => {
-                    match Box::pin(self.session(stream, buffer, kept_alive, time)).await {
-                        Some(kept) => (stream, buffer) = kept,
+                    let session = self.session(wire.into_stream(), buffer, time, &mut subscription);
+                    match Box::pin(session).await {
+                        Some((stream, rest)) => (wire, buffer) = (stream.into(), rest),
                         None => return,
                     }
                 }
                 Next::End => return,
             }
-            kept_alive = true;
+            time = IDLE_TIME;
+            deadline.set(Instant::now() + time);
+        }
+    }
+
+    /// Serves a connection until it ends, by sessions alone.
+    async fn serve_by_sessions(&self, stream: Stream) {
+        let mut next = Some((stream, BytesMut::new()));
+        let mut subscription = self.lifetime.subscribe();
+        while let Some((stream, buffer)) = next {
+            let session = self.session(stream, buffer, HEADER_TIME, &mut subscription);
+            next = session.await;
         }
     }
 
     /// Reads one request, and answers it where it is plain.
     async fn plain(
         &self,
-        stream: &mut Stream,
+        stream: &mut Wire,
         buffer: &mut BytesMut,
         deadline: &mut Deadline,
+        subscription: &mut Subscription<'_>,
     ) -> Next {
         let mut has_head = false;
         let (request, keep_alive) = loop {
-            let why = match plain::read(buffer, self.limits.max_body) {
+            let reads = |field: &_, body: &_| self.handler.reads(field, body);
+            let why = match plain::read(buffer, self.limits.max_body, reads) {
                 Ok(request) => break request,
                 Err(why) => why,
             };
@@ -270,8 +297,7 @@ impl<H: Handler> App<H> {
                 NotWhole::Head | NotWhole::Begun => {}
             }
             let begun = !buffer.is_empty();
-            buffer.reserve(READ_SIZE);
-            match deadline.limit(stream.read_buf(buffer)).await {
+            match deadline.limit(pin!(read_more(stream, buffer))).await {
                 Some(Ok(1..)) => {}
                 Some(_) if begun => return Next::Session,
                 None if has_head => return Next::Session,
@@ -279,7 +305,7 @@ impl<H: Handler> App<H> {
             }
         };
         let _busy = self.lifetime.enter();
-        let response = self.handle(request, Instant::now()).await;
+        let response = self.handle(request, Instant::now(), subscription).await;
         let cut_off = response.extensions().get::<CutOff>().is_some();
         let keep_alive = keep_alive && !cut_off && !self.lifetime.is_draining();
         let bytes = plain::write(&response, keep_alive);
@@ -287,9 +313,9 @@ impl<H: Handler> App<H> {
             stream.write_all(&bytes).await?;
             stream.flush().await
         };
-        match timeout(WRITE_TIME, written).await {
-            Ok(Ok(())) if keep_alive => Next::Request,
-            Ok(Ok(())) if !cut_off => {
+        match within(WRITE_TIME, pin!(written)).await {
+            Some(Ok(())) if keep_alive => Next::Request,
+            Some(Ok(())) if !cut_off => {
                 // The other side may be gone already.
                 let _: io::Result<()> = AsyncWriteExt::shutdown(stream).await;
                 Next::End
@@ -304,12 +330,12 @@ impl<H: Handler> App<H> {
         &self,
         stream: Stream,
         buffer: BytesMut,
-        kept_alive: bool,
         time: Duration,
+        subscription: &mut Subscription<'_>,
     ) -> Option<(Stream, BytesMut)> {
         let mut session = ServerSession::new_http1(stream);
-        // Without a bound, as Pingora does for all but a connection's first; the bound is `time`.
-        session.set_keepalive(Some(if kept_alive { 0 } else { 60 }));
+        // Without a bound of its own: the bound is `time`.
+        session.set_keepalive(Some(0));
         session.set_pipelined_prefix(buffer);
         // Calls that were sent before the last answer wait their turn instead of being dropped.
         session.set_pipelining_enabled(true);
@@ -324,7 +350,9 @@ impl<H: Handler> App<H> {
             Ok(Ok(false)) | Err(_) => return None,
         }
         let _busy = self.lifetime.enter();
-        let response = self.respond(&mut session, Instant::now()).await;
+        let response = self
+            .respond(&mut session, Instant::now(), subscription)
+            .await;
         if self.lifetime.is_draining() {
             session.set_keepalive(None);
         }
@@ -349,37 +377,40 @@ enum Next {
 
 /// The way into an app: connections are counted, and their TLS is done, before anything else is.
 pub struct Door<H> {
-    app: Arc<App<H>>,
+    app: App<H>,
     tls: Option<Acceptor>,
 }
 
 impl<H: Handler> Door<H> {
     /// A door in plain HTTP.
     pub fn plain(app: App<H>) -> Self {
-        Self {
-            app: Arc::new(app),
-            tls: None,
-        }
+        Self { app, tls: None }
     }
 
     /// A door in HTTPS. Pingora's own listeners would give a handshake a minute, uncounted.
     pub fn tls(app: App<H>, tls: Acceptor) -> Self {
         Self {
-            app: Arc::new(app),
+            app,
             tls: Some(tls),
         }
     }
-}
 
-#[async_trait]
-impl<H: Handler> ServerApp for Door<H> {
-    /// Ready when the connection has ended.
-    async fn process_new(
-        self: &Arc<Self>,
-        stream: Stream,
-        _shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        let _one = self.app.connections.try_acquire().ok()?;
+    /// Serves a connection; ready when it has ended.
+    pub async fn serve(&self, wire: Wire) {
+        let Some(_place) = self.app.connections.take() else {
+            return;
+        };
+        if self.tls.is_none() && self.app.public.is_none() {
+            self.app.serve(wire).await;
+        } else {
+            // In a box: its state is large, and the others need none of it.
+            Box::pin(self.serve_guarded(wire)).await;
+        }
+    }
+
+    /// `None` where a stranger is not let in.
+    async fn serve_guarded(&self, wire: Wire) -> Option<()> {
+        let stream = wire.into_stream();
         let _from_there = match &self.app.public {
             Some(public) => Some(public.admit(stream.as_ref())?),
             None => None,
@@ -387,38 +418,23 @@ impl<H: Handler> ServerApp for Door<H> {
         let stream = match &self.tls {
             None => stream,
             Some(acceptor) => {
-                let plain = stream.into_any().downcast::<L4Stream>().ok()?;
+                let plain = stream.into_any().downcast::<Buffered>().ok()?;
                 let handshake = timeout(HEADER_TIME, acceptor.tls_handshake(*plain));
                 Box::new(handshake.await.ok()?.ok()?)
             }
         };
-        self.app.serve(stream).await;
-        None
-    }
-}
-
-/// Serves a listener that Pingora does not manage, until the task is dropped.
-pub async fn serve<H: Handler>(listener: TcpListener, door: Arc<Door<H>>) {
-    let (_end, shutdown) = watch::channel(false);
-    loop {
-        let Ok((connection, _)) = listener.accept().await else {
-            // Out of descriptors, most likely: some will be given back.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        // Header and body are two writes: the second must not wait for the first one's acknowledgement.
-        let _ = connection.set_nodelay(true);
-        let (door, shutdown) = (door.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            let stream = L4Stream::from(connection);
-            door.process_new(Box::new(stream), &shutdown).await
-        });
+        self.app.serve_by_sessions(stream).await;
+        Some(())
     }
 }
 
 /// Several may share one handler.
 impl<H: Handler> Handler for Arc<H> {
-    async fn handle(&self, request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+    fn reads(&self, field: &HeaderName, body: &[u8]) -> bool {
+        H::reads(self, field, body)
+    }
+
+    async fn handle(&self, request: &mut Request<Bytes>, started: Instant) -> Response<Bytes> {
         H::handle(self, request, started).await
     }
 

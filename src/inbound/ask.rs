@@ -54,12 +54,7 @@ impl Platform {
         let form = Envelope::seal(query.as_bytes(), &merchant.key).form("req");
         let response = self
             .0
-            .post(
-                "/api/query",
-                relay::own_headers(),
-                form.into(),
-                Repeat::Once,
-            )
+            .post("/api/query", relay::own_headers(), &form, Repeat::Once)
             .await?;
         if response.status() != StatusCode::OK {
             return Err(NoResult::Status(response.status().as_u16()));

@@ -9,7 +9,6 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -23,6 +22,7 @@ use crate::http::client::Repeat;
 use crate::http::clients::Clients;
 use crate::inbox::event::{self, Event, Millis, Source, State};
 use crate::inbox::store::{Attempt, Store, StoreError};
+use crate::log;
 use crate::observe::Metrics;
 use crate::protocol::message::{ResultCode, Subject};
 use crate::trace::{Kept, Side, Tracer};
@@ -222,7 +222,7 @@ impl Deliver {
             attempt = number,
             outcome,
             why = words,
-            ms = started.elapsed().as_secs_f64() * 1000.0,
+            ms = log::millis(started.elapsed()),
             "delivery"
         );
         span.end(
@@ -270,9 +270,8 @@ impl Deliver {
             return Came::NoBack;
         };
         let path = &back[Position::BeforePath..Position::AfterQuery];
-        let body = Bytes::from(event.json.clone());
         // Once and once only for each attempt: the app counts them.
-        match client.post(path, headers, body, Repeat::Never).await {
+        match client.post(path, headers, &event.json, Repeat::Never).await {
             Ok(response)
                 if response.status().is_success() && response.body().trim_ascii() == b"0000" =>
             {

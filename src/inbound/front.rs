@@ -69,7 +69,7 @@ impl Inbound {
                 &headers,
             )
             .await;
-        let page: Response<Bytes> = page.map_err(|fault| {
+        let page = page.map_err(|fault| {
             tracing::warn!(merid = subject.shown_merid(), %fault, "the app's front page is not there");
             refused(Reason::AppUnreachable)
         })?;

@@ -30,6 +30,7 @@ use crate::inbox::event::Millis;
 use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::Store;
 use crate::journal::Journal;
+use crate::log;
 use crate::observe::Metrics;
 use crate::protocol::envelope::{self, Verified, VerifyError};
 use crate::protocol::json::Object;
@@ -294,7 +295,7 @@ impl Inbound {
             orderid = subject.shown_orderid(),
             outcome,
             status = response.status().as_u16(),
-            ms = started.elapsed().as_secs_f64() * 1000.0,
+            ms = log::millis(started.elapsed()),
             "callback"
         );
         let status = response.status();
@@ -367,10 +368,10 @@ impl Kind {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, mut request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+    async fn handle(&self, request: &mut Request<Bytes>, started: Instant) -> Response<Bytes> {
         let span = self.tracer.begin(Side::Server, request.headers_mut());
         let kind = self.kind(request.uri().path());
-        let result = self.callback(kind, &request).await;
+        let result = self.callback(kind, request).await;
         self.finish(kind, span, started, result)
     }
 

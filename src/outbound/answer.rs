@@ -1,10 +1,10 @@
 //! The platform's answer: read as an envelope, verified, complete, and about what was asked.
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 
 use super::parse::Call;
 use super::refused::{Code, Refused, Spoken};
+use crate::http::client::RawResponse;
 use crate::observe::Metrics;
 use crate::protocol::envelope::{self, EnvelopeError, Received, Verified, VerifyError};
 use crate::protocol::json::Object;
@@ -12,7 +12,7 @@ use crate::protocol::message::{self, Answer, AnswerError, Completeness};
 
 /// Verifies the answer to a call that must be answered with an envelope and status 200.
 pub(super) fn verify(
-    response: &Response<Bytes>,
+    response: &RawResponse,
     call: &Call,
     completeness: Completeness,
     metrics: &Metrics,
@@ -34,7 +34,7 @@ pub(super) fn verify(
 }
 
 /// Whether what may be a page is an envelope, or would be taken for one: an app that gets JSON believes it.
-pub(super) fn must_be_envelope(response: &Response<Bytes>) -> bool {
+pub(super) fn must_be_envelope(response: &RawResponse) -> bool {
     let body = response.body();
     let start = body.trim_ascii_start();
     let is_json = start.starts_with(b"{") || start.starts_with(b"[");

@@ -19,17 +19,22 @@ mod link;
 
 mod done;
 
+mod call_metrics;
+
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderName, HeaderValue, Request, Response, header};
 
 use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::Settings;
-use crate::http::client::{Client, Repeat};
+use crate::http::client::{Client, RawRequest, RawResponse, Repeat};
 use crate::http::fault::{Fault, Sent};
 use crate::http::request_id::{REQUEST_ID, request_id};
 use crate::http::serve::{Handler, Refusal};
@@ -38,14 +43,16 @@ use crate::inbox::note::{Note, Weight, What};
 use crate::inbox::store::{Recorded, Store};
 use crate::journal::Journal;
 use crate::lifetime::Lifetime;
+use crate::log;
 use crate::observe::Metrics;
-use crate::protocol::envelope::Envelope;
 use crate::protocol::message::Order;
 use crate::records::Records;
-use crate::trace::{Side, Span, Tracer};
+use crate::trace::{self, Side, Span, Tracer};
+use call_metrics::CallMetrics;
 use done::{Done, OK, VERIFIED, flag, unverified};
 use parse::{Call, Notify};
 use refused::{Code, Refused};
+use relay::Form;
 use route::Endpoint;
 use shadow::{Shadow, Verdict};
 
@@ -54,23 +61,13 @@ const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
 /// An order that may not have arrived is asked about after this: it may still be on its way.
 const ASK_SOON: Millis = 2_000;
 
-/// Outcomes so rare and so grave that the first one counts. Their counters stand at nought from the start, because a
-/// rate does not see a series that begins at 1.
-const GRAVE: [Code; 6] = [
-    Code::Internal,
-    Code::Overloaded,
-    Code::BadSignature,
-    Code::UnsignedAnswer,
-    Code::MalformedAnswer,
-    Code::ForeignAnswer,
-];
-
 /// The app's side of the sidecar.
 pub struct Outbound {
     watch: Watch,
     client: Arc<Client>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    call_metrics: CallMetrics,
     tracer: Arc<Tracer>,
     lifetime: Arc<Lifetime>,
     journal: Arc<Journal>,
@@ -99,16 +96,11 @@ impl Outbound {
             .callbacks
             .as_ref()
             .and_then(|callbacks| callbacks.public_url.as_ref());
-        for endpoint in Endpoint::ALL {
-            for code in GRAVE {
-                let labels = [endpoint.name(), code.name()];
-                metrics.calls.with_label_values(&labels);
-            }
-        }
         Self {
             watch,
             client,
             store,
+            call_metrics: CallMetrics::new(metrics.clone()),
             metrics,
             tracer,
             lifetime,
@@ -126,7 +118,8 @@ impl Outbound {
 
     async fn call(&self, endpoint: Endpoint, request: &Request<Bytes>) -> Result<Done, Refused> {
         if shadow::is_signed(request.body()) {
-            return self.shadow(endpoint, request).await;
+            // In a box, so that other calls are the smaller for it.
+            return Box::pin(self.shadow(endpoint, request)).await;
         }
         let snapshot = self.watch.snapshot();
         let call = Call::parse(request.body(), endpoint, &snapshot, self.notify.as_ref())?;
@@ -151,16 +144,10 @@ impl Outbound {
         call: &Call,
         request: &Request<Bytes>,
     ) -> Result<Done, Refused> {
-        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
-        let form = Bytes::from(envelope.form("req"));
-        let response = self
-            .send(
-                request.uri().path(),
-                &relay::traced_headers(request.headers()),
-                form,
-                endpoint.repeat(),
-            )
-            .await?;
+        let headers = relay::traced_headers(request.headers());
+        let path = request.uri().path();
+        let request = self.client.request(path, &headers, &Form(call.seal()));
+        let response = self.send(&request, endpoint.repeat()).await?;
         let answer = answer::verify(&response, call, endpoint.completeness(), &self.metrics)?;
         Ok(Done::answered(call, answer))
     }
@@ -169,12 +156,10 @@ impl Outbound {
     async fn submit(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
-        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
         let headers = relay::page_headers(request.headers());
-        let form = Bytes::from(envelope.form("req"));
-        let sent = self
-            .send("/api/icashier", &headers, form, Repeat::Never)
-            .await;
+        let form = Form(call.seal());
+        let request = self.client.request("/api/icashier", &headers, &form);
+        let sent = self.send(&request, Repeat::Never).await;
         if let Err(fault) = &sent
             && fault.sent() == Sent::Unknown
         {
@@ -182,7 +167,8 @@ impl Outbound {
         }
         let response = sent?;
         if !answer::must_be_envelope(&response) {
-            return Ok(Done::ok(unverified(relay::response(response)), Sent::Yes));
+            let page = relay::response(response);
+            return Ok(Done::ok(unverified(page), Sent::Yes));
         }
         // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
@@ -194,7 +180,7 @@ impl Outbound {
     async fn link(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
-        let envelope = Envelope::seal(call.json.as_bytes(), &call.merchant.key);
+        let envelope = call.seal();
         let (sign, form) = (envelope.sign().to_string(), envelope.form("req"));
         let response = link::response(
             &self.platform,
@@ -271,10 +257,9 @@ impl Outbound {
         if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, kind.clone());
         }
-        let body = request.body().clone();
-        let sent = self
-            .send(request.uri().path(), &headers, body, endpoint.repeat())
-            .await;
+        let path = request.uri().path();
+        let request = self.client.request(path, &headers, request.body());
+        let sent = self.send(&request, endpoint.repeat()).await;
         let response = sent.map_err(|fault| Refused::from(fault).about(&shadow.subject))?;
         let believed = shadow.call.as_ref().is_some_and(|call| {
             answer::verify(&response, call, endpoint.completeness(), &self.metrics).is_ok()
@@ -285,17 +270,14 @@ impl Outbound {
     }
 
     /// Posts to the platform, and stops waiting shortly before the process ends.
-    async fn send(
-        &self,
-        path: &str,
-        headers: &HeaderMap,
-        body: Bytes,
-        repeat: Repeat,
-    ) -> Result<Response<Bytes>, Fault> {
-        tokio::select! {
-            sent = self.client.post(path, headers, body, repeat) => sent,
-            () = self.lifetime.until_over() => Err(Fault::CutShort),
-        }
+    async fn send(&self, request: &RawRequest, repeat: Repeat) -> Result<RawResponse, Fault> {
+        let mut sent = pin!(self.client.send(request, repeat));
+        // Whoever handles requests has them polled when it is over.
+        poll_fn(|context| match sent.as_mut().poll(context) {
+            Poll::Pending if self.lifetime.is_over() => Poll::Ready(Err(Fault::CutShort)),
+            polled => polled,
+        })
+        .await
     }
 
     /// Nobody knows whether this order arrived: the watch asks about it before others.
@@ -332,7 +314,7 @@ impl Outbound {
     /// Counts and logs a call, and gives its response the request's id.
     fn finish(
         &self,
-        endpoint: &'static str,
+        endpoint: Option<Endpoint>,
         id: HeaderValue,
         done: Done,
         span: Span,
@@ -345,29 +327,23 @@ impl Outbound {
             subject,
             old_key,
         } = done;
-        self.metrics
-            .calls
-            .with_label_values(&[endpoint, outcome])
-            .inc();
         let took = started.elapsed();
-        self.metrics
-            .call_seconds
-            .with_label_values(&[endpoint])
-            .observe(took.as_secs_f64());
+        self.call_metrics.count(endpoint, outcome, took);
+        let name = Endpoint::name_of(endpoint);
         tracing::info!(
             request_id = id.to_str().unwrap_or_default(),
-            endpoint,
+            endpoint = name,
             merid = subject.shown_merid(),
             orderid = subject.shown_orderid(),
             outcome,
             status = response.status().as_u16(),
             sent = sent.name(),
-            ms = took.as_secs_f64() * 1000.0,
+            ms = log::millis(took),
             "call"
         );
         let status = response.status();
         span.end(
-            &["call", endpoint],
+            &["call", name],
             status.is_server_error(),
             &[
                 ("http.response.status_code", status.as_str()),
@@ -387,7 +363,7 @@ impl Outbound {
         let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
         self.journal.note(weight, || Note {
             took: Millis::try_from(took.as_millis()).unwrap_or(Millis::MAX),
-            way: endpoint.into(),
+            way: name.into(),
             request_id: id.to_str().unwrap_or_default().to_owned(),
             outcome: outcome.into(),
             sent: sent.name().into(),
@@ -401,17 +377,21 @@ impl Outbound {
 }
 
 impl Handler for Outbound {
-    async fn handle(&self, mut request: Request<Bytes>, started: Instant) -> Response<Bytes> {
+    fn reads(&self, field: &HeaderName, body: &[u8]) -> bool {
+        let says_how = *field == header::CONTENT_TYPE && shadow::may_be_signed(body);
+        says_how || relay::reads(field) || trace::reads(field) || *field == REQUEST_ID
+    }
+
+    async fn handle(&self, request: &mut Request<Bytes>, started: Instant) -> Response<Bytes> {
         let span = self.tracer.begin(Side::Server, request.headers_mut());
         let id = request_id(request.headers());
         let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
-        let result = match endpoint {
-            Ok(endpoint) => self.call(endpoint, &request).await,
-            Err(ref refused) => Err(refused.clone()),
+        let (endpoint, result) = match endpoint {
+            Ok(endpoint) => (Some(endpoint), self.call(endpoint, request).await),
+            Err(refused) => (None, Err(refused)),
         };
         let done = result.unwrap_or_else(|refused| Done::refused(&refused, &id));
-        let name = endpoint.map_or("none", Endpoint::name);
-        self.finish(name, id, done, span, started)
+        self.finish(endpoint, id, done, span, started)
     }
 
     fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
@@ -440,15 +420,14 @@ impl Handler for Outbound {
             }
         };
         let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
-        let name = endpoint.map_or("none", Endpoint::name);
         let done = Done::refused(&refused, &id);
-        self.finish(name, id, done, Span::default(), started)
+        self.finish(endpoint.ok(), id, done, Span::default(), started)
     }
 }
 
 /// An order that is out, or may be, is a step in its story. Apps repeat everything else as often as they like.
-fn weight(endpoint: &str, outcome: &str, sent: Sent) -> Weight {
-    let takes_orders = ["submit", "link"].contains(&endpoint);
+fn weight(endpoint: Option<Endpoint>, outcome: &str, sent: Sent) -> Weight {
+    let takes_orders = endpoint.is_some_and(Endpoint::takes_orders);
     if takes_orders && (outcome == OK || sent != Sent::No) {
         Weight::Step
     } else {

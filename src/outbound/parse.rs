@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use url::Url;
 
 use super::refused::{Code, Refused};
 use super::route::Endpoint;
 use crate::config::{Merchant, Snapshot};
+use crate::protocol::envelope::Envelope;
 use crate::protocol::json::Object;
 use crate::protocol::message::{Order, Subject, read_query, read_submit};
 
@@ -15,7 +17,7 @@ pub(super) struct Call {
     /// The merchant whose key signs, from the one snapshot that the call uses.
     pub(super) merchant: Arc<Merchant>,
     /// What is signed: the app's bytes, members filled in.
-    pub(super) json: String,
+    pub(super) json: Bytes,
     /// Whom and what it is about.
     pub(super) subject: Subject,
     /// What the ledger keeps, where the call submits or signs an order.
@@ -43,7 +45,7 @@ impl Notify {
 impl Call {
     /// Reads `body` for `endpoint`.
     pub(super) fn parse(
-        body: &[u8],
+        body: &Bytes,
         endpoint: Endpoint,
         snapshot: &Snapshot,
         notify: Option<&Notify>,
@@ -51,7 +53,9 @@ impl Call {
         let object = Object::parse(body)?;
         let mut subject = Subject::of(&object);
         let merchant = merchant(&object, snapshot).map_err(|refused| refused.about(&subject))?;
-        subject.merid = Some(merchant.merid.clone());
+        if subject.merid.is_none() {
+            subject.merid = Some(merchant.merid.clone());
+        }
         let filled = fill_in(&object, endpoint, merchant, notify);
         let order = match &filled {
             Some(json) => check(&Object::parse(json.as_bytes())?, endpoint),
@@ -59,7 +63,7 @@ impl Call {
         };
         let order = order.map_err(|refused| refused.about(&subject))?;
         let merchant = merchant.clone();
-        let json = filled.unwrap_or_else(|| object.text().to_owned());
+        let json = filled.map_or_else(|| body.clone(), Bytes::from);
         Ok(Self {
             merchant,
             json,
@@ -68,10 +72,15 @@ impl Call {
         })
     }
 
+    /// The message as it is sent.
+    pub(super) fn seal(&self) -> Envelope {
+        Envelope::seal(&self.json, &self.merchant.key)
+    }
+
     /// A call that an app signed itself with this merchant's key: no rule is checked.
     pub(super) fn signed_by_app(
         merchant: Arc<Merchant>,
-        json: String,
+        json: Bytes,
         subject: Subject,
         order: Option<Order>,
     ) -> Self {
@@ -156,9 +165,9 @@ mod tests {
         let notify = Notify::below(&Url::parse("https://shop.example.com/cashier/").unwrap());
         let body = br#"{"action":"Bank","txnamt":1,"orderid":"ABCDEFGH","backurl":"http://own/"}"#;
         let parse = |back| {
-            Call::parse(body, Endpoint::Submit, &snapshot(back), Some(&notify))
-                .unwrap()
-                .json
+            let body = Bytes::from_static(body);
+            let call = Call::parse(&body, Endpoint::Submit, &snapshot(back), Some(&notify));
+            String::from_utf8(call.unwrap().json.into()).unwrap()
         };
         let ours = r#""backurl":"https://shop.example.com/cashier/notify/back"}"#;
         assert!(parse(Some("http://127.0.0.1/")).ends_with(ours));

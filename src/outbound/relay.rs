@@ -7,6 +7,8 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Response};
 
+use crate::http::client::{Body, RawResponse};
+use crate::protocol::envelope::Envelope;
 use crate::trace;
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -31,6 +33,11 @@ const TO_APP: [HeaderName; 8] = [
     header::CACHE_CONTROL,
     header::RETRY_AFTER,
 ];
+
+/// Whether a field of a browser's request goes on to the platform.
+pub fn reads(field: &HeaderName) -> bool {
+    TO_PLATFORM.contains(field)
+}
 
 /// The headers of a form that the sidecar sends on its own behalf.
 pub fn own_headers() -> &'static HeaderMap {
@@ -72,13 +79,26 @@ pub fn browser_headers(browser: &HeaderMap) -> HeaderMap {
     headers
 }
 
+/// A signed message on its way to the platform.
+pub struct Form(pub Envelope);
+
+impl Body for Form {
+    fn length(&self) -> usize {
+        self.0.form_length("req")
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        self.0.write_form("req", to);
+    }
+}
+
 /// The platform's response as it came, without what belongs to its connection.
-pub fn response(platform: Response<Bytes>) -> Response<Bytes> {
-    let (parts, body) = platform.into_parts();
-    let mut response = Response::new(body);
-    *response.status_mut() = parts.status;
+pub fn response(platform: RawResponse) -> Response<Bytes> {
+    let headers = platform.headers();
+    let mut response = Response::new(platform.body().clone());
+    *response.status_mut() = platform.status();
     for name in &TO_APP {
-        for value in parts.headers.get_all(name) {
+        for value in headers.get_all(name) {
             response.headers_mut().append(name, value.clone());
         }
     }

@@ -20,7 +20,7 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
-    /// All of them, for the metrics.
+    /// All of them, in their order.
     pub(super) const ALL: [Self; 4] = [Self::Query, Self::Submit, Self::Link, Self::Extra];
 
     /// Finds the endpoint of a request.
@@ -54,6 +54,16 @@ impl Endpoint {
         }
     }
 
+    /// Its place in [`Endpoint::ALL`].
+    pub(super) fn place(self) -> usize {
+        self as usize
+    }
+
+    /// The name of a call that may have come to none.
+    pub(super) fn name_of(endpoint: Option<Self>) -> &'static str {
+        endpoint.map_or("none", Self::name)
+    }
+
     /// Whether it may be sent a second time: only a query is known to change nothing.
     pub(super) fn repeat(self) -> Repeat {
         match self {
@@ -73,6 +83,18 @@ impl Endpoint {
             Self::Query => Completeness::Query,
             Self::Submit | Self::Link => Completeness::Submit,
             Self::Extra => Completeness::Any,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_endpoint_stands_in_its_place() {
+        for (place, endpoint) in Endpoint::ALL.into_iter().enumerate() {
+            assert_eq!(endpoint.place(), place);
         }
     }
 }

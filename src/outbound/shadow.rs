@@ -1,5 +1,7 @@
 //! Apps that still sign: what came is passed on unchanged, and our key's verdict stands beside the answer.
 
+use bytes::Bytes;
+
 use super::parse::Call;
 use crate::config::Snapshot;
 use crate::protocol::envelope;
@@ -44,10 +46,15 @@ const EXPLAINED: usize = 4096;
 /// Whether a body is a form with an envelope rather than plain JSON.
 pub(super) fn is_signed(body: &[u8]) -> bool {
     let start = body.trim_ascii_start();
-    !start.starts_with(b"{")
+    may_be_signed(body)
         && (start.starts_with(b"req=")
             || start.starts_with(b"sign=")
             || envelope::read(body, "req").is_ok())
+}
+
+/// Whether a body that begins like this can be one.
+pub(super) fn may_be_signed(body: &[u8]) -> bool {
+    !body.trim_ascii_start().starts_with(b"{")
 }
 
 impl Shadow {
@@ -110,7 +117,7 @@ impl Shadow {
             };
         }
         let order = message::read_order(&object).ok();
-        let json = object.text().to_owned();
+        let json = Bytes::from(bytes.clone());
         let call = Call::signed_by_app(merchant.clone(), json, subject.clone(), order);
         Self {
             envelope,

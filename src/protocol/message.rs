@@ -201,12 +201,12 @@ pub enum AnswerError {
 /// Reads a verified message as the answer to `asked`, whose bytes were `sent`.
 pub fn read_answer(
     message: Verified<Vec<u8>>,
-    sent: &str,
+    sent: &[u8],
     asked: &Subject,
     completeness: Completeness,
 ) -> Result<Verified<Answer>, AnswerError> {
     message.try_map(|bytes| {
-        if bytes == sent.as_bytes() {
+        if bytes == sent {
             return Err(AnswerError::PlayedBack);
         }
         let object = Object::parse(&bytes)?;

@@ -336,8 +336,8 @@ impl Sandbox {
 }
 
 impl Handler for Arc<Sandbox> {
-    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
-        self.answer(&request).await
+    async fn handle(&self, request: &mut Request<Bytes>, _started: Instant) -> Response<Bytes> {
+        self.answer(request).await
     }
 
     fn refuse(&self, _head: &Parts, _why: Refusal, _started: Instant) -> Response<Bytes> {

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use url::{Position, Url};
 
 use super::Sandbox;
 use super::fault::{Fault, Sealed};
 use super::order::Order;
 use crate::clock;
-use crate::http::client::Repeat;
+use crate::http::client::{RawResponse, Repeat};
 use crate::http::clients::Clients;
 use crate::inbox::event::Millis;
 use crate::protocol::message::ResultCode;
@@ -110,7 +109,7 @@ pub(super) async fn send(
     mut url: Url,
     sealed: &Sealed,
     way: Way,
-) -> (String, Result<Response<Bytes>, String>) {
+) -> (String, Result<RawResponse, String>) {
     let client = clients.client(&url);
     let (wire, path, body) = match way {
         Way::Get => {
@@ -144,7 +143,6 @@ pub(super) async fn send(
         Some((kind, body)) => {
             let headers =
                 HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
-            let body = Bytes::copy_from_slice(body.as_bytes());
             client.post(&path, &headers, body, Repeat::Never).await
         }
     };

@@ -3,6 +3,7 @@
 use crate::client::{Connection, post_bytes, post_with};
 use crate::harness::{KEY, MERID, ORDERID, Setup, Sidecar, query_json, skip};
 use crate::platform::Platform;
+use crate::wire;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -181,12 +182,62 @@ fn a_unix_socket_serves_like_a_port() {
         conf.listen = vec![format!("unix:{}", path.display())];
     })
     .start();
-    let mut connection = Connection::open_unix(&path).unwrap();
-    for _ in 0..2 {
-        let bytes = post_bytes("/api/query", &[], query_json(MERID, ORDERID));
-        assert_eq!(connection.exchange(bytes).unwrap().status, 200);
+    let query = query_json(MERID, ORDERID);
+    let plain = post_bytes("/api/query", &[], &query);
+    let chunked = in_chunks("/api/query", &[], &query);
+    for mut connection in [
+        Connection::open_unix(&path).unwrap(),
+        Connection::open(sidecar.app()).unwrap(),
+    ] {
+        for request in [&plain, &plain, &chunked, &plain, &chunked, &chunked, &plain] {
+            assert_eq!(connection.exchange(request).unwrap().status, 200);
+        }
+        connection
+            .send([chunked.as_slice(), &plain, &plain].concat())
+            .unwrap();
+        for _ in 0..3 {
+            assert_eq!(connection.receive().unwrap().status, 200);
+        }
     }
-    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+}
+
+/// The same request with its body in chunks: nothing that is read at a glance.
+fn in_chunks(path: &str, further: &[&str], body: &str) -> Vec<u8> {
+    let head = post_bytes(path, further, "");
+    let head = String::from_utf8(head).unwrap();
+    let head = head.replace("Content-Length: 0", "Transfer-Encoding: chunked");
+    let (first, second) = body.split_at(body.len() / 2);
+    let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
+    format!("{head}{}{}0\r\n\r\n", chunk(first), chunk(second)).into_bytes()
+}
+
+#[test]
+fn what_a_request_says_of_itself_goes_on_however_it_is_framed() {
+    let (platform, sidecar) = honest();
+    let further = [
+        "Content-Type: text/plain; charset=gbk",
+        "User-Agent: shop/1.0",
+        "Cookie: a=b",
+        "Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "X-Request-Id: mine",
+    ];
+    let signed = wire::request(query_json(MERID, ORDERID), KEY);
+    let mut connection = Connection::open(sidecar.app()).unwrap();
+    for request in [
+        post_bytes("/api/query", &further, &signed),
+        in_chunks("/api/query", &further, &signed),
+    ] {
+        let answer = connection.exchange(request).unwrap();
+        assert_eq!(
+            (answer.status, answer.header("x-request-id")),
+            (200, Some("mine"))
+        );
+        let seen = platform.last();
+        for field in &further[..4] {
+            let (name, value) = field.split_once(": ").unwrap();
+            assert_eq!(seen.header(&name.to_lowercase()), Some(value));
+        }
+    }
 }
 
 #[test]

@@ -9,17 +9,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clap::Args;
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, header};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use url::Url;
 
 use super::sandbox::{self, DEMO_KEYS, DEMO_MERID, demo_key};
 use super::{DEMO_VARIABLE, Failure};
-use crate::http::client::{Client, Repeat};
-use crate::http::serve::{App, Door, Limits, serve};
+use crate::http::client::{Client, RawResponse, Repeat};
+use crate::http::listener::serve;
+use crate::http::serve::{App, Door, Limits};
 use crate::http::transport::Transport;
 use crate::lifetime::Lifetime;
 use crate::observe::Uncounted;
@@ -224,9 +224,9 @@ impl Stage {
             answer.kind.trim_start_matches("answer "),
             answer.wire
         );
+        let headers = response.headers();
         let header = |name: &str| {
-            response
-                .headers()
+            headers
                 .get(name)
                 .and_then(|value| value.to_str().ok())
                 .unwrap_or_default()
@@ -251,13 +251,12 @@ impl Stage {
         last.ok_or_else(|| Failure::No("the platform heard nothing of this call".to_owned()))
     }
 
-    async fn post(&self, path: &str, json: &str) -> Result<Response<Bytes>, Failure> {
+    async fn post(&self, path: &str, json: &str) -> Result<RawResponse, Failure> {
         let headers = HeaderMap::from_iter([(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         )]);
-        let body = Bytes::copy_from_slice(json.as_bytes());
-        let response = self.client.post(path, &headers, body, Repeat::Never).await;
+        let response = self.client.post(path, &headers, &json, Repeat::Never).await;
         response
             .map_err(|fault| Failure::No(format!("POST {path}: {fault}\n{}", self.sidecar_log())))
     }
@@ -268,10 +267,9 @@ impl Stage {
         let order =
             order.ok_or_else(|| Failure::No("the platform has no such order".to_owned()))?;
         let path = format!("/pay?q={}", order.queryid);
-        let form = Bytes::from_static(b"result=0000");
         let paid = self
             .customer
-            .post(&path, &HeaderMap::new(), form, Repeat::Never)
+            .post(&path, &HeaderMap::new(), &"result=0000", Repeat::Never)
             .await;
         paid.map(|_| ())
             .map_err(|fault| Failure::No(format!("the payment page: {fault}")))

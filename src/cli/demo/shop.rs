@@ -122,12 +122,7 @@ impl Shop {
         );
         let sent = self
             .sidecar
-            .post(
-                "/apis/icashier",
-                &HeaderMap::new(),
-                order.into(),
-                Repeat::Never,
-            )
+            .post("/apis/icashier", &HeaderMap::new(), &order, Repeat::Never)
             .await;
         let url = sent.ok().and_then(|response| {
             let object = Object::parse(response.body()).ok()?;
@@ -228,8 +223,8 @@ impl Shop {
 }
 
 impl Handler for Arc<Shop> {
-    async fn handle(&self, request: Request<Bytes>, _started: Instant) -> Response<Bytes> {
-        self.answer(&request).await
+    async fn handle(&self, request: &mut Request<Bytes>, _started: Instant) -> Response<Bytes> {
+        self.answer(request).await
     }
 
     fn refuse(&self, _head: &Parts, _why: Refusal, _started: Instant) -> Response<Bytes> {

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -155,10 +154,9 @@ impl Sidecar {
 
     /// Has it sign an order, so that its ledger knows it; nothing is sent anywhere.
     pub(super) async fn sign(&self, submit: String) -> Result<(), String> {
-        let submit = Bytes::from(submit);
         let app = self.client(&self.at.app)?;
         let signed = app
-            .post("/apis/icashier", &HeaderMap::new(), submit, Repeat::Never)
+            .post("/apis/icashier", &HeaderMap::new(), &submit, Repeat::Never)
             .await;
         let signed = signed.map_err(|fault| fault.to_string())?;
         let object = Object::parse(signed.body()).ok();

@@ -1,0 +1,201 @@
+//! What a connection runs over: the kernel's socket itself, or TLS as Pingora does it.
+
+use std::io;
+use std::net;
+use std::os::fd::AsRawFd;
+use std::os::unix;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// What a session writes is gathered up to this: a head and a small body leave in one packet.
+const WRITE_BUFFER: usize = 4096;
+
+/// An open stream of bytes, watched by the runtime that it was made in.
+#[derive(Debug)]
+pub enum Wire {
+    /// Plain TCP, nothing in between.
+    Tcp(TcpStream),
+    /// TLS, or a socket in the file system.
+    Pingora(Stream),
+}
+
+/// A socket that was accepted and that no runtime watches yet.
+pub enum Accepted {
+    /// Plain TCP.
+    Tcp(net::TcpStream),
+    /// A socket in the file system.
+    Unix(unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// From here on this runtime watches it.
+    pub fn into_wire(self) -> io::Result<Wire> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                TcpStream::from_std(stream).map(Wire::Tcp)
+            }
+            Self::Unix(stream) => {
+                stream.set_nonblocking(true)?;
+                let stream = UnixStream::from_std(stream)?;
+                Ok(Wire::Pingora(Box::new(L4Stream::from(stream))))
+            }
+        }
+    }
+}
+
+impl Wire {
+    /// As a session of Pingora's wants it; [`Wire::from`] takes it back.
+    pub fn into_stream(self) -> Stream {
+        match self {
+            Self::Tcp(stream) => Box::new(Buffered::new(stream)),
+            Self::Pingora(stream) => stream,
+        }
+    }
+}
+
+/// What a session has left.
+impl From<Stream> for Wire {
+    fn from(stream: Stream) -> Self {
+        if !stream.as_any().is::<Buffered>() {
+            return Self::Pingora(stream);
+        }
+        let buffered = stream.into_any().downcast::<Buffered>();
+        let buffered = buffered.expect("it was looked at").stream;
+        debug_assert!(buffered.buffer().is_empty(), "a session has flushed");
+        Self::Tcp(buffered.into_inner())
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Pingora(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Pingora(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Pingora(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Pingora(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// Plain TCP as Pingora's sessions and handshakes want it: what is written is gathered, and it says where it comes from.
+/// Unlike Pingora's own stream it can be taken apart again.
+#[derive(Debug)]
+pub struct Buffered {
+    stream: BufWriter<TcpStream>,
+    digest: Arc<SocketDigest>,
+}
+
+impl Buffered {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            digest: Arc::new(SocketDigest::from_raw_fd(stream.as_raw_fd())),
+            stream: BufWriter::with_capacity(WRITE_BUFFER, stream),
+        }
+    }
+}
+
+impl AsyncRead for Buffered {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Buffered {
+    async fn shutdown(&mut self) {
+        // The other side may be gone already.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Buffered {
+    fn id(&self) -> UniqueIDType {
+        self.stream.get_ref().as_raw_fd()
+    }
+}
+
+impl GetSocketDigest for Buffered {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+impl GetTimingDigest for Buffered {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Buffered {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl Ssl for Buffered {}
+
+impl Peek for Buffered {}
