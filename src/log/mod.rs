@@ -6,6 +6,7 @@
 mod text;
 
 use std::io::{self, Write};
+use std::mem::{swap, take};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -76,6 +77,8 @@ struct Lines {
 #[derive(Default)]
 struct Waiting {
     text: Vec<u8>,
+    /// The writer waits for a line; while lines gather it is not to be woken.
+    idle: bool,
     /// Some was taken and is being written.
     writing: bool,
     ended: bool,
@@ -91,10 +94,10 @@ impl Lines {
         if waiting.text.len() + line.len() > WAITING {
             return;
         }
-        let first = waiting.text.is_empty();
         waiting.text.extend_from_slice(line);
+        let idle = take(&mut waiting.idle);
         drop(waiting);
-        if first {
+        if idle {
             self.changed.notify_all();
         }
     }
@@ -104,12 +107,15 @@ impl Lines {
         let mut text = Vec::new();
         loop {
             let waiting = self.waiting();
-            let idle = |waiting: &mut Waiting| waiting.text.is_empty();
+            let is_idle = |waiting: &mut Waiting| {
+                waiting.idle = waiting.text.is_empty();
+                waiting.idle
+            };
             let mut waiting = self
                 .changed
-                .wait_while(waiting, idle)
+                .wait_while(waiting, is_idle)
                 .unwrap_or_else(PoisonError::into_inner);
-            std::mem::swap(&mut text, &mut waiting.text);
+            swap(&mut text, &mut waiting.text);
             waiting.writing = true;
             drop(waiting);
             // Nobody is left to be told that nobody reads.
@@ -118,7 +124,9 @@ impl Lines {
             text.shrink_to(BUFFER);
             let mut waiting = self.waiting();
             waiting.writing = false;
-            self.changed.notify_all();
+            if waiting.ended {
+                self.changed.notify_all();
+            }
             // A line that comes alone is written at once; those that follow gather. The end waits for nothing.
             let gathered = self
                 .changed
