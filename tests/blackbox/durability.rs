@@ -2,7 +2,7 @@
 
 use crate::client::{Connection, post_bytes};
 use crate::harness::{
-    MERID, ORDERID, Setup, Sidecar, eventually, exit_within, fresh_orderid, is_installed,
+    KEY, MERID, ORDERID, Setup, Sidecar, eventually, exit_within, fresh_orderid, is_installed,
     query_json, signal, skip, submit_json,
 };
 use crate::platform::Platform;
@@ -134,39 +134,45 @@ fn every_acknowledged_event_outlives_kill_9() {
 /// The calls that make a commit durable.
 const SYNC: &str = "fsync,fdatasync";
 
-/// A fault in the running process's system calls, until it is dropped.
-struct Fault(Child);
+/// The running process's system calls in the hands of strace, until it is dropped.
+struct Traced(Child);
 
-impl Fault {
+impl Traced {
+    /// With a fault in some calls.
+    fn with_fault(test: &str, sidecar: &Sidecar, calls: &str, fault: &str) -> Option<Self> {
+        let inject = format!("inject={calls}:{fault}");
+        Self::begin(test, sidecar, calls, &["-o", "/dev/null", "-e", &inject])
+    }
+
     /// `None` where strace cannot do it here; says so.
-    fn begin(test: &str, sidecar: &Sidecar, calls: &str, fault: &str) -> Option<Self> {
+    fn begin(test: &str, sidecar: &Sidecar, calls: &str, further: &[&str]) -> Option<Self> {
         if !is_installed("strace") {
             skip(test, "strace is not installed");
             return None;
         }
         let process = sidecar.child.id();
         let child = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-p", &process.to_string()])
+            .args(["-f", "-qq", "-p", &process.to_string()])
             .args(["-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:{fault}")])
+            .args(further)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut fault = Self(child);
+        let mut traced = Self(child);
         let deadline = Instant::now() + SOON;
         while !all_traced(process) {
-            if fault.0.try_wait().unwrap().is_some() || Instant::now() > deadline {
+            if traced.0.try_wait().unwrap().is_some() || Instant::now() > deadline {
                 skip(test, "strace may not attach here");
                 return None;
             }
             thread::sleep(Duration::from_millis(20));
         }
-        Some(fault)
+        Some(traced)
     }
 }
 
-impl Drop for Fault {
+impl Drop for Traced {
     fn drop(&mut self) {
         // Detaches, which a hard end does too; the process goes on without it.
         if self.0.try_wait().unwrap().is_none() {
@@ -189,6 +195,42 @@ fn all_traced(process: u32) -> bool {
 }
 
 #[test]
+fn calls_write_their_notes_in_few_commits_and_no_file_but_the_store() {
+    const LOAD: Duration = Duration::from_secs(3);
+    let test = "calls_write_their_notes_in_few_commits_and_no_file_but_the_store";
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let sidecar = Sidecar::before(&platform);
+    let folder = tempfile::tempdir().unwrap();
+    let seen = folder.path().join("calls");
+    let output = seen.to_str().unwrap();
+    let traced = Traced::begin(test, &sidecar, "fsync,fdatasync,openat", &["-o", output]);
+    let Some(traced) = traced else {
+        return;
+    };
+    let until = Instant::now() + LOAD;
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
+                }
+            });
+        }
+    });
+    drop(traced);
+    let seen = fs::read_to_string(seen).unwrap();
+    let commits = seen.lines().filter(|line| line.contains("sync(")).count();
+    // Two a second, and a checkpoint's.
+    let most = 2 * LOAD.as_secs() as usize + 4;
+    assert!((2..=most).contains(&commits), "{commits} commits:\n{seen}");
+    let opened: Vec<_> = seen
+        .lines()
+        .filter(|line| line.contains("O_CREAT"))
+        .collect();
+    assert!(opened.is_empty(), "{opened:?}");
+}
+
+#[test]
 fn a_failing_fsync_is_never_acknowledged_and_mends_by_itself() {
     let test = "a_failing_fsync_is_never_acknowledged_and_mends_by_itself";
     never_acknowledged_and_mended(test, SYNC, "error=EIO");
@@ -206,7 +248,7 @@ fn never_acknowledged_and_mended(test: &str, calls: &str, error: &str) {
     let first = Payment::of(&shop.order());
     acknowledged(&shop.notify(&first));
     shop.listed(&first.orderid, "delivered");
-    let Some(fault) = Fault::begin(test, &shop.sidecar, calls, error) else {
+    let Some(fault) = Traced::with_fault(test, &shop.sidecar, calls, error) else {
         return;
     };
     let payments: Vec<_> = (0..20).map(|_| Payment::of(&fresh_orderid())).collect();
@@ -245,7 +287,7 @@ fn never_acknowledged_and_mended(test: &str, calls: &str, error: &str) {
 fn a_slow_disk_makes_slow_acknowledgements_never_early_ones() {
     let shop = Shop::open();
     let test = "a_slow_disk_makes_slow_acknowledgements_never_early_ones";
-    let Some(slow) = Fault::begin(test, &shop.sidecar, SYNC, "delay_enter=400000") else {
+    let Some(slow) = Traced::with_fault(test, &shop.sidecar, SYNC, "delay_enter=400000") else {
         return;
     };
     for _ in 0..3 {
@@ -258,7 +300,7 @@ fn a_slow_disk_makes_slow_acknowledgements_never_early_ones() {
         );
     }
     drop(slow);
-    let Some(hanging) = Fault::begin(test, &shop.sidecar, SYNC, "delay_enter=6000000") else {
+    let Some(hanging) = Traced::with_fault(test, &shop.sidecar, SYNC, "delay_enter=6000000") else {
         return;
     };
     let payment = Payment::of(&fresh_orderid());
