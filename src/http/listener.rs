@@ -185,3 +185,94 @@ fn open<H: Handler>(door: &Arc<Door<H>>, accepted: Accepted) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::refusal::Refusal;
+    use crate::http::serve::{App, Limits};
+    use crate::lifetime::Lifetime;
+    use bytes::Bytes;
+    use http::request::Parts;
+    use http::{Request, Response};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::watch;
+
+    const REQUEST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+
+    /// Says `ok`, or nothing ever where it is deaf.
+    struct Words {
+        deaf: bool,
+    }
+
+    impl Handler for Words {
+        async fn handle(
+            &self,
+            _request: &mut Request<Bytes>,
+            _started: Instant,
+        ) -> Response<Bytes> {
+            if self.deaf {
+                std::future::pending::<()>().await;
+            }
+            Response::new(Bytes::from_static(b"ok"))
+        }
+
+        fn refuse(&self, _head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
+            Response::new(Bytes::from(format!("{why:?}")))
+        }
+    }
+
+    fn door(deaf: bool, lifetime: &Arc<Lifetime>) -> Door<Words> {
+        let limits = Limits {
+            max_body: 1024,
+            max_in_flight: 64,
+            max_connections: 64,
+        };
+        Door::plain(App::new(Words { deaf }, limits, lifetime.clone()))
+    }
+
+    async fn body(mut client: TcpStream) -> String {
+        let mut answer = [0; 1024];
+        let length = client.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        answer.rsplit_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    #[tokio::test]
+    async fn who_waits_to_be_accepted_when_the_end_comes_is_answered() {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..32 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(REQUEST).await.unwrap();
+            clients.push(client);
+        }
+        let (_over, shutdown) = watch::channel(true);
+        let door = Arc::new(door(false, &Arc::default()));
+        Socket::Tcp(listener).let_in("app", &door, shutdown).await;
+        for client in clients {
+            assert_eq!(body(client).await, "ok");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_is_deaf_to_the_end_is_answered_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let lifetime = Arc::<Lifetime>::default();
+        let served = tokio::spawn(serve(listener, Arc::new(door(true, &lifetime))));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(REQUEST).await.unwrap();
+        while lifetime.in_flight() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let began = Instant::now();
+        lifetime.drain(Duration::from_millis(600)).await;
+        assert!(began.elapsed() < Duration::from_millis(800));
+        assert_eq!(body(client).await, "CutShort");
+        served.abort();
+    }
+}
