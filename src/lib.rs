@@ -1,48 +1,42 @@
-//! Countersign: sign, verify and keep the messages between a legacy app and its payment platform.
+//! Countersign signs, verifies and keeps the messages between a legacy app and its payment platform.
 //!
-//! - A call: `http/serve → outbound → protocol (sign) → http/client → protocol (verify) → outbound/answer`.
-//! - A callback: `http/serve → inbound → protocol (verify) → inbox`, then `0000`; from there, in the background,
-//!   `inbound/deliver → http/client` to the app. `inbound/watch` asks for what never came.
-//! - An edit of the merchants file: `config`, which reads, checks and swaps.
+//! - A call: `http/server → outbound → protocol (sign) → http/client → protocol (verify) → outbound/response`.
+//! - A callback: `http/server → inbound → protocol (verify) → inbox`, then `0000`; from there, in the background,
+//!   `delivery → http/client` to the app. `reconcile` asks for what never came.
+//! - An edit of the merchants file: `config/live`, which reads, checks and swaps.
 //!
-//! What happened on the way goes through `records` to metrics, traces and the journal, and `admin` shows it.
-//! `server` puts all of it together, `handover` passes its sockets to the next process. [`protocol`] is the library that
-//! others may use; it is pure. The modules stand in reading order, and each names only those above it.
+//! `telemetry` counts, traces and logs each outcome, and `admin` shows it. `server` puts all of it together;
+//! `process/upgrade` passes its sockets to the next process. [`protocol`] is the library that others may use; it is pure.
+//! The modules stand in reading order, and each names only those above it.
+
+mod time;
 
 pub mod protocol;
 
 pub mod config;
 
-mod lifetime;
-
-mod supervisor;
-
-mod sockets;
-
-mod handover;
+mod process;
 
 mod http;
 
 #[cfg(fuzzing)]
-pub use http::oracle;
+pub use http::differential;
+
+mod web;
 
 mod inbox;
 
-mod clock;
+mod telemetry;
 
-mod language;
+mod relay;
 
-mod log;
-
-mod observe;
-
-mod trace;
-
-mod journal;
-
-mod records;
+mod platform;
 
 mod outbound;
+
+mod delivery;
+
+mod reconcile;
 
 mod inbound;
 

@@ -5,8 +5,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
 use super::Admin;
-use crate::clock;
 use crate::config::ReloadOutcome;
+use crate::time;
 
 impl Admin {
     pub(super) async fn ready(&self) -> Response<Bytes> {
@@ -33,7 +33,7 @@ impl Admin {
         let sound = self.store.check().await.is_ok();
         self.metrics.store_ok.set(i64::from(sound));
         match self.store.counts().await {
-            Ok(counts) => self.metrics.set_counts(&counts, clock::now()),
+            Ok(counts) => self.metrics.set_counts(&counts, time::now()),
             Err(error) => tracing::warn!(%error, "events cannot be counted"),
         }
         typed(

@@ -5,23 +5,11 @@
 
 mod health;
 
-pub mod guard;
+pub mod auth;
 
 pub mod pulse;
 
-mod plots;
-
-mod words;
-
-mod page;
-
-mod events;
-
-mod story;
-
-mod merchants;
-
-mod front;
+mod console;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,14 +20,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use maud::html;
 
 use crate::config::Watch;
-use crate::http::serve::{Handler, Refusal};
+use crate::http::server::connection::{Handler, Refusal};
 use crate::inbox::store::{Store, StoreError};
-use crate::lifetime::Lifetime;
-use crate::observe::Metrics;
-use events::Decision;
-use guard::{Guard, Stop};
+use crate::process::drain::Lifetime;
+use crate::telemetry::metrics::Metrics;
+use auth::{Guard, Stop};
+use console::events::Decision;
+use console::page::{Visit, parameter, see_other};
 use health::text;
-use page::{Visit, parameter, see_other};
 use pulse::Pulse;
 
 /// The ops' side of the sidecar.

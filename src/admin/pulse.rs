@@ -9,9 +9,9 @@ use prometheus::IntCounterVec;
 use prometheus::core::Collector;
 use tokio::time::MissedTickBehavior;
 
-use crate::clock;
-use crate::inbox::event::Millis;
-use crate::observe::Metrics;
+use crate::telemetry::metrics::Metrics;
+use crate::time;
+use crate::time::Millis;
 
 /// Minutes that are kept: six hours.
 pub(super) const MINUTES: usize = 360;
@@ -75,7 +75,7 @@ impl Pulse {
             minutes.tick().await;
             let totals = Totals::read(&self.metrics);
             let mut ring = self.ring();
-            let minute = totals.since(&ring.last, clock::now());
+            let minute = totals.since(&ring.last, time::now());
             if ring.minutes.len() == MINUTES {
                 ring.minutes.pop_front();
             }
@@ -88,7 +88,7 @@ impl Pulse {
     pub(super) fn minutes(&self) -> (Vec<Minute>, Minute) {
         let totals = Totals::read(&self.metrics);
         let ring = self.ring();
-        let begun = totals.since(&ring.last, clock::now());
+        let begun = totals.since(&ring.last, time::now());
         (ring.minutes.iter().cloned().collect(), begun)
     }
 

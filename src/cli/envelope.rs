@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::Failure;
 use super::keys::Keys;
-use crate::protocol::envelope::{self, Envelope, EnvelopeError, Received};
+use crate::protocol::envelope;
+use crate::protocol::envelope::{Envelope, EnvelopeError, Received};
 use crate::protocol::json::Object;
-use crate::protocol::message::ResultCode;
+use crate::protocol::result::ResultCode;
 
 #[derive(Args)]
 pub(super) struct Sign {

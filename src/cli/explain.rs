@@ -5,7 +5,8 @@ use clap::Args;
 use super::Failure;
 use super::envelope::{input, read};
 use super::keys::Keys;
-use crate::protocol::explain::{self, Candidate, Explanation};
+use crate::protocol::explain;
+use crate::protocol::explain::{Candidate, Explanation};
 
 #[derive(Args)]
 pub(super) struct Explain {

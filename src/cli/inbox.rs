@@ -5,10 +5,10 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::{Config, Failure};
-use crate::clock;
 use crate::inbox;
 use crate::inbox::event::{Event, State, shown};
 use crate::inbox::store::{Store, StoreError};
+use crate::time;
 
 /// Events of one listing where nothing else is asked for.
 const LISTED: u32 = 100;
@@ -115,7 +115,7 @@ async fn show(one: &One) -> Result<(), Failure> {
 async fn decide(one: &One, state: State) -> Result<(), Failure> {
     let store = open(&one.config)?;
     if store
-        .decide(&one.id, state, clock::now())
+        .decide(&one.id, state, time::now())
         .await
         .map_err(failed)?
     {

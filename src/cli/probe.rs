@@ -10,11 +10,12 @@ use super::{Config, Failure};
 use crate::config::Merchant;
 use crate::config::settings::Settings;
 use crate::http::client::{RawResponse, Repeat};
-use crate::observe::Metrics;
-use crate::outbound::relay;
-use crate::protocol::envelope::{self, Envelope, VerifyError};
+use crate::protocol::envelope;
+use crate::protocol::envelope::{Envelope, VerifyError};
 use crate::protocol::json::{Object, quoted};
+use crate::relay;
 use crate::server;
+use crate::telemetry::metrics::Metrics;
 
 #[derive(Args)]
 pub(super) struct Probe {

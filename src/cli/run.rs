@@ -5,8 +5,8 @@ use clap::Args;
 use super::sandbox::demo_key;
 use super::{Config, DEMO_VARIABLE, Failure, environment};
 use crate::config::Snapshot;
-use crate::log;
 use crate::server;
+use crate::telemetry::log;
 
 #[derive(Args)]
 pub(super) struct Run {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::document::{self, Document};
+use super::document;
+use super::document::Document;
 use super::problem::{Problem, Problems};
 
 /// Every setting by its path; the environment's names are made from these.

@@ -13,11 +13,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
-use super::document::{self, Document};
+use super::document;
+use super::document::Document;
+use super::file;
+use super::file::{Contents, Seen};
 use super::problem::{Problem, Problems};
-use super::source::{self, Contents, Seen};
-use super::weakness;
-use super::web_url::{self, Tail};
+use super::weak_keys;
+use super::web_url;
+use super::web_url::Tail;
 use crate::protocol::key::Key;
 
 const FIELDS: [&str; 7] = [
@@ -74,7 +77,7 @@ impl Snapshot {
         for merchant in &merchants {
             hash.update(format!("{merchant:?}\n"));
         }
-        Self::new(merchants, source::short_hex(&hash.finalize()))
+        Self::new(merchants, file::short_hex(&hash.finalize()))
     }
 
     /// The merchant, where it is in force.
@@ -140,7 +143,7 @@ impl Snapshot {
             })
             .collect();
         Self {
-            warnings: weakness::warnings(&keys),
+            warnings: weak_keys::warnings(&keys),
             merchants: merchants.into_iter().map(Arc::new).collect(),
             by_merid,
             digest,
@@ -166,8 +169,8 @@ pub(super) fn attempt(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> (Result<Snapshot, Problems>, Contents) {
-    let read = source::read(path, source::MAX_FILE);
-    let mut contents = Contents::from([(path.to_owned(), source::seen(&read))]);
+    let read = file::read(path, file::MAX_FILE);
+    let mut contents = Contents::from([(path.to_owned(), file::seen(&read))]);
     let loaded = read
         .map_err(|why| Problem::new(path, "", why).into())
         .and_then(|bytes| understand(path, &bytes, env, &mut contents));
@@ -186,13 +189,13 @@ fn digest(path: &Path, contents: &Contents) -> String {
     };
     let file = contents.get(path).map(content).unwrap_or_default();
     if contents.len() == 1 {
-        return source::short_hex(&file);
+        return file::short_hex(&file);
     }
     let mut hash = Sha256::new_with_prefix(file);
     for (_, seen) in contents.iter().filter(|(other, _)| *other != path) {
         hash.update(content(seen));
     }
-    source::short_hex(&hash.finalize())
+    file::short_hex(&hash.finalize())
 }
 
 fn understand(
@@ -351,10 +354,10 @@ impl Reader<'_, '_> {
             return Err("expected a file's path".into());
         }
         let path = self.folder.join(text);
-        let read = source::read(&path, source::MAX_KEY_FILE);
+        let read = file::read(&path, file::MAX_KEY_FILE);
         self.contents
             .entry(path)
-            .or_insert_with(|| source::seen(&read));
+            .or_insert_with(|| file::seen(&read));
         let bytes = read?;
         let key = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
         let key = key

@@ -6,8 +6,8 @@
 pub mod problem;
 
 mod document;
-mod quantity;
-mod source;
+mod file;
+mod units;
 pub mod web_url;
 
 pub mod token;
@@ -18,18 +18,17 @@ pub mod store_address;
 
 pub mod settings;
 
-mod weakness;
+mod weak_keys;
 
 pub mod merchants;
 
 mod hint;
-mod reload;
 
-pub mod watch;
+pub mod live;
 
 pub use listen::Listen;
+pub use live::{ReloadOutcome, Watch, watch};
 pub use merchants::{Merchant, Snapshot};
 pub use problem::{Problem, Problems};
 pub use settings::Settings;
 pub use store_address::StoreAddress;
-pub use watch::{ReloadOutcome, Watch, watch};

@@ -1,44 +1,12 @@
 //! HTTP in and out: with `server` the only place that names Pingora.
 
-mod deadline;
-
-mod buffer;
-
-mod wire;
-
-mod response;
-
-mod exchange;
-
-mod pool;
-
-pub mod fault;
-
-pub mod transport;
-
-mod origin;
-
-mod addresses;
+mod io;
 
 pub mod client;
 
-pub mod clients;
-
-mod refusal;
-
 pub mod request_id;
 
-pub mod public;
-
-mod plain;
-
-mod places;
+pub mod server;
 
 #[cfg(any(test, fuzzing))]
-pub mod oracle;
-
-pub mod serve;
-
-pub mod listener;
-
-pub mod tls;
+pub mod differential;

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 
 use super::{ACCEPTED, Inbound, Reason, Refused, Taken, plain};
-use crate::clock;
 use crate::config::settings::Acknowledge;
 use crate::inbox::event::{Source, State};
 use crate::inbox::store::{Arrival, Put};
 use crate::protocol::envelope;
-use crate::protocol::message::Subject;
+use crate::protocol::subject::Subject;
+use crate::time;
 
 /// The platform is told to come back after this (promises: 3 s).
 const PATIENCE: Duration = Duration::from_millis(2_800);
@@ -33,7 +33,7 @@ impl Inbound {
             .is_some_and(|merchant| merchant.back.is_some());
         let arrival = Arrival {
             source: Source::Notification,
-            at: clock::now(),
+            at: time::now(),
             deliverable,
         };
         let put = self.store.put(&outcome, arrival).await.map_err(|error| {

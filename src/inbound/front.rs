@@ -6,9 +6,9 @@ use maud::{DOCTYPE, html};
 use url::form_urlencoded;
 
 use super::{ACCEPTED, Inbound, Reason, Refused, Taken};
-use crate::outbound::relay;
 use crate::protocol::json::Object;
-use crate::protocol::message::Subject;
+use crate::protocol::subject::Subject;
+use crate::relay;
 
 /// Every field of the document's results (§3.2.3, §3.4.4), and the envelope's own.
 const FIELDS: [&str; 11] = [

@@ -3,15 +3,9 @@
 //! Knows no socket and no SQL. Keeps the promises that `0000` is said only for what is on stable storage (I1), that
 //! nothing unverified is kept or delivered (I2), and that a stranger learns nothing from a refusal.
 
-mod ask;
-
 mod back;
 
 mod front;
-
-pub mod deliver;
-
-pub mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,26 +14,29 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
-use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::{Acknowledge, Settings};
-use crate::http::clients::Clients;
+use crate::delivery::Wake;
+use crate::http::client::by_origin::Clients;
 use crate::http::request_id::{REQUEST_ID, new_request_id};
-use crate::http::serve::{Handler, Refusal};
-use crate::inbox::event::Millis;
-use crate::inbox::note::{Note, Weight, What};
+use crate::http::server::connection::{Handler, Refusal};
+use crate::inbox::activity::{Note, Weight, What};
 use crate::inbox::store::Store;
-use crate::journal::Journal;
-use crate::log;
-use crate::observe::Metrics;
-use crate::protocol::envelope::{self, Verified, VerifyError};
+use crate::protocol::envelope;
+use crate::protocol::envelope::{Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
-use crate::protocol::message::{self, AnswerError, Outcome, Subject};
-use crate::records::Records;
-use crate::trace::{Side, Span, Tracer};
-pub use ask::Platform;
-use deliver::Wake;
+use crate::protocol::result;
+use crate::protocol::result::Outcome;
+use crate::protocol::result::ResponseError;
+use crate::protocol::subject::Subject;
+use crate::telemetry::Records;
+use crate::telemetry::activity::Journal;
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{Side, Span, Tracer};
+use crate::time;
+use crate::time::Millis;
 
 /// The platform's side of the sidecar: what comes in from the internet.
 pub struct Inbound {
@@ -238,9 +235,9 @@ impl Inbound {
                     VerifyError::NotBase64 => Reason::Malformed,
                 })
             })?;
-        let outcome = message::read_outcome(message).map_err(|error| {
+        let outcome = result::read_outcome(message).map_err(|error| {
             refused(match error {
-                AnswerError::Json(_) => Reason::Malformed,
+                ResponseError::Json(_) => Reason::Malformed,
                 _ => Reason::Incomplete,
             })
         })?;
@@ -332,7 +329,7 @@ impl Inbound {
         let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
         self.journal.note(weight, || {
             // Read before the time that has passed, so that the one less the other is not after the beginning.
-            let note = Note::about(What::Callback, merid, orderid, clock::now());
+            let note = Note::about(What::Callback, merid, orderid, time::now());
             Note {
                 took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
                 way: kind.name().into(),

@@ -5,14 +5,18 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use super::event::{Event, Millis, Source, State};
-use super::note::{self, Note, Weight, What};
+use super::activity;
+use super::activity::{Note, Weight, What};
+use super::event::{Event, Source, State};
 use super::store::{Arrival, Attempt, Put, Recorded, Store, StoreError, Wanted};
 use crate::config::StoreAddress;
 use crate::config::store_address;
-use crate::protocol::envelope::{self, Envelope, Verified};
+use crate::protocol::envelope;
+use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::key::Key;
-use crate::protocol::message::{Order, Outcome, read_outcome};
+use crate::protocol::request::Order;
+use crate::protocol::result::{Outcome, read_outcome};
+use crate::time::Millis;
 
 #[path = "../../tests/blackbox/cluster.rs"]
 #[allow(dead_code, reason = "the other tests break their server; these do not")]
@@ -359,7 +363,7 @@ async fn the_newest_notes_are_kept_and_common_ones_displace_no_step() {
         let store = place.open();
         let step = note(Weight::Step, 1);
         store.note(vec![step.clone()]).await.unwrap();
-        let last = Millis::from(note::KEPT_COMMON) + 10;
+        let last = Millis::from(activity::KEPT_COMMON) + 10;
         for first in (2..=last).step_by(1000) {
             let group = first..=(first + 999).min(last);
             let group = group.map(|at| note(Weight::Common, at)).collect();
@@ -367,7 +371,7 @@ async fn the_newest_notes_are_kept_and_common_ones_displace_no_step() {
         }
         let wanted = || Wanted::Order("1".to_owned(), "ABCDEFGH".to_owned());
         let all = store.notes(wanted(), u32::MAX).await.unwrap();
-        assert_eq!(all.len(), note::KEPT_COMMON as usize + 1);
+        assert_eq!(all.len(), activity::KEPT_COMMON as usize + 1);
         assert_eq!(
             (&all[0], all.last()),
             (&note(Weight::Common, last), Some(&step))

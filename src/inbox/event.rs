@@ -2,10 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::protocol::message::Outcome;
-
-/// Milliseconds since 1970. The clock is read at the edges and passed in.
-pub type Millis = i64;
+use crate::protocol::result::Outcome;
+use crate::time::Millis;
 
 /// Where a result came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

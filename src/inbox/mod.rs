@@ -6,11 +6,11 @@
 
 pub mod event;
 
-pub mod note;
+pub mod activity;
 
 pub mod store;
 
-mod verdict;
+mod decide;
 
 #[cfg(test)]
 mod contract;

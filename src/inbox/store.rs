@@ -2,10 +2,12 @@
 
 use async_trait::async_trait;
 
-use super::event::{Event, Millis, Source, State};
-use super::note::Note;
+use super::activity::Note;
+use super::event::{Event, Source, State};
 use crate::protocol::envelope::Verified;
-use crate::protocol::message::{Order, Outcome};
+use crate::protocol::request::Order;
+use crate::protocol::result::Outcome;
+use crate::time::Millis;
 
 /// Why a store cannot be opened or did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -236,8 +238,8 @@ pub trait Store: Send + Sync {
     /// Writes notes in this order. Where there are then more than [`KEPT_STEPS`] steps, or more than [`KEPT_COMMON`]
     /// common ones, the oldest of that weight are forgotten.
     ///
-    /// [`KEPT_STEPS`]: super::note::KEPT_STEPS
-    /// [`KEPT_COMMON`]: super::note::KEPT_COMMON
+    /// [`KEPT_STEPS`]: super::activity::KEPT_STEPS
+    /// [`KEPT_COMMON`]: super::activity::KEPT_COMMON
     async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError>;
 
     /// Notes, newest first, at most `limit` of each weight: common ones crowd out no step.

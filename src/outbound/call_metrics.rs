@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use prometheus::{Histogram, IntCounter};
 
-use super::done::OK;
-use super::refused::Code;
+use super::rejection::Code;
+use super::reply::OK;
 use super::route::Endpoint;
-use crate::observe::Metrics;
+use crate::telemetry::metrics::Metrics;
 
 /// Outcomes so rare and so grave that the first one counts. Their counters stand at nought from the start, because a
 /// rate does not see a series that begins at 1.

@@ -3,21 +3,19 @@
 //! Knows no socket and no file. Keeps the promises that a submit goes out once (I3), that nothing unverified
 //! becomes an answer (I2), and that every refusal says whether the request may have arrived.
 
-mod refused;
+mod rejection;
 
 mod route;
 
-mod parse;
+mod call;
 
 mod shadow;
 
-mod answer;
-
-pub mod relay;
+mod response;
 
 mod link;
 
-mod done;
+mod reply;
 
 mod call_metrics;
 
@@ -31,28 +29,29 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 
-use crate::clock;
 use crate::config::Watch;
 use crate::config::settings::Settings;
+use crate::http::client::error::{Fault, Sent};
 use crate::http::client::{Client, RawRequest, RawResponse, Repeat};
-use crate::http::fault::{Fault, Sent};
 use crate::http::request_id::{REQUEST_ID, request_id};
-use crate::http::serve::{Handler, Refusal};
-use crate::inbox::event::Millis;
-use crate::inbox::note::{Note, Weight, What};
+use crate::http::server::connection::{Handler, Refusal};
+use crate::inbox::activity::{Note, Weight, What};
 use crate::inbox::store::{Recorded, Store};
-use crate::journal::Journal;
-use crate::lifetime::Lifetime;
-use crate::log;
-use crate::observe::Metrics;
-use crate::protocol::message::Order;
-use crate::records::Records;
-use crate::trace::{self, Side, Span, Tracer};
+use crate::process::drain::Lifetime;
+use crate::protocol::request::Order;
+use crate::relay::{self, Form};
+use crate::telemetry::Records;
+use crate::telemetry::activity::Journal;
+use crate::telemetry::log;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace;
+use crate::telemetry::trace::{Side, Span, Tracer};
+use crate::time;
+use crate::time::Millis;
+use call::{Call, Notify};
 use call_metrics::CallMetrics;
-use done::{Done, OK, VERIFIED, flag, unverified};
-use parse::{Call, Notify};
-use refused::{Code, Refused};
-use relay::Form;
+use rejection::{Code, Refused};
+use reply::{Done, OK, VERIFIED, flag, unverified};
 use route::Endpoint;
 use shadow::{Shadow, Verdict};
 
@@ -148,7 +147,7 @@ impl Outbound {
         let path = request.uri().path();
         let request = self.client.request(path, &headers, &Form(call.seal()));
         let response = self.send(&request, endpoint.repeat()).await?;
-        let answer = answer::verify(&response, call, endpoint.completeness(), &self.metrics)?;
+        let answer = response::verify(&response, call, endpoint.completeness(), &self.metrics)?;
         Ok(Done::answered(call, answer))
     }
 
@@ -166,13 +165,13 @@ impl Outbound {
             self.ask_soon(call).await;
         }
         let response = sent?;
-        if !answer::must_be_envelope(&response) {
+        if !response::must_be_envelope(&response) {
             let page = relay::response(response);
             return Ok(Done::ok(unverified(page), Sent::Yes));
         }
         // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
-        let answer = answer::verify(&response, call, completeness, &self.metrics)?;
+        let answer = response::verify(&response, call, completeness, &self.metrics)?;
         Ok(Done::answered(call, answer))
     }
 
@@ -262,7 +261,7 @@ impl Outbound {
         let sent = self.send(&request, endpoint.repeat()).await;
         let response = sent.map_err(|fault| Refused::from(fault).about(&shadow.subject))?;
         let believed = shadow.call.as_ref().is_some_and(|call| {
-            answer::verify(&response, call, endpoint.completeness(), &self.metrics).is_ok()
+            response::verify(&response, call, endpoint.completeness(), &self.metrics).is_ok()
         });
         let mut response = relay::response(response);
         response.headers_mut().insert(VERIFIED, flag(believed));
@@ -285,7 +284,7 @@ impl Outbound {
         let (Some(merid), Some(order)) = (&call.subject.merid, &call.order) else {
             return;
         };
-        let soon = clock::now() + ASK_SOON;
+        let soon = time::now() + ASK_SOON;
         if let Err(error) = self.store.hasten(merid, &order.orderid, soon).await {
             tracing::warn!(merid, orderid = order.orderid, %error, "the watch could not be told of an unknown outcome");
         }
@@ -296,7 +295,7 @@ impl Outbound {
         let (Some(merid), Some(order)) = (merid, order) else {
             return Ok(());
         };
-        match self.store.record(merid, order, clock::now()).await {
+        match self.store.record(merid, order, time::now()).await {
             Ok(Recorded::Agrees) => Ok(()),
             Ok(Recorded::Conflicts) => {
                 let detail =
@@ -369,7 +368,7 @@ impl Outbound {
             sent: sent.name().into(),
             old_key: old_key.unwrap_or_default(),
             refused: outcome != OK,
-            ..Note::about(What::Call, merid, orderid, clock::now())
+            ..Note::about(What::Call, merid, orderid, time::now())
         });
         response.headers_mut().insert(REQUEST_ID, id);
         response

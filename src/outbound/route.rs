@@ -2,9 +2,9 @@
 
 use http::{Method, Uri};
 
-use super::refused::{Code, Refused};
+use super::rejection::{Code, Refused};
 use crate::http::client::Repeat;
-use crate::protocol::message::Completeness;
+use crate::protocol::response::Completeness;
 
 /// What the sidecar does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

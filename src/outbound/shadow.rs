@@ -2,12 +2,15 @@
 
 use bytes::Bytes;
 
-use super::parse::Call;
+use super::call::Call;
 use crate::config::Snapshot;
 use crate::protocol::envelope;
-use crate::protocol::explain::{self, Candidate, Explanation};
+use crate::protocol::explain;
+use crate::protocol::explain::{Candidate, Explanation};
 use crate::protocol::json::Object;
-use crate::protocol::message::{self, Order, Subject};
+use crate::protocol::request;
+use crate::protocol::request::Order;
+use crate::protocol::subject::Subject;
 
 /// An app's own envelope, and what our key says about it.
 pub(super) struct Shadow {
@@ -116,7 +119,7 @@ impl Shadow {
                 ..mismatch(&in_words(&found))
             };
         }
-        let order = message::read_order(&object).ok();
+        let order = request::read_order(&object).ok();
         let json = Bytes::from(bytes.clone());
         let call = Call::signed_by_app(merchant.clone(), json, subject.clone(), order);
         Self {

@@ -27,6 +27,14 @@ pub mod json;
 
 pub mod envelope;
 
-pub mod message;
+pub mod field;
+
+pub mod subject;
+
+pub mod request;
+
+pub mod result;
+
+pub mod response;
 
 pub mod explain;

@@ -6,14 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 
-use super::fault::{self, Fault};
+use super::fault;
+use super::fault::Fault;
 use super::order::Order;
 use super::{MAX_ORDERS, Sandbox, redirect, text, typed};
-use crate::http::serve::CutOff;
+use crate::http::server::connection::CutOff;
 use crate::protocol::envelope;
 use crate::protocol::json::{Object, quoted};
 use crate::protocol::key::Key;
-use crate::protocol::message::{ResultCode, read_submit};
+use crate::protocol::request::read_submit;
+use crate::protocol::result::ResultCode;
 
 /// How long [`Fault::SlowAnswers`] takes.
 const SLOW: Duration = Duration::from_secs(5);

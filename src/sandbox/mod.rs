@@ -25,13 +25,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
-use crate::clock;
 use crate::config::Snapshot;
-use crate::http::clients::Clients;
-use crate::http::serve::{Handler, Refusal};
+use crate::http::client::by_origin::Clients;
+use crate::http::server::connection::{Handler, Refusal};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
-use crate::protocol::message::ResultCode;
+use crate::protocol::result::ResultCode;
+use crate::time;
 use fault::{Fault, Sealed};
 use order::{Message, Order};
 
@@ -143,7 +143,7 @@ impl Sandbox {
 
     fn note(&self, queryid: &str, kind: &str, plain: String, wire: String, answer: String) {
         let message = Message {
-            at: clock::now(),
+            at: time::now(),
             kind: kind.to_owned(),
             plain,
             wire,
@@ -229,7 +229,7 @@ impl Sandbox {
             order.result = result;
             let paid = matches!(result, ResultCode::Paid | ResultCode::Processing);
             order.paytime = if paid {
-                order::paytime(clock::now())
+                order::paytime(time::now())
             } else {
                 String::new()
             };

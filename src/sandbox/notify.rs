@@ -9,11 +9,11 @@ use url::{Position, Url};
 use super::Sandbox;
 use super::fault::{Fault, Sealed};
 use super::order::Order;
-use crate::clock;
+use crate::http::client::by_origin::Clients;
 use crate::http::client::{RawResponse, Repeat};
-use crate::http::clients::Clients;
-use crate::inbox::event::Millis;
-use crate::protocol::message::ResultCode;
+use crate::protocol::result::ResultCode;
+use crate::time;
+use crate::time::Millis;
 
 /// Seconds before each of the ten calls: at once, three times after 10 s, three times after a minute, then every
 /// three minutes.
@@ -58,7 +58,7 @@ impl Sandbox {
         let pause = Duration::from_secs(seconds).div_f64(self.speed);
         let millis = Millis::try_from(pause.as_millis()).unwrap_or_default();
         self.with_order(queryid, |order| {
-            order.next_call = Some(clock::now() + millis)
+            order.next_call = Some(time::now() + millis)
         });
         tokio::time::sleep(pause).await;
     }

@@ -1,11 +1,11 @@
 //! An order at the platform: what came, what the customer chose, what was told to whom.
 
-use time::UtcOffset;
+use ::time::UtcOffset;
 
-use crate::clock;
-use crate::inbox::event::Millis;
 use crate::protocol::json::quoted;
-use crate::protocol::message::ResultCode;
+use crate::protocol::result::ResultCode;
+use crate::time;
+use crate::time::Millis;
 
 /// An order, from its submit on.
 #[derive(Debug, Clone)]
@@ -77,7 +77,7 @@ impl Order {
 /// A time as the document writes it, in Chinese standard time.
 pub fn paytime(at: Millis) -> String {
     let beijing = UtcOffset::from_hms(8, 0, 0).unwrap_or(UtcOffset::UTC);
-    clock::shown(at, beijing)
+    time::shown(at, beijing)
 }
 
 #[cfg(test)]

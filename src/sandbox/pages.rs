@@ -8,10 +8,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
 use super::fault::Fault;
-use super::order::{self, Order};
+use super::order;
+use super::order::Order;
 use super::{Sandbox, text, typed};
-use crate::clock;
-use crate::language::Language;
+use crate::time;
+use crate::web::language::Language;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1d2733;--soft:#5b6875;--line:#d8dee5;--paper:#fff;--ground:#f3f5f8;--act:#0b62c4}
@@ -146,7 +147,7 @@ impl Sandbox {
                     summary {
                         strong { (order.orderid) } " · ¥ " (order.yuan()) " · " (language.result(order.result))
                         @if let Some(next) = order.next_call {
-                            " · " span.soft { (language.say("下次通知", "next call")) " " ((next - clock::now()).max(0) / 1000) " s" }
+                            " · " span.soft { (language.say("下次通知", "next call")) " " ((next - time::now()).max(0) / 1000) " s" }
                         }
                     }
                     ol {

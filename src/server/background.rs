@@ -9,19 +9,19 @@ use pingora::services::background::BackgroundService;
 use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 
-use super::in_force::status;
 use super::process::listen_for;
+use super::report::status;
 use crate::admin::pulse::Pulse;
 use crate::config::Watch;
+use crate::delivery::{Deliver, land};
 use crate::http::client::Client;
-use crate::http::tls::Certificate;
-use crate::inbound::deliver::{Deliver, land};
-use crate::inbound::watch::Watch as OrderWatch;
+use crate::http::server::tls::Certificate;
 use crate::inbox::store::Store;
-use crate::journal::Journal;
-use crate::lifetime::Lifetime;
-use crate::supervisor::Supervisor;
-use crate::trace::Export;
+use crate::process::drain::Lifetime;
+use crate::process::systemd::Supervisor;
+use crate::reconcile::Watch as OrderWatch;
+use crate::telemetry::activity::Journal;
+use crate::telemetry::trace::Export;
 
 /// Fresh addresses, SIGHUP, the supervisor, and what the console shows.
 pub(super) struct Upkeep {

@@ -1,18 +1,18 @@
 //! The wiring: listeners, background work, and the order of the end.
 
-mod check;
+mod preflight;
 
 mod process;
 
-mod in_force;
+mod report;
 
 mod background;
 
-mod parts;
+mod wiring;
 
 mod start;
 
-mod end;
+mod shutdown;
 
 use std::sync::Mutex;
 
@@ -22,23 +22,23 @@ use pingora::services::background::background_service;
 
 use crate::config::settings::Settings;
 use crate::config::{Listen, Snapshot};
-use crate::handover::Taken;
-use crate::http::public::Public;
-use crate::http::serve::{App, Door, Limits};
-use crate::http::tls::acceptor;
-use crate::lifetime::DRAIN_TIME;
-use crate::log;
-use crate::sockets::Sockets;
-use crate::trace::Tracer;
+use crate::http::server::admission::Public;
+use crate::http::server::connection::{App, Door, Limits};
+use crate::http::server::tls::acceptor;
+use crate::process::drain::DRAIN_TIME;
+use crate::process::sockets::Sockets;
+use crate::process::upgrade::Taken;
+use crate::telemetry::log;
+use crate::telemetry::trace::Tracer;
 use background::{Exporting, Following};
-use check::certificate;
-use end::{End, socket_files};
-use parts::Parts;
+use preflight::certificate;
 use process::{catch_sighup, fit_descriptors, keep_secrets_out_of_dumps};
+use shutdown::{End, socket_files};
 use start::Start;
+use wiring::Parts;
 
-pub use check::{CannotStart, check, to_platform};
-pub use in_force::warnings;
+pub use preflight::{CannotStart, check, to_platform};
+pub use report::warnings;
 
 /// Requests to the admin listener at once, and the bytes of their bodies.
 const ADMIN_LIMITS: Limits = Limits {

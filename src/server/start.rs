@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 
-use super::in_force::status;
-use super::parts::Parts;
+use super::report::status;
+use super::wiring::Parts;
 use crate::config::settings::Settings;
-use crate::handover::{Offered, Taken};
-use crate::log;
+use crate::process::upgrade::{Offered, Taken};
+use crate::telemetry::log;
 
 pub(super) struct Start {
     pub(super) settings: Settings,

@@ -15,17 +15,18 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::sandbox::{self, DEMO_KEYS, DEMO_MERID, demo_key};
+use super::sandbox;
+use super::sandbox::{DEMO_KEYS, DEMO_MERID, demo_key};
 use super::{DEMO_VARIABLE, Failure};
+use crate::http::client::connect::Transport;
 use crate::http::client::{Client, RawResponse, Repeat};
-use crate::http::listener::serve;
-use crate::http::serve::{App, Door, Limits};
-use crate::http::transport::Transport;
-use crate::lifetime::Lifetime;
-use crate::observe::Uncounted;
-use crate::protocol::message::ResultCode;
+use crate::http::server::accept::serve;
+use crate::http::server::connection::{App, Door, Limits};
+use crate::process::drain::Lifetime;
+use crate::protocol::result::ResultCode;
 use crate::sandbox::Sandbox;
 use crate::sandbox::order::Message;
+use crate::telemetry::metrics::Uncounted;
 use shop::Shop;
 
 /// Shop, app, callbacks, platform, admin.

@@ -11,9 +11,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
 use crate::http::client::{Client, Repeat};
-use crate::http::serve::{Handler, Refusal};
+use crate::http::server::connection::{Handler, Refusal};
 use crate::protocol::json::Object;
-use crate::protocol::message::ResultCode;
+use crate::protocol::result::ResultCode;
 
 const PRICE: u64 = 1280;
 

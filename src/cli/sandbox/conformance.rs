@@ -11,17 +11,18 @@ use clap::Args;
 use tokio::process::Command;
 use url::Url;
 
-use super::super::keys::unknown_merchant;
-use super::super::{Failure, environment};
 use super::{DEMO_MERID, demo_key};
+use crate::cli::keys::unknown_merchant;
+use crate::cli::{Failure, environment};
 use crate::config::Snapshot;
-use crate::config::web_url::{self, Tail};
-use crate::http::clients::Clients;
-use crate::http::transport::Transport;
-use crate::observe::Uncounted;
+use crate::config::web_url;
+use crate::config::web_url::Tail;
+use crate::http::client::by_origin::Clients;
+use crate::http::client::connect::Transport;
 use crate::protocol::key::Key;
 use crate::sandbox::conformance::finding::{Doubt, junit};
 use crate::sandbox::conformance::{Addresses, Trial};
+use crate::telemetry::metrics::Uncounted;
 
 /// A restart takes no longer.
 const RESTART_TIME: Duration = Duration::from_secs(60);

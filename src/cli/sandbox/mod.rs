@@ -10,16 +10,17 @@ use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
 use super::{Failure, environment};
-use crate::config::{self, ReloadOutcome, Snapshot};
-use crate::http::clients::Clients;
-use crate::http::listener::serve;
-use crate::http::serve::{App, Door, Limits};
-use crate::http::transport::Transport;
-use crate::lifetime::Lifetime;
-use crate::observe::Uncounted;
+use crate::config;
+use crate::config::{ReloadOutcome, Snapshot};
+use crate::http::client::by_origin::Clients;
+use crate::http::client::connect::Transport;
+use crate::http::server::accept::serve;
+use crate::http::server::connection::{App, Door, Limits};
+use crate::process::drain::Lifetime;
 use crate::protocol::key::Key;
 use crate::sandbox::fault::Fault;
 use crate::sandbox::{Options, Sandbox as Platform};
+use crate::telemetry::metrics::Uncounted;
 
 /// The merchant that a sandbox without a merchants file knows, and its keys. A sidecar refuses them outside the demo.
 pub const DEMO_MERID: &str = "100000000000001";

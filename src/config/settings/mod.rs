@@ -15,7 +15,7 @@ use super::listen::Listen;
 use super::problem::{Problem, Problems};
 use super::store_address::StoreAddress;
 use super::token::Token;
-use super::{source, web_url};
+use super::{file, web_url};
 
 /// The settings fit one page; a file past 1 MiB is some other file.
 const MAX_FILE: u64 = 1 << 20;
@@ -173,14 +173,14 @@ impl Settings {
         overrides: &[(String, String)],
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Problems> {
-        let bytes = source::read(path, MAX_FILE).map_err(|why| Problem::new(path, "", why))?;
+        let bytes = file::read(path, MAX_FILE).map_err(|why| Problem::new(path, "", why))?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|_| Problem::new(path, "", "expected utf-8 text"))?;
         let mut layers = Layers::new(path, text, overrides, env);
         let settings = read::settings(
             &mut layers,
             path,
-            source::short_hex(&Sha256::digest(text)),
+            file::short_hex(&Sha256::digest(text)),
             env,
         );
         layers.finish()?;

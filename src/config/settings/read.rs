@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::super::layers::Layers;
-use super::super::listen::Listen;
-use super::super::store_address::StoreAddress;
-use super::super::token::Token;
-use super::super::web_url::{self, Tail};
-use super::super::{quantity, source};
 use super::{
     Acknowledge, Admin, App, Callbacks, Confirm, Inbox, Log, LogFormat, Platform, Settings, Tls,
     warnings,
 };
+use crate::config::layers::Layers;
+use crate::config::listen::Listen;
+use crate::config::store_address::StoreAddress;
+use crate::config::token::Token;
+use crate::config::web_url;
+use crate::config::web_url::Tail;
+use crate::config::{file, units};
 
 /// Below 1 KiB no payment fits; past 16 MiB memory is no longer bounded in earnest. In bytes.
 const MAX_BODY: RangeInclusive<u64> = 1 << 10..=16 << 20;
@@ -87,12 +88,7 @@ fn app(layers: &mut Layers<'_>, folder: &Path) -> App {
     App {
         listen: listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 8080).into())]),
         max_body: layers
-            .number(
-                "app.max_body",
-                MAX_BODY,
-                quantity::size,
-                quantity::shown_size,
-            )
+            .number("app.max_body", MAX_BODY, units::size, units::shown_size)
             .unwrap_or(64 << 10),
         max_in_flight: layers
             .number("app.max_in_flight", MAX_IN_FLIGHT, whole, plain)
@@ -222,7 +218,7 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> Admin {
 
 /// Loses one line end at its end.
 fn token_file(path: &Path) -> Result<Token, String> {
-    let bytes = source::read(path, source::MAX_KEY_FILE)?;
+    let bytes = file::read(path, file::MAX_KEY_FILE)?;
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
     let text = text.strip_suffix('\n').unwrap_or(text);
     Token::parse(text.strip_suffix('\r').unwrap_or(text))
@@ -253,12 +249,9 @@ fn log(layers: &mut Layers<'_>) -> Log {
 }
 
 fn time(layers: &mut Layers<'_>, key: &'static str, most: Duration, default: Duration) -> Duration {
-    let within = |text: &str| match quantity::duration(text)? {
+    let within = |text: &str| match units::duration(text)? {
         Duration::ZERO => Err("expected more than nothing".into()),
-        time if time > most => Err(format!(
-            "expected at most {}",
-            quantity::shown_duration(most)
-        )),
+        time if time > most => Err(format!("expected at most {}", units::shown_duration(most))),
         time => Ok(time),
     };
     layers.text(key, within).unwrap_or(default)

@@ -24,8 +24,8 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::super::store::StoreError;
 use crate::config::store_address::{Encryption, Postgres as Address};
+use crate::inbox::store::StoreError;
 
 /// How long anybody waits for the server, connecting included.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);

@@ -8,12 +8,12 @@ use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Statement;
 
-use super::super::event::State;
-use super::super::store::{Arrival, Put, StoreError};
-use super::super::verdict::{Known, New, Story, Verdict, cents, judge};
 use super::database::Database;
+use crate::inbox::decide::{Known, New, Story, Verdict, cents, judge};
+use crate::inbox::event::State;
+use crate::inbox::store::{Arrival, Put, StoreError};
 use crate::protocol::envelope::Verified;
-use crate::protocol::message::Outcome;
+use crate::protocol::result::Outcome;
 
 /// Results of one transaction at most.
 const GROUP: usize = 256;

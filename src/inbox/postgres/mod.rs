@@ -20,16 +20,18 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Row;
 
-use super::event::{Event, Millis, Source, State};
-use super::note::Note;
+use super::activity::Note;
+use super::decide::cents;
+use super::event::{Event, Source, State};
 use super::store::{
     AHEAD_ATTEMPT, AHEAD_LOOK, Arrival, Attempt, Counts, FIRST_LOOK, OldKey, OpenOrder, Put,
     Recorded, Signed, Store, StoreError, Wanted,
 };
-use super::verdict::cents;
 use crate::config::store_address::Postgres as Address;
 use crate::protocol::envelope::Verified;
-use crate::protocol::message::{Order, Outcome};
+use crate::protocol::request::Order;
+use crate::protocol::result::Outcome;
+use crate::time::Millis;
 use database::{Database, PATIENCE};
 
 /// How long a silent sidecar keeps what it has in hand: longer than an attempt takes, and short enough that another
@@ -470,8 +472,8 @@ fn only<'a, T: tokio_postgres::types::FromSql<'a>>(rows: &'a [Row]) -> Result<T,
 
 #[cfg(test)]
 mod tests {
-    use super::super::contract::{ARRIVAL, Place, attempt, order, outcome};
     use super::*;
+    use crate::inbox::contract::{ARRIVAL, Place, attempt, order, outcome};
 
     #[tokio::test]
     async fn what_one_sidecar_has_in_hand_no_other_gets() {

@@ -2,11 +2,13 @@
 
 use tokio_postgres::Row;
 
-use super::super::event::{Event, Millis};
-use super::super::note::{self, Note, Weight, What};
-use super::super::store::{OldKey, Signed, StoreError, Wanted};
 use super::database::Database;
 use super::{EVENT, read_event};
+use crate::inbox::activity;
+use crate::inbox::activity::{Note, Weight, What};
+use crate::inbox::event::Event;
+use crate::inbox::store::{OldKey, Signed, StoreError, Wanted};
+use crate::time::Millis;
 
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
                     stranger";
@@ -14,8 +16,8 @@ const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, out
 /// Numbers come from a sequence for each weight, so that the oldest are found without counting.
 pub(super) async fn write(database: &Database, notes: &[Note]) -> Result<(), StoreError> {
     for (weight, sequence, kept) in [
-        (Weight::Step, "note_steps", note::KEPT_STEPS),
-        (Weight::Common, "note_commons", note::KEPT_COMMON),
+        (Weight::Step, "note_steps", activity::KEPT_STEPS),
+        (Weight::Common, "note_commons", activity::KEPT_COMMON),
     ] {
         let notes: Vec<_> = notes.iter().filter(|note| note.weight == weight).collect();
         if notes.is_empty() {

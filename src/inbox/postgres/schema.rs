@@ -2,8 +2,8 @@
 
 use deadpool_postgres::GenericClient;
 
-use super::super::store::StoreError;
 use super::database::Database;
+use crate::inbox::store::StoreError;
 
 /// What made each version out of the one before. Times are in milliseconds since 1970, amounts in cents; only leases
 /// are in the server's own time, because a fleet has many clocks.

@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
 
-use super::super::store::StoreError;
+use crate::inbox::store::StoreError;
 
 /// Bytes of a store whose every page is looked at before it is used: a tenth of a second's work.
 const CHECKED: u64 = 16 << 20;

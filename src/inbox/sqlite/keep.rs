@@ -2,10 +2,10 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::super::store::{Arrival, Put};
-use super::super::verdict::{Known, New, Story, Verdict, cents, judge};
 use super::{EVENT, state};
-use crate::protocol::message::Outcome;
+use crate::inbox::decide::{Known, New, Story, Verdict, cents, judge};
+use crate::inbox::store::{Arrival, Put};
+use crate::protocol::result::Outcome;
 
 /// Keeps a result as it is judged.
 pub(super) fn put(

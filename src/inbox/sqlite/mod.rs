@@ -23,15 +23,17 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use tokio::sync::oneshot;
 
-use super::event::{Event, Millis, Source, State};
-use super::note::Note;
+use super::activity::Note;
+use super::decide::cents;
+use super::event::{Event, Source, State};
 use super::store::{
     AHEAD_ATTEMPT, AHEAD_LOOK, Arrival, Attempt, Counts, FIRST_LOOK, OldKey, OpenOrder, Put,
     Recorded, Signed, Store, StoreError, Wanted,
 };
-use super::verdict::cents;
 use crate::protocol::envelope::Verified;
-use crate::protocol::message::{Order, Outcome};
+use crate::protocol::request::Order;
+use crate::protocol::result::Outcome;
+use crate::time::Millis;
 use file::{Lock, check_pages, connect, lock_file};
 use writer::{Job, Writer, in_savepoint};
 
@@ -523,9 +525,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreEr
 
 #[cfg(test)]
 mod tests {
-    use super::super::contract::order;
     use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
     use super::*;
+    use crate::inbox::contract::order;
 
     /// The writer of a dropped handle gives its lock back on its own thread.
     fn reopened(path: &Path) -> Result<Sqlite, StoreError> {

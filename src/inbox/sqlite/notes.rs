@@ -2,10 +2,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::super::event::{Event, Millis};
-use super::super::note::{self, Note, Weight, What};
-use super::super::store::{OldKey, Signed, Wanted};
 use super::{EVENT, collect, read_event, unsigned};
+use crate::inbox::activity;
+use crate::inbox::activity::{Note, Weight, What};
+use crate::inbox::event::Event;
+use crate::inbox::store::{OldKey, Signed, Wanted};
+use crate::time::Millis;
 
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
      stranger";
@@ -15,7 +17,7 @@ pub(super) fn write(transaction: &Transaction<'_>, notes: &[Note]) -> rusqlite::
     for note in notes {
         insert(transaction, note)?;
     }
-    for (common, kept) in [(false, note::KEPT_STEPS), (true, note::KEPT_COMMON)] {
+    for (common, kept) in [(false, activity::KEPT_STEPS), (true, activity::KEPT_COMMON)] {
         let sql = "DELETE FROM notes WHERE common = ?1
             AND number <= (SELECT max(number) FROM notes WHERE common = ?1) - ?2";
         transaction

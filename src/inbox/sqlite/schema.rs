@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::super::store::StoreError;
+use crate::inbox::store::StoreError;
 
 /// Says whose file it is in its header (`PRAGMA application_id`): "CSgn".
 pub(super) const APPLICATION_ID: i32 = 0x4353_676e;

@@ -6,8 +6,8 @@ use std::sync::mpsc::Receiver;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::super::store::StoreError;
 use super::file::Lock;
+use crate::inbox::store::StoreError;
 
 /// Jobs of one commit at most.
 const GROUP: usize = 256;

@@ -6,7 +6,7 @@
 
 mod member;
 
-mod flat;
+mod fast;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -61,7 +61,7 @@ impl<'a> Object<'a> {
     /// Reads one object; white space around it is allowed, anything else is not.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, JsonError> {
         let text = text_of(bytes)?;
-        let members = match flat::members(text) {
+        let members = match fast::members(text) {
             Some(members) => members,
             None => any_members(text)?,
         };

@@ -15,13 +15,15 @@ use futures_util::future::{FutureExt, join_all};
 use serde_json::json;
 use url::Url;
 
-use super::fault::{self, Fault, Sealed};
+use super::fault;
+use super::fault::{Fault, Sealed};
 use super::notify::Way;
-use super::order::{self, Order};
-use crate::clock;
-use crate::http::clients::Clients;
+use super::order;
+use super::order::Order;
+use crate::http::client::by_origin::Clients;
 use crate::protocol::key::Key;
-use crate::protocol::message::ResultCode;
+use crate::protocol::result::ResultCode;
+use crate::time;
 use finding::{Doubt, Finding, Outcome};
 pub use sidecar::Addresses;
 use sidecar::{Figures, Said, Sidecar};
@@ -306,7 +308,7 @@ impl Trial {
 
     fn unknown_order(&self) -> Order {
         let number = self.numbered.fetch_add(1, Ordering::Relaxed);
-        let orderid = format!("CONF{:X}N{number}", clock::now());
+        let orderid = format!("CONF{:X}N{number}", time::now());
         Order {
             merid: self.merid.clone(),
             queryid: format!("Q{orderid}"),
@@ -316,7 +318,7 @@ impl Trial {
             backurl: self.sidecar.at.back.to_string(),
             fronturl: None,
             result: ResultCode::Paid,
-            paytime: order::paytime(clock::now()),
+            paytime: order::paytime(time::now()),
             messages: Vec::new(),
             next_call: None,
         }

@@ -9,11 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::{Position, Url};
 
-use super::super::fault::Sealed;
-use super::super::notify::{self, Way};
+use crate::http::client::by_origin::Clients;
 use crate::http::client::{Client, Repeat};
-use crate::http::clients::Clients;
 use crate::protocol::json::Object;
+use crate::sandbox::fault::Sealed;
+use crate::sandbox::notify;
+use crate::sandbox::notify::Way;
 
 /// Pieces of a slow callback, and the pause after each: longer than any buffer waits, far below what a sidecar allows.
 const PIECES: usize = 8;

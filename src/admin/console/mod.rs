@@ -1,0 +1,15 @@
+//! The console: pages that show orders, events, merchants and the last hours, and take decisions.
+
+pub mod plots;
+
+pub mod labels;
+
+pub mod page;
+
+pub mod events;
+
+pub mod timeline;
+
+pub mod merchants;
+
+pub mod overview;

@@ -1,0 +1,469 @@
+//! An order's story: everything that is known of it, in the order in which it happened.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use maud::{Markup, html};
+
+use super::events::{actions, no_such, result};
+use super::labels;
+use super::page::{Visit, order_address, see_other};
+use crate::admin::Admin;
+use crate::inbox::activity::{Note, What};
+use crate::inbox::event::{Event, State, shown};
+use crate::inbox::store::{Attempt, Signed, StoreError, Wanted};
+use crate::time::Millis;
+
+/// Orders that one number may stand for.
+const FOUND: u32 = 50;
+/// Events of one order; there is seldom more than one.
+const EVENTS: u32 = 20;
+/// Notes of one order, or of one list.
+const NOTES: u32 = 200;
+/// Attempts of one event that are shown: the first, and the latest.
+const ATTEMPTS: usize = 50;
+
+/// One step of a story.
+struct Step {
+    at: Millis,
+    tone: Tone,
+    title: String,
+    details: Markup,
+}
+
+/// How a step looks.
+enum Tone {
+    Plain,
+    Good,
+    Bad,
+    Odd,
+}
+
+impl Tone {
+    fn class(&self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Good => "ok",
+            Self::Bad => "no",
+            Self::Odd => "odd",
+        }
+    }
+}
+
+impl Admin {
+    /// Search: one order is shown at once, several are listed.
+    pub(in crate::admin) async fn orders(
+        &self,
+        visit: &Visit<'_>,
+    ) -> Result<Response<Bytes>, StoreError> {
+        let wanted = visit.parameter("q").unwrap_or_default();
+        let wanted = wanted.trim();
+        let found = self.store.find(wanted, FOUND).await?;
+        if let [(merid, orderid)] = found.as_slice() {
+            return Ok(see_other(&order_address(merid, orderid)));
+        }
+        let notes = match found.is_empty() {
+            true => {
+                self.store
+                    .notes(Wanted::Request(wanted.to_owned()), NOTES)
+                    .await?
+            }
+            false => Vec::new(),
+        };
+        let content = html! {
+            @if !found.is_empty() {
+                section {
+                    ul {
+                        @for (merid, orderid) in &found {
+                            li {
+                                a.number href=(order_address(merid, orderid)) { (shown(orderid)) }
+                                " · " (visit.say("商户 ", "merchant ")) span.number { (merid) }
+                            }
+                        }
+                    }
+                }
+            } @else if !notes.is_empty() {
+                section { (table(visit, &notes)) }
+            } @else {
+                section {
+                    p { (visit.say("没有找到：", "Nothing goes by: ")) code { (shown(wanted)) } }
+                    p.soft {
+                        (visit.say(
+                            "可按订单号 (orderid)、平台流水号 (queryid) 或请求号 (x-request-id) 完整查找。",
+                            "Search for a whole orderid, queryid or x-request-id.",
+                        ))
+                    }
+                }
+            }
+        };
+        let status = if found.is_empty() && notes.is_empty() {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::OK
+        };
+        Ok(visit.page(status, visit.say("查找", "Search"), &content))
+    }
+
+    pub(in crate::admin) async fn order(
+        &self,
+        visit: &Visit<'_>,
+    ) -> Result<Response<Bytes>, StoreError> {
+        let [merid, orderid] =
+            ["merid", "orderid"].map(|name| visit.parameter(name).unwrap_or_default());
+        let signed = self.store.signed(&merid, &orderid).await?;
+        let events = self.store.events_of(&merid, &orderid, EVENTS).await?;
+        let wanted = Wanted::Order(merid.clone(), orderid.clone());
+        let notes = self.store.notes(wanted, NOTES).await?;
+        if signed.is_none() && events.is_empty() && notes.is_empty() {
+            return Ok(no_such(visit));
+        }
+        let mut steps: Vec<_> = signed
+            .iter()
+            .map(|signed| of_ledger(visit, signed))
+            .collect();
+        // Newest first in the store: what happened in one millisecond stays in its order.
+        for note in notes.iter().rev() {
+            steps.extend(of_note(visit, note, signed.as_ref()));
+        }
+        for event in &events {
+            steps.push(of_event(visit, event));
+            let attempts = self.store.attempts(&event.id).await?;
+            steps.extend(of_attempts(visit, &attempts));
+        }
+        steps.sort_by_key(|step| step.at);
+        let content = html! {
+            p.soft { (visit.say("商户 ", "merchant ")) span.number { (merid) } }
+            (done(visit))
+            (summary(visit, signed.as_ref(), &events))
+            section {
+                h2 { (visit.say("经过", "What happened")) }
+                ol.story {
+                    @for step in &steps {
+                        li class=(step.tone.class()) {
+                            div.head { h3 { (step.title) } p.soft { (visit.when(step.at)) } }
+                            (step.details)
+                        }
+                    }
+                }
+                (ahead(visit, signed.as_ref(), &events))
+            }
+        };
+        let title = format!("{} {}", visit.say("订单", "Order"), shown(&orderid));
+        Ok(visit.page(StatusCode::OK, &title, &content))
+    }
+
+    /// What was refused lately, by reason.
+    pub(in crate::admin) async fn refusals(
+        &self,
+        visit: &Visit<'_>,
+    ) -> Result<Response<Bytes>, StoreError> {
+        let notes = self.store.notes(Wanted::Refusals, NOTES).await?;
+        let mut reasons: Vec<(What, &str, usize, Millis)> = Vec::new();
+        for note in &notes {
+            match reasons
+                .iter_mut()
+                .find(|it| (it.0, it.1) == (note.what, &*note.outcome))
+            {
+                Some(reason) => reason.2 += 1,
+                None => reasons.push((note.what, &note.outcome, 1, note.at)),
+            }
+        }
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.2));
+        let labels = visit.say(
+            ["原因", "对象", "次数", "最近"],
+            ["Reason", "Of", "Times", "Latest"],
+        );
+        let content = html! {
+            @if notes.is_empty() {
+                section { p { (visit.say("没有。", "None.")) } }
+            } @else {
+                section {
+                    h2 { (visit.say("按原因", "By reason")) }
+                    table {
+                        caption { (visit.say("最近 ", "Of the latest ")) (notes.len()) (visit.say(" 条拒绝", " refusals")) }
+                        thead { tr { @for label in labels { th scope="col" { (label) } } } }
+                        tbody {
+                            @for (what, reason, times, latest) in &reasons {
+                                tr {
+                                    th scope="row" data-label=(labels[0]) {
+                                        span { code { (reason) } " " span.soft { (labels::why(visit.language, reason)) } }
+                                    }
+                                    td data-label=(labels[1]) { (kind(visit, *what)) }
+                                    td data-label=(labels[2]) { (times) }
+                                    td data-label=(labels[3]) { span { (visit.when(*latest)) } }
+                                }
+                            }
+                        }
+                    }
+                }
+                section { h2 { (visit.say("最近的拒绝", "The latest")) } (table(visit, &notes)) }
+            }
+        };
+        Ok(visit.page(StatusCode::OK, visit.say("拒绝记录", "Refusals"), &content))
+    }
+}
+
+fn done(visit: &Visit<'_>) -> Markup {
+    let said = match visit.parameter("done").as_deref() {
+        Some("replay") => visit.say("已安排重放。", "It is being offered to the app again."),
+        Some("discard") => visit.say("已丢弃。", "It is discarded."),
+        Some(_) => visit.say(
+            "没有改变：状态已不同。",
+            "Nothing was changed: it is in another state by now.",
+        ),
+        None => return html! {},
+    };
+    html! { p.note role="status" { (said) } }
+}
+
+fn summary(visit: &Visit<'_>, signed: Option<&Signed>, events: &[Event]) -> Markup {
+    html! {
+        section {
+            @if let Some(signed) = signed {
+                dl {
+                    dt { (visit.say("金额", "Amount")) } dd { (labels::yuan(signed.amount)) }
+                    dt { (visit.say("方式", "Action")) } dd { (visit.language.action(&signed.action)) " " span.soft { (shown(&signed.action)) } }
+                }
+            } @else {
+                p.note.warn {
+                    (visit.say(
+                        "不在签名账本中：此订单不是由本机签名。",
+                        "Not in the ledger: this order was not signed here.",
+                    ))
+                }
+            }
+            @if events.is_empty() {
+                p { (visit.say("尚无结果。", "No result yet.")) }
+            }
+            @for event in events {
+                p {
+                    strong { (result(visit, &event.resultcode)) } " · " (labels::yuan(event.amount)) " · "
+                    (badge(visit, event.state)) " " (actions(visit, event))
+                }
+            }
+        }
+    }
+}
+
+fn badge(visit: &Visit<'_>, state: State) -> Markup {
+    let tone = match state {
+        State::Delivered => "good",
+        State::Disputed => "bad",
+        State::Parked => "warn",
+        State::Pending | State::Discarded => "soft",
+    };
+    html! { span class={ "badge " (tone) } { (labels::state(visit.language, state)) } }
+}
+
+fn of_ledger(visit: &Visit<'_>, signed: &Signed) -> Step {
+    Step {
+        at: signed.signed_at,
+        tone: Tone::Plain,
+        title: visit.say("签名", "Signed").to_owned(),
+        details: html! { p { (labels::yuan(signed.amount)) " · " (visit.language.action(&signed.action)) } },
+    }
+}
+
+fn of_note(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step> {
+    match note.what {
+        What::Call => of_call(visit, note, signed),
+        What::Callback => vec![of_callback(visit, note)],
+        What::Question => vec![of_question(visit, note)],
+    }
+}
+
+fn of_call(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let left = note.sent != "no";
+    let began = note.at - note.took;
+    let signed_at = signed.map(|signed| signed.signed_at);
+    // An order is signed after its call has begun, and before it is sent.
+    let signed_at = signed_at.filter(|at| (began..=note.at).contains(at));
+    if left {
+        steps.push(Step {
+            at: signed_at.unwrap_or(began),
+            tone: Tone::Plain,
+            title: format!(
+                "{} ({})",
+                visit.say("发往平台", "Sent to the platform"),
+                note.way
+            ),
+            details: html! {},
+        });
+    }
+    let title = match (left, note.refused) {
+        (true, false) => visit.say("已应答", "Answered"),
+        (false, false) => visit.say(
+            "已签名交给应用，由浏览器发送",
+            "Handed to the app signed, for the browser to send",
+        ),
+        (_, true) => visit.say("调用失败", "Refused"),
+    };
+    steps.push(Step {
+        at: note.at,
+        tone: match (note.refused, &*note.sent) {
+            (false, _) => Tone::Good,
+            (true, "unknown") => Tone::Odd,
+            (true, _) => Tone::Bad,
+        },
+        title: title.to_owned(),
+        details: html! {
+            p { (outcome(visit, note)) " · " (note.took) " ms" }
+            p { "sent: " code { (note.sent) } " " span.soft { (labels::sent(visit.language, &note.sent)) } }
+            (request(visit, note))
+        },
+    });
+    steps
+}
+
+fn of_callback(visit: &Visit<'_>, note: &Note) -> Step {
+    let title = match (note.refused, &*note.outcome) {
+        (true, _) => visit.say("通知被拒", "Callback refused"),
+        (false, "repeated") => visit.say("重复的通知", "Callback repeated"),
+        (false, _) => visit.say("通知被接受", "Callback accepted"),
+    };
+    Step {
+        // When it came: before what it brought. Its time is rounded down.
+        at: note.at - note.took - 1,
+        tone: if note.refused { Tone::Bad } else { Tone::Good },
+        title: format!("{title} ({})", note.way),
+        details: html! {
+            p { (outcome(visit, note)) " · " (note.took) " ms" }
+            @if note.stranger {
+                p.warn {
+                    (visit.say(
+                        "未验证：来者只是自称与此订单有关。",
+                        "Unverified: whoever sent it only claimed that it is about this order.",
+                    ))
+                }
+            }
+            (request(visit, note))
+        },
+    }
+}
+
+fn of_question(visit: &Visit<'_>, note: &Note) -> Step {
+    Step {
+        at: note.at,
+        tone: match &*note.outcome {
+            "found" | "known" => Tone::Good,
+            "disputed" | "not-stored" => Tone::Bad,
+            _ => Tone::Plain,
+        },
+        title: visit
+            .say("监看查询平台", "The watch asked the platform")
+            .to_owned(),
+        details: html! { p { (outcome(visit, note)) " · " (note.took) " ms" } },
+    }
+}
+
+fn of_event(visit: &Visit<'_>, event: &Event) -> Step {
+    let tone = match event.state {
+        State::Disputed => Tone::Bad,
+        State::Parked => Tone::Odd,
+        _ => Tone::Good,
+    };
+    Step {
+        at: event.received_at,
+        tone,
+        title: visit.say("结果已保存", "Result kept").to_owned(),
+        details: html! {
+            p {
+                (result(visit, &event.resultcode)) " · " (labels::yuan(event.amount)) " · "
+                (labels::source(visit.language, event.source)) " · " (badge(visit, event.state))
+            }
+            @if event.state == State::Disputed { p.bad { (labels::about_state(visit.language, event.state)) } }
+            p.soft { "queryid " span.number { (shown(&event.queryid)) } " · " (visit.say("事件 ", "event ")) span.number { (event.id) } }
+        },
+    }
+}
+
+/// The first and the latest, where an app was down for days.
+fn of_attempts(visit: &Visit<'_>, attempts: &[Attempt]) -> Vec<Step> {
+    let latest = attempts.len().saturating_sub(ATTEMPTS);
+    let shown_ones = attempts
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i == 0 || *i >= latest);
+    shown_ones
+        .map(|(_, attempt)| {
+            let taken = attempt.outcome == "taken";
+            Step {
+                at: attempt.at,
+                tone: if taken { Tone::Good } else { Tone::Bad },
+                title: format!("{} {}", visit.say("投递", "Delivery attempt"), attempt.number),
+                details: html! {
+                    p {
+                        @if taken { (visit.say("应用已收下", "The app took it")) } @else { (shown(&attempt.outcome)) }
+                        " · " (attempt.took) " ms"
+                    }
+                },
+            }
+        })
+        .collect()
+}
+
+/// What is going to happen next, by itself.
+fn ahead(visit: &Visit<'_>, signed: Option<&Signed>, events: &[Event]) -> Markup {
+    let next_look = signed.and_then(|signed| signed.next_look);
+    html! {
+        @for event in events.iter().filter(|event| event.state == State::Pending) {
+            p.soft { (visit.say("下次投递：", "Next attempt: ")) (visit.when(event.next_attempt)) }
+        }
+        @if let Some(at) = next_look {
+            p.soft { (visit.say("监看下次查询：", "The watch asks next: ")) (visit.when(at)) }
+        }
+    }
+}
+
+fn outcome(visit: &Visit<'_>, note: &Note) -> Markup {
+    html! {
+        code { (note.outcome) } " " span.soft { (labels::why(visit.language, &note.outcome)) }
+        @if !note.old_key.is_empty() {
+            " · " span.warn { (visit.say("以旧密钥签名 ", "signed with the old key ")) code { (note.old_key) } }
+        }
+    }
+}
+
+fn request(visit: &Visit<'_>, note: &Note) -> Markup {
+    html! { p.soft { (visit.say("请求 ", "request ")) span.number { (note.request_id) } } }
+}
+
+fn kind(visit: &Visit<'_>, what: What) -> &'static str {
+    match what {
+        What::Call => visit.say("调用", "call"),
+        What::Callback => visit.say("通知", "callback"),
+        What::Question => visit.say("查询", "question"),
+    }
+}
+
+fn table(visit: &Visit<'_>, notes: &[Note]) -> Markup {
+    let labels = visit.say(
+        ["时间", "类型", "原因", "订单", "商户", "请求"],
+        ["When", "Kind", "Outcome", "Order", "Merchant", "Request"],
+    );
+    html! {
+        table {
+            caption { (visit.say("最新在前", "Newest first")) }
+            thead { tr { @for label in labels { th scope="col" { (label) } } } }
+            tbody {
+                @for note in notes {
+                    tr {
+                        td data-label=(labels[0]) { span { (visit.when(note.at)) } }
+                        td data-label=(labels[1]) { span { (kind(visit, note.what)) " (" (note.way) ")" } }
+                        td data-label=(labels[2]) { span { (outcome(visit, note)) } }
+                        td data-label=(labels[3]) {
+                            @if note.orderid.is_empty() { span.soft { "–" } } @else {
+                                span {
+                                    a.number href=(order_address(&note.merid, &note.orderid)) { (note.orderid) }
+                                    @if note.stranger { " " span.badge.warn { (visit.say("未验证", "unverified")) } }
+                                }
+                            }
+                        }
+                        td data-label=(labels[4]) { span.number { (note.merid) } }
+                        td data-label=(labels[5]) { span.number { (note.request_id) } }
+                    }
+                }
+            }
+        }
+    }
+}

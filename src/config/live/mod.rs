@@ -1,0 +1,185 @@
+//! The merchants in force, kept in step with their file for as long as the process lives.
+//!
+//! One thread looks every two seconds, and at once after a file event. It outlives its own panics: the snapshot stays,
+//! the log says why, and it looks again.
+
+mod reload;
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::hint::Hints;
+use super::merchants::Snapshot;
+pub use reload::ReloadOutcome;
+use reload::{Follower, Step};
+
+/// How late a change is seen where file events do not work.
+const POLL: Duration = Duration::from_secs(2);
+/// Events come in bursts; one look serves them all, and a busy folder cannot keep a core busy.
+const BURST: Duration = Duration::from_millis(20);
+/// The longest pause after look upon look has panicked.
+const MAX_BACK_OFF: Duration = Duration::from_secs(60);
+
+/// A handle on the merchants in force; clones share them. The thread ends with the last handle.
+#[derive(Clone)]
+pub struct Watch(Arc<Shared>);
+
+struct Shared {
+    current: ArcSwap<Snapshot>,
+    last: Mutex<(SystemTime, ReloadOutcome)>,
+    turn: Mutex<Turn>,
+}
+
+/// What one reload at a time may touch.
+struct Turn {
+    follower: Follower,
+    on_reload: Box<dyn Fn(&ReloadOutcome) + Send>,
+}
+
+/// Keeps `first`, loaded from `path`, in step with the file.
+///
+/// `on_reload` hears of each change that was applied or refused, a refusal once for each content, and of whatever
+/// [`Watch::reload`] returns. It must not call `reload` itself. Fails only where no thread can be started.
+pub fn watch(
+    path: PathBuf,
+    first: Snapshot,
+    on_reload: impl Fn(&ReloadOutcome) + Send + 'static,
+) -> io::Result<Watch> {
+    let outcome = ReloadOutcome::Applied {
+        merchants: first.len(),
+        digest: first.digest().into(),
+        added: first.len(),
+        removed: 0,
+        changed: 0,
+        took: Duration::ZERO,
+        warnings: first.warnings().to_vec(),
+    };
+    let shared = Arc::new(Shared {
+        turn: Mutex::new(Turn {
+            follower: Follower::new(path, &first),
+            on_reload: Box::new(on_reload),
+        }),
+        current: ArcSwap::from_pointee(first),
+        last: Mutex::new((SystemTime::now(), outcome)),
+    });
+    let weak = Arc::downgrade(&shared);
+    thread::Builder::new()
+        .name("merchants".into())
+        .spawn(move || follow(&weak))?;
+    Ok(Watch(shared))
+}
+
+impl Watch {
+    /// The merchants in force, to keep for the length of a request.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.current.load_full()
+    }
+
+    /// The merchants in force, cheaper than [`Watch::snapshot`] where they are not kept across an await.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.0.current.load()
+    }
+
+    /// Looks now, without the wait for quiet; blocks until done.
+    pub fn reload(&self) -> ReloadOutcome {
+        let mut turn = lock(&self.0.turn);
+        let outcome = turn.follower.reload(&self.0.current);
+        self.0.tell(&turn, outcome.clone());
+        outcome
+    }
+
+    /// When the merchants in force were last loaded, confirmed or refused a change, and what came of it.
+    pub fn last(&self) -> (SystemTime, ReloadOutcome) {
+        lock(&self.0.last).clone()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watch").field(&*self.load()).finish()
+    }
+}
+
+impl Shared {
+    /// One look; returns how long nothing needs to be done.
+    fn look(&self, hints: &mut Hints) -> Duration {
+        let mut turn = lock(&self.turn);
+        // Watched before looked at: a change between the two is then at least hinted at.
+        hints.follow(turn.follower.paths());
+        match turn.follower.look(Instant::now(), &self.current) {
+            Step::Settled { reverted: true } => {
+                let merchants = self.current.load().len();
+                self.note(ReloadOutcome::Unchanged { merchants });
+                POLL
+            }
+            Step::Settled { reverted: false } => POLL,
+            Step::Wait(rest) => rest.min(POLL),
+            Step::Done(outcome) => {
+                self.tell(&turn, outcome);
+                POLL
+            }
+        }
+    }
+
+    fn tell(&self, turn: &Turn, outcome: ReloadOutcome) {
+        self.note(outcome.clone());
+        (turn.on_reload)(&outcome);
+    }
+
+    fn note(&self, outcome: ReloadOutcome) {
+        *lock(&self.last) = (SystemTime::now(), outcome);
+    }
+}
+
+fn follow(shared: &Weak<Shared>) {
+    let (wake, woken) = sync_channel(1);
+    let mut hints = Hints::new(wake);
+    let mut back_off = POLL;
+    loop {
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let look = catch_unwind(AssertUnwindSafe(|| shared.look(&mut hints)));
+        drop(shared);
+        match look {
+            Ok(idle) => {
+                back_off = POLL;
+                wait(&woken, idle);
+            }
+            Err(_) => {
+                tracing::error!(
+                    ?back_off,
+                    "looking at the merchants file panicked, the last good merchants stay"
+                );
+                thread::sleep(back_off);
+                back_off = (back_off * 2).min(MAX_BACK_OFF);
+            }
+        }
+    }
+}
+
+fn wait(woken: &Receiver<()>, idle: Duration) {
+    match woken.recv_timeout(idle) {
+        Ok(()) => {
+            thread::sleep(BURST);
+            // What came during the burst is seen by the look that follows.
+            let _ = woken.try_recv();
+        }
+        Err(RecvTimeoutError::Timeout) => {}
+        // Without file events nobody holds the other end.
+        Err(RecvTimeoutError::Disconnected) => thread::sleep(idle),
+    }
+}
+
+/// A panic leaves nothing half done that the next look would not see.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,451 @@
+//! From a changed file to a new snapshot: loaded at first sight, in force once the content has been quiet.
+//!
+//! Knows contents, not events, and is told the time. Keeps promise I6: what cannot be taken whole leaves the last good
+//! snapshot in force.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::config::file;
+use crate::config::file::Contents;
+use crate::config::merchants;
+use crate::config::merchants::{Merchant, Snapshot};
+use crate::config::problem::{Problem, Problems};
+
+/// Covers an editor that empties a file before it writes it.
+const QUIET: Duration = Duration::from_millis(300);
+/// Where merchants vanish, a slow writer that has reached the end of an entry looks just the same.
+const QUIET_WHERE_MERCHANTS_VANISH: Duration = Duration::from_secs(5);
+/// Merchants; taking out fewer at a time is everyday work.
+const MASS_DELETION: usize = 5;
+
+/// What came of one reload.
+#[derive(Debug, Clone)]
+pub enum ReloadOutcome {
+    /// The new snapshot is in force.
+    Applied {
+        /// Merchants in force.
+        merchants: usize,
+        /// The snapshot's digest.
+        digest: String,
+        /// Merchants that were not there before.
+        added: usize,
+        /// Merchants that are gone.
+        removed: usize,
+        /// Merchants with another key, other old keys or other URLs.
+        changed: usize,
+        /// Reading and checking, without the wait for quiet.
+        took: Duration,
+        /// Weak and shared keys, by merid.
+        warnings: Vec<String>,
+    },
+    /// The files hold what is in force.
+    Unchanged {
+        /// Merchants in force.
+        merchants: usize,
+    },
+    /// The last good snapshot stays in force.
+    Refused(Problems),
+}
+
+/// What one look found.
+pub(super) enum Step {
+    /// Nothing to do; `reverted` where refused content has gone back to what is in force.
+    Settled { reverted: bool },
+    /// Look again after this long.
+    Wait(Duration),
+    /// A change was applied or refused.
+    Done(ReloadOutcome),
+}
+
+/// Follows one merchants file and the key files it names.
+pub(super) struct Follower {
+    path: PathBuf,
+    in_force: Contents,
+    refused: Contents,
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    trial: Trial,
+    since: Instant,
+    quiet: Duration,
+}
+
+struct Trial {
+    result: Result<Snapshot, Problems>,
+    contents: Contents,
+    took: Duration,
+}
+
+impl Follower {
+    pub(super) fn new(path: PathBuf, first: &Snapshot) -> Self {
+        Self {
+            path,
+            in_force: first.contents().clone(),
+            refused: Contents::new(),
+            pending: None,
+        }
+    }
+
+    /// The files that matter: those in force, those last refused, and those about to be taken.
+    pub(super) fn paths(&self) -> BTreeSet<&Path> {
+        let pending = self
+            .pending
+            .iter()
+            .flat_map(|pending| pending.trial.contents.keys());
+        self.in_force
+            .keys()
+            .chain(self.refused.keys())
+            .chain(pending)
+            .chain([&self.path])
+            .map(PathBuf::as_path)
+            .collect()
+    }
+
+    /// Applies a change once it has been the same for long enough; reports one refusal for each content.
+    pub(super) fn look(&mut self, now: Instant, current: &ArcSwap<Snapshot>) -> Step {
+        let seen = self.observe();
+        if holds(&seen, &self.in_force) {
+            self.pending = None;
+            let reverted = !std::mem::take(&mut self.refused).is_empty();
+            return Step::Settled { reverted };
+        }
+        if holds(&seen, &self.refused) {
+            self.pending = None;
+            return Step::Settled { reverted: false };
+        }
+        let pending = match self.pending.take() {
+            Some(pending) if holds(&seen, &pending.trial.contents) => pending,
+            _ => self.first_sight(now, current),
+        };
+        let waited = now.saturating_duration_since(pending.since);
+        if waited < pending.quiet {
+            let rest = pending.quiet - waited;
+            self.pending = Some(pending);
+            return Step::Wait(rest);
+        }
+        Step::Done(self.decide(pending.trial, current))
+    }
+
+    /// Looks now, without the wait for quiet.
+    pub(super) fn reload(&mut self, current: &ArcSwap<Snapshot>) -> ReloadOutcome {
+        self.pending = None;
+        let trial = self.load();
+        if trial.result.is_ok() && trial.contents == self.in_force {
+            self.refused.clear();
+            return ReloadOutcome::Unchanged {
+                merchants: current.load().len(),
+            };
+        }
+        self.decide(trial, current)
+    }
+
+    fn observe(&self) -> Contents {
+        let look = |path: &Path| {
+            let limit = if path == self.path {
+                file::MAX_FILE
+            } else {
+                file::MAX_KEY_FILE
+            };
+            (path.to_owned(), file::look(path, limit))
+        };
+        self.paths().into_iter().map(look).collect()
+    }
+
+    fn first_sight(&self, now: Instant, current: &ArcSwap<Snapshot>) -> Pending {
+        let trial = self.load();
+        let quiet = match &trial.result {
+            Ok(new) if vanished(&current.load(), new) > 0 => QUIET_WHERE_MERCHANTS_VANISH,
+            _ => QUIET,
+        };
+        Pending {
+            trial,
+            since: now,
+            quiet,
+        }
+    }
+
+    fn load(&self) -> Trial {
+        let start = Instant::now();
+        let (result, contents) = merchants::attempt(&self.path, &|name| std::env::var(name).ok());
+        Trial {
+            result,
+            contents,
+            took: start.elapsed(),
+        }
+    }
+
+    fn decide(&mut self, trial: Trial, current: &ArcSwap<Snapshot>) -> ReloadOutcome {
+        let old = current.load_full();
+        let checked = trial.result.and_then(|new| self.guard(&old, new));
+        match checked {
+            Ok(new) => {
+                let outcome = applied(&old, &new, trial.took);
+                self.in_force = trial.contents;
+                self.refused.clear();
+                current.store(new.into());
+                outcome
+            }
+            Err(problems) => {
+                self.refused = trial.contents;
+                ReloadOutcome::Refused(problems)
+            }
+        }
+    }
+
+    /// A file cut short at the end of an entry is a good file; only its author can tell that it is meant.
+    fn guard(&self, old: &Snapshot, new: Snapshot) -> Result<Snapshot, Problems> {
+        let vanished = vanished(old, &new);
+        if new.count_stated() || vanished < MASS_DELETION || vanished * 2 <= old.len() {
+            return Ok(new);
+        }
+        let expected = format!(
+            "{vanished} of {} merchants would vanish, add [end] with merchants = {} if this is meant",
+            old.len(),
+            new.len()
+        );
+        Err(Problem::new(&self.path, "end.merchants", expected).into())
+    }
+}
+
+/// Whether every file of `wanted` was seen as it is there; nothing holds an empty load.
+fn holds(seen: &Contents, wanted: &Contents) -> bool {
+    !wanted.is_empty()
+        && wanted
+            .iter()
+            .all(|(path, content)| seen.get(path) == Some(content))
+}
+
+fn vanished(old: &Snapshot, new: &Snapshot) -> usize {
+    let gone = |merchant: &&Arc<Merchant>| new.merchant(&merchant.merid).is_none();
+    old.iter().filter(gone).count()
+}
+
+fn applied(old: &Snapshot, new: &Snapshot, took: Duration) -> ReloadOutcome {
+    let differs = |before: &&Arc<Merchant>| {
+        new.merchant(&before.merid)
+            .is_some_and(|after| after != *before)
+    };
+    ReloadOutcome::Applied {
+        merchants: new.len(),
+        digest: new.digest().into(),
+        added: vanished(new, old),
+        removed: vanished(old, new),
+        changed: old.iter().filter(differs).count(),
+        took,
+        warnings: new.warnings().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    struct Desk {
+        dir: tempfile::TempDir,
+        follower: Follower,
+        current: ArcSwap<Snapshot>,
+        now: Instant,
+    }
+
+    fn entry(n: usize) -> String {
+        format!("[[merchant]]\nmerid = \"{n}\"\nkey = \"7d0f1c0a9be84e6e8e1f{n:04}\"\n")
+    }
+
+    fn entries(count: usize) -> String {
+        (1..=count).map(entry).collect()
+    }
+
+    impl Desk {
+        fn new(count: usize) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("m.toml");
+            fs::write(&path, entries(count)).unwrap();
+            let first = Snapshot::load(&path, &|_| None).unwrap();
+            Self {
+                dir,
+                follower: Follower::new(path, &first),
+                current: ArcSwap::from_pointee(first),
+                now: Instant::now(),
+            }
+        }
+
+        fn write(&self, text: &str) {
+            fs::write(self.dir.path().join("m.toml"), text).unwrap();
+        }
+
+        fn look_after(&mut self, ms: u64) -> Step {
+            self.now += Duration::from_millis(ms);
+            self.follower.look(self.now, &self.current)
+        }
+
+        fn outcome_after(&mut self, ms: u64) -> ReloadOutcome {
+            match self.look_after(ms) {
+                Step::Done(outcome) => outcome,
+                Step::Wait(rest) => panic!("waits for {rest:?}"),
+                Step::Settled { .. } => panic!("settled"),
+            }
+        }
+
+        fn is_settled_after(&mut self, ms: u64) -> bool {
+            matches!(self.look_after(ms), Step::Settled { .. })
+        }
+
+        fn waits_after(&mut self, ms: u64) -> Duration {
+            match self.look_after(ms) {
+                Step::Wait(rest) => rest,
+                Step::Done(outcome) => panic!("{outcome:?}"),
+                Step::Settled { .. } => panic!("settled"),
+            }
+        }
+    }
+
+    #[test]
+    fn change_counts_after_its_quiet_time_and_no_earlier() {
+        let mut desk = Desk::new(2);
+        assert!(desk.is_settled_after(0));
+        desk.write(&entries(3));
+        assert_eq!(desk.waits_after(0), QUIET);
+        assert_eq!(desk.waits_after(299), Duration::from_millis(1));
+        assert!(matches!(
+            desk.outcome_after(1),
+            ReloadOutcome::Applied { added: 1, .. }
+        ));
+        assert_eq!(desk.current.load().len(), 3);
+        assert!(desk.is_settled_after(2_000));
+    }
+
+    #[test]
+    fn slow_writer_starts_the_quiet_time_over() {
+        let mut desk = Desk::new(1);
+        for count in 2..20 {
+            desk.write(&entries(count));
+            assert_eq!(desk.waits_after(100), QUIET);
+        }
+        assert_eq!(desk.current.load().len(), 1);
+        assert!(matches!(
+            desk.outcome_after(300),
+            ReloadOutcome::Applied { merchants: 19, .. }
+        ));
+    }
+
+    #[test]
+    fn vanishing_merchant_takes_five_seconds() {
+        let mut desk = Desk::new(3);
+        desk.write(&entries(2));
+        assert_eq!(desk.waits_after(0), QUIET_WHERE_MERCHANTS_VANISH);
+        assert_eq!(desk.waits_after(4_999), Duration::from_millis(1));
+        assert!(matches!(
+            desk.outcome_after(1),
+            ReloadOutcome::Applied { removed: 1, .. }
+        ));
+    }
+
+    #[test]
+    fn file_cut_at_an_entry_and_then_completed_never_takes_a_merchant_out() {
+        let mut desk = Desk::new(3);
+        desk.write(&entries(2));
+        desk.waits_after(0);
+        desk.write(&entries(4));
+        assert_eq!(desk.waits_after(4_900), QUIET);
+        assert!(matches!(
+            desk.outcome_after(300),
+            ReloadOutcome::Applied {
+                added: 1,
+                removed: 0,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn refusal_is_reported_once_for_each_content() {
+        let mut desk = Desk::new(2);
+        for broken in ["[[merchant", "[[merchant]", "[[merchant"] {
+            desk.write(broken);
+            desk.waits_after(2_000);
+            assert!(matches!(desk.outcome_after(300), ReloadOutcome::Refused(_)));
+            assert!(desk.is_settled_after(2_000) && desk.is_settled_after(2_000));
+        }
+        assert_eq!(desk.current.load().len(), 2);
+    }
+
+    #[test]
+    fn going_back_to_what_is_in_force_is_no_reload() {
+        let mut desk = Desk::new(2);
+        desk.write("broken");
+        desk.waits_after(0);
+        desk.write(&entries(2));
+        assert!(matches!(
+            desk.look_after(300),
+            Step::Settled { reverted: false }
+        ));
+        desk.write("broken");
+        desk.waits_after(0);
+        desk.outcome_after(300);
+        desk.write(&entries(2));
+        assert!(matches!(
+            desk.look_after(300),
+            Step::Settled { reverted: true }
+        ));
+        assert!(matches!(
+            desk.look_after(300),
+            Step::Settled { reverted: false }
+        ));
+    }
+
+    #[test]
+    fn key_file_that_is_still_being_written_is_waited_for() {
+        let mut desk = Desk::new(1);
+        let key_file = desk.dir.path().join("2.key");
+        fs::write(&key_file, "7d0f").unwrap();
+        let second = "[[merchant]]\nmerid = \"2\"\nkey_file = \"2.key\"\n";
+        desk.write(&(entry(1) + second));
+        desk.waits_after(0);
+        fs::write(&key_file, "7d0f1c0a9be84e6e8e1f").unwrap();
+        assert_eq!(desk.waits_after(300), QUIET);
+        desk.outcome_after(300);
+        assert_eq!(desk.current.load().warnings(), [""; 0]);
+        fs::write(&key_file, "7d0f1c0a9be84e6e8e1f-next").unwrap();
+        desk.waits_after(0);
+        assert!(matches!(
+            desk.outcome_after(300),
+            ReloadOutcome::Applied { changed: 1, .. }
+        ));
+    }
+
+    #[test]
+    fn most_merchants_vanish_only_where_the_file_says_so() {
+        let mut desk = Desk::new(9);
+        desk.write(&entries(4));
+        let ReloadOutcome::Refused(problems) = desk.follower.reload(&desk.current) else {
+            panic!("5 of 9 are gone");
+        };
+        let expected =
+            "5 of 9 merchants would vanish, add [end] with merchants = 4 if this is meant";
+        assert_eq!(problems.0[0].expected, expected);
+        desk.write(&(entries(4) + "[end]\nmerchants = 4\n"));
+        let outcome = desk.follower.reload(&desk.current);
+        assert!(matches!(outcome, ReloadOutcome::Applied { removed: 5, .. }));
+    }
+
+    #[test]
+    fn fewer_than_five_or_half_may_vanish() {
+        for (before, after) in [(4, 1), (10, 5), (5, 1)] {
+            let mut desk = Desk::new(before);
+            desk.write(&entries(after));
+            let outcome = desk.follower.reload(&desk.current);
+            assert!(
+                matches!(outcome, ReloadOutcome::Applied { .. }),
+                "{before} to {after}"
+            );
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Bytes under time limits: streams, read buffers and deadlines, for clients and listeners alike.
+
+pub mod deadline;
+
+pub mod buffer;
+
+pub mod stream;

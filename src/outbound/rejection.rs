@@ -1,0 +1,275 @@
+//! The one table that turns failures into status, code and `sent`, and the body that carries them.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use crate::http::client::error::{Fault, Sent};
+use crate::protocol::field::FieldError;
+use crate::protocol::json::JsonError;
+use crate::protocol::subject::Subject;
+
+/// Why a call is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(
+    missing_docs,
+    reason = "each row of `Code::row` says what its variant means"
+)]
+pub(super) enum Code {
+    BadRequest,
+    InvalidJson,
+    DuplicateMember,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    OrderConflict,
+    BodyTooLarge,
+    InvalidField,
+    UnknownMerchant,
+    Internal,
+    Overloaded,
+    Draining,
+    PlatformUnreachable,
+    PlatformTimeout,
+    PlatformCutOff,
+    BadSignature,
+    UnsignedAnswer,
+    PlatformError,
+    MalformedAnswer,
+    ForeignAnswer,
+}
+
+impl Code {
+    /// The code's name, its status, its title, and what is known about the request's fate where the fault
+    /// itself does not say it.
+    fn row(self) -> (&'static str, u16, &'static str, Sent) {
+        use Sent::{No, Unknown, Yes};
+        match self {
+            Self::BadRequest => ("bad-request", 400, "The request is not valid HTTP", No),
+            Self::InvalidJson => (
+                "invalid-json",
+                400,
+                "The body is not one strict JSON object",
+                No,
+            ),
+            Self::DuplicateMember => ("duplicate-member", 400, "A JSON member stands twice", No),
+            Self::NotFound => ("not-found", 404, "There is nothing at this path", No),
+            Self::MethodNotAllowed => ("method-not-allowed", 405, "This path takes POST", No),
+            Self::RequestTimeout => (
+                "request-timeout",
+                408,
+                "The body did not come whole in time",
+                No,
+            ),
+            Self::OrderConflict => (
+                "order-conflict",
+                409,
+                "This order was signed before with another amount or action",
+                No,
+            ),
+            Self::BodyTooLarge => (
+                "body-too-large",
+                413,
+                "The body is larger than this sidecar takes",
+                No,
+            ),
+            Self::InvalidField => (
+                "invalid-field",
+                422,
+                "A field breaks the platform's rules",
+                No,
+            ),
+            Self::UnknownMerchant => (
+                "unknown-merchant",
+                422,
+                "No key is configured for this merchant",
+                No,
+            ),
+            Self::Internal => (
+                "internal",
+                500,
+                "The sidecar failed inside this call",
+                Unknown,
+            ),
+            Self::Overloaded => ("overloaded", 503, "Too many calls are in flight", No),
+            Self::Draining => ("draining", 503, "The sidecar is shutting down", No),
+            Self::PlatformUnreachable => (
+                "platform-unreachable",
+                502,
+                "No connection to the platform",
+                No,
+            ),
+            Self::PlatformTimeout => (
+                "platform-timeout",
+                504,
+                "The platform did not answer in time",
+                Unknown,
+            ),
+            Self::PlatformCutOff => (
+                "platform-cut-off",
+                502,
+                "The connection ended inside the answer",
+                Unknown,
+            ),
+            Self::BadSignature => (
+                "bad-signature",
+                502,
+                "The answer's sign does not fit its text",
+                Yes,
+            ),
+            Self::UnsignedAnswer => (
+                "unsigned-answer",
+                502,
+                "The platform could not find the merchant's key",
+                Yes,
+            ),
+            Self::PlatformError => (
+                "platform-error",
+                502,
+                "The platform answered with an error status",
+                Yes,
+            ),
+            Self::MalformedAnswer => (
+                "malformed-answer",
+                502,
+                "The answer is no valid envelope",
+                Yes,
+            ),
+            Self::ForeignAnswer => (
+                "foreign-answer",
+                502,
+                "The answer speaks of another merchant or order",
+                Yes,
+            ),
+        }
+    }
+
+    /// The name that stands in `code` and in the metrics.
+    pub(super) fn name(self) -> &'static str {
+        self.row().0
+    }
+}
+
+/// A refusal with all that is known about it. None of its texts quotes a body or a key.
+#[derive(Debug, Clone)]
+pub(super) struct Refused {
+    pub(super) code: Code,
+    pub(super) detail: Box<str>,
+    pub(super) sent: Sent,
+    pub(super) field: Option<&'static str>,
+    pub(super) subject: Subject,
+    pub(super) platform: Option<Box<Spoken>>,
+}
+
+/// What an unsigned answer says: passed on, believed by nobody.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Spoken {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) respcode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) respmsg: Option<String>,
+}
+
+/// The body, RFC 9457.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    sent: &'static str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    merid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    orderid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<&'a Spoken>,
+}
+
+impl Refused {
+    pub(super) fn new(code: Code, detail: impl Into<Box<str>>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            sent: code.row().3,
+            field: None,
+            subject: Subject::default(),
+            platform: None,
+        }
+    }
+
+    pub(super) fn at(mut self, field: &'static str) -> Self {
+        self.field = Some(field);
+        self
+    }
+
+    pub(super) fn about(mut self, subject: &Subject) -> Self {
+        self.subject.clone_from(subject);
+        self
+    }
+
+    /// The refusal as a response.
+    pub(super) fn response(&self, request_id: &HeaderValue) -> Response<Bytes> {
+        let (name, status, title, _) = self.code.row();
+        let body = Body {
+            r#type: format!("urn:countersign:problem:{name}"),
+            title,
+            status,
+            detail: &self.detail,
+            code: name,
+            sent: self.sent.name(),
+            request_id: request_id.to_str().unwrap_or_default(),
+            merid: self.subject.merid.as_deref(),
+            orderid: self.subject.orderid.as_deref(),
+            field: self.field,
+            platform: self.platform.as_deref(),
+        };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let headers = response.headers_mut();
+        let mut put = |name, value| headers.insert(name, HeaderValue::from_static(value));
+        put(header::CONTENT_TYPE, "application/problem+json");
+        match self.code {
+            Code::Overloaded | Code::Draining => put(header::RETRY_AFTER, "1"),
+            Code::MethodNotAllowed => put(header::ALLOW, "POST"),
+            _ => None,
+        };
+        response
+    }
+}
+
+impl From<JsonError> for Refused {
+    fn from(error: JsonError) -> Self {
+        let code = match error {
+            JsonError::DuplicateMember { .. } => Code::DuplicateMember,
+            _ => Code::InvalidJson,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<FieldError> for Refused {
+    fn from(error: FieldError) -> Self {
+        Self::new(Code::InvalidField, error.to_string()).at(error.field)
+    }
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        let code = match fault {
+            Fault::Unreachable { .. } => Code::PlatformUnreachable,
+            Fault::TimedOut { .. } | Fault::CutShort => Code::PlatformTimeout,
+            Fault::CutOff(_) => Code::PlatformCutOff,
+            Fault::TooLong | Fault::NotHttp(_) => Code::MalformedAnswer,
+        };
+        Self {
+            sent: fault.sent(),
+            ..Self::new(code, fault.to_string())
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The handover from a running process to the one that replaces it, over a unix socket that is theirs alone.
+//!
+//! The new process asks, and gets the listening sockets of the old one with what it must know. It opens all else that it
+//! needs, serves beside the old one, and only then says so; up to that word the old process goes on as if nobody had asked.
+//! The socket for the next handover is among those that are handed over.
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
+};
+use rustix::process::{Pid, geteuid, test_kill_process};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::sockets::Sockets;
+use super::systemd::Address;
+use crate::config::settings::Settings;
+use crate::config::{Listen, StoreAddress};
+
+/// What the kernel passes at once (SCM_MAX_FD, unix(7)).
+const MAX_SOCKETS: usize = 253;
+/// Bytes of an offer: some hundred paths.
+const MAX_OFFER: usize = 64 * 1024;
+/// Each side answers at once.
+const REPLY_TIME: Duration = Duration::from_secs(5);
+/// From the offer to the word that the new process serves: it reads a large store's first pages in between.
+const START_TIME: Duration = Duration::from_secs(60);
+/// The new process serves.
+const SERVING: &[u8] = b"serving\n";
+/// The old process has stopped accepting.
+const YOURS: &[u8] = b"yours\n";
+
+/// Why nothing is handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum NoHandover {
+    /// Nobody answers.
+    #[error(
+        "nothing to take over: no countersign that runs with the store {store} listens at {path}; start it without \
+         --upgrade, or with the same RUNTIME_DIRECTORY and XDG_RUNTIME_DIR as the running one"
+    )]
+    Nobody {
+        /// The store that the settings name.
+        store: String,
+        /// Where was looked.
+        path: String,
+    },
+    /// It runs other settings.
+    #[error(
+        "the running process {pid} reads its settings from {theirs}, this one from {ours}; name the same file, or stop \
+         the running process first"
+    )]
+    OtherSettings {
+        /// The running process.
+        pid: i32,
+        /// Its settings file.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
+    /// The folder or the process is another user's.
+    #[error(
+        "{what} belongs to user {owner}, this process to user {own}; run it as the user of the running process"
+    )]
+    Foreign {
+        /// The folder, or the process.
+        what: String,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        own: u32,
+    },
+    /// Others may enter the folder.
+    #[error(
+        "{0}: others than its owner may enter this folder; expected mode 0700, as countersign makes it"
+    )]
+    Open(String),
+    /// Anything else that the system refused, or the other side did not say.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What the new process must know, beside the sockets.
+#[derive(Debug, Serialize, Deserialize)]
+struct Offer {
+    version: String,
+    settings: PathBuf,
+    /// The addresses of the sockets, in their order; the socket for the next handover comes last and has none.
+    listeners: Vec<String>,
+    #[serde(default)]
+    supervisor: Address,
+}
+
+/// Where the handover takes place, for those who share a store.
+struct Place {
+    folder: PathBuf,
+    path: PathBuf,
+    store: String,
+}
+
+impl Place {
+    fn of(settings: &Settings) -> Self {
+        // Who shares a file is one sidecar; of those who share a database, each has its own settings.
+        let (key, shown) = match &settings.inbox.store {
+            StoreAddress::Sqlite(path) => (resolved(path), path.display().to_string()),
+            StoreAddress::Postgres(at) => (resolved(&settings.path), at.to_string()),
+        };
+        let digest = Sha256::digest(key.as_os_str().as_encoded_bytes());
+        let name: String = digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let folder = folder(&key);
+        Self {
+            path: folder.join(name + ".sock"),
+            store: shown,
+            folder,
+        }
+    }
+
+    /// The folder is made where it is missing, and must be ours alone.
+    fn enter(&self) -> Result<(), NoHandover> {
+        let shown = self.folder.display().to_string();
+        let failed = |error: io::Error| NoHandover::Failed(format!("{shown}: {error}"));
+        match DirBuilder::new().mode(0o700).create(&self.folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
+        let metadata = self.folder.symlink_metadata().map_err(failed)?;
+        let own = geteuid().as_raw();
+        if metadata.uid() != own {
+            return Err(NoHandover::Foreign {
+                what: shown,
+                owner: metadata.uid(),
+                own,
+            });
+        }
+        if !metadata.is_dir() || metadata.mode() & 0o077 != 0 {
+            return Err(NoHandover::Open(shown));
+        }
+        Ok(())
+    }
+}
+
+/// The same whichever way leads there.
+fn resolved(path: &Path) -> PathBuf {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let there = parent.canonicalize().ok();
+    there
+        .and_then(|parent| Some(parent.join(path.file_name()?)))
+        .unwrap_or_else(|| path.to_owned())
+}
+
+/// A folder that goes with the process or with the store, never one that others share.
+fn folder(key: &Path) -> PathBuf {
+    let named = |name| env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(folders) = named("RUNTIME_DIRECTORY") {
+        // systemd names several as it names a PATH.
+        return env::split_paths(&folders)
+            .next()
+            .unwrap_or_default()
+            .join("upgrade");
+    }
+    if let Some(folder) = named("XDG_RUNTIME_DIR") {
+        return PathBuf::from(folder).join("countersign");
+    }
+    key.with_file_name(".countersign")
+}
+
+/// The old process's side: waits for a new one.
+pub struct Offered {
+    listener: UnixListener,
+    settings: PathBuf,
+    supervisor: Address,
+}
+
+impl Offered {
+    /// Listens, where nobody else does. What a process that ended hard left there is removed.
+    pub fn at(settings: &Settings, supervisor: Address) -> Result<Self, NoHandover> {
+        let place = Place::of(settings);
+        place.enter()?;
+        if UnixStream::connect(&place.path).is_ok() {
+            let path = place.path.display();
+            return Err(NoHandover::Failed(format!(
+                "{path}: another process with this store waits there"
+            )));
+        }
+        let _ = fs::remove_file(&place.path);
+        let listener = UnixListener::bind(&place.path)
+            .map_err(|error| NoHandover::Failed(format!("{}: {error}", place.path.display())))?;
+        Ok(Self::new(listener, settings, supervisor))
+    }
+
+    fn new(listener: UnixListener, settings: &Settings, supervisor: Address) -> Self {
+        Self {
+            listener,
+            settings: full_path(&settings.path),
+            supervisor,
+        }
+    }
+
+    /// Blocks until a new process serves, and returns its id; then `sockets` are to be closed. `replaced_by` is told first.
+    pub fn wait(self, sockets: &Sockets, replaced_by: impl Fn(i32)) -> i32 {
+        loop {
+            let handed_over = self
+                .listener
+                .accept()
+                .map_err(|error| NoHandover::Failed(error.to_string()))
+                .and_then(|(new, _)| self.hand_over(new, sockets, &replaced_by));
+            match handed_over {
+                Ok(pid) => return pid,
+                Err(error) => {
+                    tracing::warn!(%error, "no handover; this process goes on");
+                    // Out of descriptors, most likely: some will be given back.
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    fn hand_over(
+        &self,
+        new: UnixStream,
+        sockets: &Sockets,
+        replaced_by: &impl Fn(i32),
+    ) -> Result<i32, NoHandover> {
+        let pid = same_user(&new)?;
+        set_times(&new, START_TIME)?;
+        sockets.show(|addresses, sockets| {
+            if sockets.is_empty() {
+                return Err(NoHandover::Failed("this process is ending".to_owned()));
+            }
+            let offer = Offer {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                settings: self.settings.clone(),
+                listeners: addresses.iter().map(ToString::to_string).collect(),
+                supervisor: self.supervisor.clone(),
+            };
+            let mut all = sockets.to_vec();
+            all.push(self.listener.as_fd());
+            send(&new, &offer, &all)
+        })?;
+        tracing::info!(pid, "another process takes over");
+        let mut said = [0; SERVING.len()];
+        let mut reader = &new;
+        match reader.read_exact(&mut said) {
+            Ok(()) if said == *SERVING => {}
+            _ => {
+                return Err(NoHandover::Failed(format!(
+                    "the new process {pid} gave up before it served"
+                )));
+            }
+        }
+        // Where we were too slow to hear it, it has ended, and nobody would serve.
+        if !is_there(&new) {
+            return Err(NoHandover::Failed(format!(
+                "the new process {pid} ended before it was heard"
+            )));
+        }
+        replaced_by(pid);
+        // Whether it is heard or not: there is no way back.
+        let _ = (&new).write_all(YOURS);
+        Ok(pid)
+    }
+}
+
+/// The new process's side: what it was given.
+pub struct Taken {
+    /// The listening sockets, by their addresses.
+    pub sockets: Vec<(Listen, OwnedFd)>,
+    /// The old process's supervisor.
+    pub supervisor: Address,
+    /// The old process.
+    pub pid: i32,
+    old: UnixStream,
+    next: UnixListener,
+}
+
+impl Taken {
+    /// Asks the process that runs with these settings.
+    pub fn from_running(settings: &Settings) -> Result<Self, NoHandover> {
+        let place = Place::of(settings);
+        let nobody = || NoHandover::Nobody {
+            store: place.store.clone(),
+            path: place.path.display().to_string(),
+        };
+        if !place.folder.exists() {
+            return Err(nobody());
+        }
+        place.enter()?;
+        let old = match UnixStream::connect(&place.path) {
+            Ok(old) => old,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Err(nobody());
+            }
+            Err(error) => {
+                return Err(NoHandover::Failed(format!(
+                    "{}: {error}",
+                    place.path.display()
+                )));
+            }
+        };
+        let pid = same_user(&old)?;
+        set_times(&old, REPLY_TIME)?;
+        let (offer, mut sockets) = receive(&old).map_err(|error| {
+            NoHandover::Failed(format!(
+                "the running process {pid} does not hand over: {error}"
+            ))
+        })?;
+        let ours = full_path(&settings.path);
+        if offer.settings != ours {
+            return Err(NoHandover::OtherSettings {
+                pid,
+                theirs: offer.settings.display().to_string(),
+                ours: ours.display().to_string(),
+            });
+        }
+        let next = sockets.pop();
+        let Some(next) = next.filter(|_| sockets.len() == offer.listeners.len()) else {
+            return Err(NoHandover::Failed(format!(
+                "the running process {pid} names other sockets than it sends"
+            )));
+        };
+        tracing::info!(pid, version = offer.version, "taking over");
+        // An address that this version does not understand is none that it listens on.
+        let known = offer
+            .listeners
+            .iter()
+            .zip(sockets)
+            .filter_map(|(name, socket)| Some((name.parse().ok()?, socket)));
+        Ok(Self {
+            sockets: known.collect(),
+            supervisor: offer.supervisor,
+            pid,
+            old,
+            next: next.into(),
+        })
+    }
+
+    /// Says that this process serves, and returns once the old one has stopped accepting. Fails where the old one is
+    /// there and did not wait so long.
+    pub fn serving(self, settings: &Settings, supervisor: Address) -> Result<Offered, NoHandover> {
+        let mut said = [0; YOURS.len()];
+        let mut old = &self.old;
+        let heard = old
+            .write_all(SERVING)
+            .and_then(|()| old.read_exact(&mut said));
+        if heard.is_err() || said != *YOURS {
+            let pid = self.pid;
+            if Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok()) {
+                return Err(NoHandover::Failed(format!(
+                    "the running process {pid} did not wait for this one, and goes on"
+                )));
+            }
+            tracing::warn!(pid, "the old process ended without a word");
+        }
+        Ok(Offered::new(self.next, settings, supervisor))
+    }
+}
+
+fn full_path(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// The id of the process at the other end, which must be our own user's.
+fn same_user(peer: &UnixStream) -> Result<i32, NoHandover> {
+    let peer = socket_peercred(peer).map_err(|error| NoHandover::Failed(error.to_string()))?;
+    let (pid, own) = (peer.pid.as_raw_nonzero().get(), geteuid());
+    if peer.uid == own {
+        return Ok(pid);
+    }
+    Err(NoHandover::Foreign {
+        what: format!("process {pid}"),
+        owner: peer.uid.as_raw(),
+        own: own.as_raw(),
+    })
+}
+
+/// Says nothing more for now, and has not closed its end.
+fn is_there(peer: &UnixStream) -> bool {
+    let nothing = recv(peer, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    nothing.is_err_and(|error| error == Errno::WOULDBLOCK)
+}
+
+fn set_times(stream: &UnixStream, time: Duration) -> Result<(), NoHandover> {
+    stream
+        .set_read_timeout(Some(time))
+        .and_then(|()| stream.set_write_timeout(Some(REPLY_TIME)))
+        .map_err(|error| NoHandover::Failed(error.to_string()))
+}
+
+/// One line of JSON, with the sockets beside its first bytes.
+fn send(to: &UnixStream, offer: &Offer, sockets: &[BorrowedFd<'_>]) -> Result<(), NoHandover> {
+    let failed = |error: io::Error| NoHandover::Failed(format!("the offer: {error}"));
+    let mut line = serde_json::to_vec(offer).map_err(|error| failed(error.into()))?;
+    line.push(b'\n');
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
+        return Err(NoHandover::Failed(format!(
+            "more than {MAX_SOCKETS} sockets cannot be handed over"
+        )));
+    }
+    let sent = sendmsg(
+        to,
+        &[IoSlice::new(&line)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    );
+    let sent = sent.map_err(|error| failed(error.into()))?;
+    let mut rest = to;
+    rest.write_all(&line[sent.min(line.len())..])
+        .map_err(failed)
+}
+
+fn receive(from: &UnixStream) -> io::Result<(Offer, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut first = [0; 4096];
+    let received = recvmsg(
+        from,
+        &mut [IoSliceMut::new(&mut first)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut sockets = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            sockets.extend(passed);
+        }
+    }
+    let first = first.get(..received.bytes).unwrap_or_default();
+    let limit = u64::try_from(MAX_OFFER).unwrap_or(u64::MAX);
+    let mut line = Vec::new();
+    BufReader::new(first.chain(from).take(limit)).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "it said nothing"));
+    }
+    Ok((serde_json::from_slice(&line)?, sockets))
+}

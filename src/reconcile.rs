@@ -1,0 +1,209 @@
+//! The watch: orders whose result never came are asked about, until it is there or a day has passed.
+//!
+//! Paced, so that a restart with many open orders does not flood the platform. What it finds goes the way of a
+//! callback: one event for one story, whoever told it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::config;
+use crate::delivery::Wake;
+use crate::inbox::activity::{Note, Weight, What};
+use crate::inbox::event::Source;
+use crate::inbox::store::{Arrival, OpenOrder, Put, Store};
+use crate::platform::{NoResult, Platform};
+use crate::protocol::envelope::Verified;
+use crate::protocol::result::{Outcome, ResultCode};
+use crate::protocol::subject::Subject;
+use crate::telemetry::activity::Journal;
+use crate::telemetry::metrics::Metrics;
+use crate::time;
+use crate::time::Millis;
+
+/// The first question, counted from the signing; each next one after as long again as has passed.
+const FIRST: Millis = 20 * 60 * 1000;
+/// The last question, counted from the signing.
+const LAST: Millis = 24 * 60 * 60 * 1000;
+/// After a question without an answer.
+const AGAIN: Millis = 60 * 1000;
+/// Rounds follow each other no faster.
+const ROUND: Duration = Duration::from_secs(1);
+/// Old events and closed orders are forgotten this often.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
+
+/// The background work that asks.
+pub struct Watch {
+    /// Where orders and events are.
+    pub store: Arc<dyn Store>,
+    /// The keys to ask with.
+    pub merchants: config::Watch,
+    /// Who is asked.
+    pub platform: Platform,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Told of new events.
+    pub wake: Arc<Wake>,
+    /// Takes note of questions.
+    pub journal: Arc<Journal>,
+    /// Questions a second at most.
+    pub per_second: usize,
+}
+
+impl Watch {
+    /// Asks until the task is dropped.
+    pub async fn run(&self) {
+        let mut rounds = tokio::time::interval(ROUND);
+        rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            match self
+                .store
+                .open_orders(
+                    time::now(),
+                    u32::try_from(self.per_second).unwrap_or(u32::MAX),
+                )
+                .await
+            {
+                Ok(orders) => {
+                    join_all(orders.iter().map(|order| self.ask(order))).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "open orders cannot be read; the watch waits")
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, order: &OpenOrder) {
+        let snapshot = self.merchants.snapshot();
+        let now = time::now();
+        let (outcome, next) = match snapshot.merchant(&order.merid) {
+            None => ("unknown-merchant", later(order, now)),
+            Some(merchant) => match self.platform.result(merchant, &order.orderid).await {
+                Ok(result) => {
+                    self.found(result, order, now, merchant.back.is_some())
+                        .await
+                }
+                Err(NoResult::Refused(_)) => ("no-result", later(order, now)),
+                Err(error) => {
+                    tracing::debug!(%error, orderid = order.orderid, "no answer about an open order");
+                    ("no-answer", again(order, now))
+                }
+            },
+        };
+        self.metrics
+            .watch_queries
+            .with_label_values(&[outcome])
+            .inc();
+        // While the platform is away, each open order is asked about once a minute.
+        let weight = if outcome == "no-answer" {
+            Weight::Common
+        } else {
+            Weight::Step
+        };
+        let (merid, orderid) = (Some(&*order.merid), Some(&*order.orderid));
+        self.journal.note(weight, || {
+            let note = Note::about(What::Question, merid, orderid, time::now());
+            Note {
+                took: note.at - now,
+                way: "watch".into(),
+                outcome: outcome.into(),
+                ..note
+            }
+        });
+        if let Err(error) = self.store.asked(order, next).await {
+            tracing::error!(%error, "an answer about an open order could not be written down");
+        }
+    }
+
+    async fn found(
+        &self,
+        result: Verified<Outcome>,
+        order: &OpenOrder,
+        now: Millis,
+        deliverable: bool,
+    ) -> (&'static str, Option<Millis>) {
+        let code = ResultCode::parse(&result.resultcode);
+        if matches!(code, None | Some(ResultCode::NotPaid)) {
+            return ("not-paid", later(order, now));
+        }
+        let arrival = Arrival {
+            source: Source::Query,
+            at: now,
+            deliverable,
+        };
+        let next = if code.is_some_and(ResultCode::is_final) {
+            None
+        } else {
+            later(order, now)
+        };
+        match self.store.put(&result, arrival).await {
+            Ok(Put::Kept { id, .. }) => {
+                tracing::info!(
+                    event = id,
+                    orderid = order.orderid,
+                    "a result that no callback brought"
+                );
+                self.wake.now();
+                ("found", next)
+            }
+            Ok(Put::Repeated { .. }) => ("known", next),
+            Ok(Put::Disputed { id, new }) => {
+                let subject = Subject::about(&order.merid, &order.orderid);
+                self.metrics.count_dispute(new, &id, &subject);
+                ("disputed", None)
+            }
+            Ok(Put::Foreign) => ("disputed", None),
+            Err(error) => {
+                tracing::error!(%error, "a result could not be kept");
+                ("not-stored", again(order, now))
+            }
+        }
+    }
+
+    /// Forgets what is done and older than `keep`, now and then, until the task is dropped.
+    pub async fn forget(&self, keep: Duration) {
+        let keep = Millis::try_from(keep.as_millis()).unwrap_or(Millis::MAX);
+        let mut rounds = tokio::time::interval(FORGET_EVERY);
+        loop {
+            rounds.tick().await;
+            if let Err(error) = self.store.forget(time::now().saturating_sub(keep)).await {
+                tracing::error!(%error, "old events could not be forgotten");
+            }
+        }
+    }
+}
+
+/// When to ask next: after as long again as has passed since the signing, and never after a day.
+fn later(order: &OpenOrder, now: Millis) -> Option<Millis> {
+    let age = now - order.signed_at;
+    (age < LAST).then(|| order.signed_at + (2 * age).clamp(FIRST, LAST))
+}
+
+fn again(order: &OpenOrder, now: Millis) -> Option<Millis> {
+    (now - order.signed_at < LAST).then_some(now + AGAIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_become_rare_and_end_after_a_day() {
+        let order = OpenOrder {
+            merid: "1".to_owned(),
+            orderid: "ABCDEFGH".to_owned(),
+            signed_at: 1_000,
+        };
+        let minutes = |minutes: i64| 1_000 + minutes * 60_000;
+        let mut asked = vec![20];
+        while let Some(next) = later(&order, minutes(asked[asked.len() - 1])) {
+            asked.push((next - 1_000) / 60_000);
+        }
+        assert_eq!(asked, [20, 40, 80, 160, 320, 640, 1280, 1440]);
+        assert_eq!(later(&order, minutes(0)), Some(minutes(20)));
+        assert_eq!(again(&order, minutes(1440)), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! What is found out before anything is served: that the files which settings name can be used.
+
+use std::sync::Arc;
+
+use crate::config::settings::{Callbacks, Settings, Tls};
+use crate::http::client::Client;
+use crate::http::client::connect::{Count, Transport};
+use crate::http::server::tls::Certificate;
+use crate::process::sockets::CannotListen;
+use crate::process::upgrade::NoHandover;
+use crate::telemetry::metrics::Uncounted;
+
+/// Why the sidecar cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CannotStart(pub(super) String);
+
+impl From<CannotListen> for CannotStart {
+    fn from(error: CannotListen) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<NoHandover> for CannotStart {
+    fn from(error: NoHandover) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Finds out whether the files that settings name can be used, as far as that changes nothing.
+pub fn check(settings: &Settings) -> Result<(), CannotStart> {
+    to_platform(settings, Arc::new(Uncounted))?;
+    settings
+        .callbacks
+        .as_ref()
+        .map_or(Ok(None), certificate)
+        .map(|_| ())
+}
+
+/// The client for the platform, as settings say.
+pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, CannotStart> {
+    let platform = &settings.platform;
+    let transport = Transport::new(platform.ca_file.as_deref(), count)
+        .map_err(|error| CannotStart(format!("platform.ca_file: {error}")))?;
+    let client = Client::new(
+        &platform.url,
+        platform.connect_timeout,
+        platform.timeout,
+        transport,
+    );
+    client.map_err(|error| {
+        CannotStart(format!(
+            "{}: platform.url: {error}",
+            settings.path.display()
+        ))
+    })
+}
+
+pub(super) fn certificate(callbacks: &Callbacks) -> Result<Option<Arc<Certificate>>, CannotStart> {
+    let load = |tls: &Tls| Certificate::load(&tls.cert, &tls.key).map(Arc::new);
+    let certificate = callbacks.tls.as_ref().map(load).transpose();
+    certificate.map_err(|error| CannotStart(format!("callbacks.tls: {error}")))
+}

@@ -1,0 +1,80 @@
+//! The end: SIGTERM, SIGINT or a process that took over drains, a signal after that ends at once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::signal::unix::SignalKind;
+
+use super::process::listen_for;
+use super::wiring::Parts;
+use crate::config::Listen;
+use crate::process::drain::DRAIN_TIME;
+use crate::telemetry::log;
+
+/// What the store is given at the end to take the last notes.
+const LAST_NOTES: Duration = Duration::from_millis(200);
+
+pub(super) struct End {
+    pub(super) parts: Parts,
+    /// Of the app's listeners.
+    pub(super) files: Vec<PathBuf>,
+    /// For what is in flight when another process has taken over: nobody waits for the end.
+    pub(super) lame_time: Duration,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for End {
+    async fn recv(&self) -> ShutdownSignal {
+        let (mut terminate, mut interrupt) = (
+            listen_for(SignalKind::terminate()),
+            listen_for(SignalKind::interrupt()),
+        );
+        let lifetime = self.parts.lifetime.clone();
+        let replaced = tokio::select! {
+            _ = terminate.recv() => false,
+            _ = interrupt.recv() => false,
+            () = lifetime.until_replaced() => true,
+        };
+        // The socket's files are the other process's now.
+        let (time, files) = if replaced {
+            (self.lame_time, Vec::new())
+        } else {
+            (DRAIN_TIME, self.files.clone())
+        };
+        self.parts.supervisor.stopping();
+        self.parts.sockets.close();
+        tracing::info!(replaced, "draining; a signal from here on ends at once");
+        let tracer = self.parts.tracer.clone();
+        let journal = self.parts.journal.clone();
+        // On a task of its own: Pingora blocks this one for the whole grace period.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = async {
+                    lifetime.drain(time).await;
+                    // What is not written by then is not worth a longer end.
+                    let _ = tokio::time::timeout(LAST_NOTES, journal.write()).await;
+                } => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            for file in files {
+                let _ = std::fs::remove_file(file);
+            }
+            let _ = tokio::task::spawn_blocking(move || tracer.end()).await;
+            tracing::info!("ended");
+            log::end();
+            std::process::exit(0);
+        });
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+pub(super) fn socket_files(listen: &[Listen]) -> Vec<PathBuf> {
+    let path = |listen: &Listen| match listen {
+        Listen::Unix(path) => Some(path.clone()),
+        Listen::Tcp(_) => None,
+    };
+    listen.iter().filter_map(path).collect()
+}

@@ -1,0 +1,307 @@
+//! The metrics of a running process.
+//!
+//! Labels come from fixed lists, so the number of series is bounded.
+
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::http::client::connect::Count;
+use crate::inbox::event::State;
+use crate::inbox::store::Counts;
+use crate::protocol::envelope::Verified;
+use crate::protocol::subject::Subject;
+use crate::time::Millis;
+
+/// Upper bounds of the histograms: from a signed link to `platform.timeout` with room above.
+const REQUEST_SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+/// Every metric, by its Prometheus name in the registry.
+pub struct Metrics {
+    registry: Registry,
+    /// Calls by endpoint and outcome; the outcome is `ok` or the refusal's code.
+    pub calls: IntCounterVec,
+    /// Seconds from a call's header to its response, by endpoint.
+    pub call_seconds: HistogramVec,
+    /// Connections to the platform that were opened.
+    connections_opened: IntCounter,
+    /// Connections to the platform that were used again.
+    connections_reused: IntCounter,
+    /// Calls of apps that sign themselves: `match` or `mismatch`.
+    pub shadow: IntCounterVec,
+    /// Tolerated oddities of answers, by kind.
+    pub oddities: IntCounterVec,
+    /// Answers that fitted an old key only.
+    pub old_key_answers: IntCounter,
+    /// Looks at the merchants file: `applied`, `refused`, or `unchanged` where somebody asked for one.
+    pub reloads: IntCounterVec,
+    /// Seconds to read, check and swap in a changed file.
+    pub reload_seconds: Histogram,
+    /// When the snapshot in force was taken, in seconds since 1970.
+    pub loaded_at: Gauge,
+    /// Whether the last look at the files ended well.
+    pub reload_ok: IntGauge,
+    /// Merchants in force.
+    pub merchants: IntGauge,
+    /// Orders that could not be written to the ledger.
+    pub ledger_failures: IntCounter,
+    /// Callbacks by kind and outcome: `accepted`, `repeated`, or why they were refused.
+    pub callbacks: IntCounterVec,
+    /// Seconds from a callback's header to its response, by kind; for `back` the commit is in them.
+    pub callback_seconds: HistogramVec,
+    /// Attempts to deliver an event, by what came of them.
+    pub delivery_attempts: IntCounterVec,
+    /// Results that are held for a person.
+    pub disputes: IntCounter,
+    /// Questions about open orders, by what came of them.
+    pub watch_queries: IntCounterVec,
+    /// Events in the store, by state.
+    pub events: IntGaugeVec,
+    /// How long the oldest pending event has been waiting, in seconds.
+    pub oldest_undelivered: Gauge,
+    /// Orders without a final result.
+    pub open_orders: IntGauge,
+    /// Whether the store can be written.
+    pub store_ok: IntGauge,
+    /// Requests being handled, on whichever listener.
+    pub requests_in_flight: IntGauge,
+    /// Steps of orders' stories that the console will not know.
+    pub notes_dropped: IntCounter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new().expect("names and labels are constants that differ")
+    }
+}
+
+impl Metrics {
+    fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new_custom(Some("countersign".to_owned()), None)?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let build = Opts::new("build_info", "Always 1; the label says what is running");
+        let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
+        build.set(1);
+        registry.register(Box::new(build))?;
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+                registry.register(Box::new(metric.clone()))?;
+                Ok(metric)
+            };
+        // Each value at nought from the start: a rate does not see a series that begins at 1.
+        let counters_of =
+            |name: &str, help: &str, label, values: &[&str]| -> prometheus::Result<IntCounterVec> {
+                let metric = counters(name, help, &[label])?;
+                for value in values {
+                    metric.with_label_values(&[value]);
+                }
+                Ok(metric)
+            };
+        let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let durations = |name: &str, help: &str, label| -> prometheus::Result<HistogramVec> {
+            let options = HistogramOpts::new(name, help).buckets(REQUEST_SECONDS.to_vec());
+            let metric = HistogramVec::new(options, &[label])?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok(metric)
+        };
+        let reload_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "reload_duration_seconds",
+                "Time to read, check and swap in merchants",
+            )
+            .buckets(vec![0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0]),
+        )?;
+        registry.register(Box::new(reload_seconds.clone()))?;
+        let events = IntGaugeVec::new(
+            Opts::new("events", "Events in the store, by state"),
+            &["state"],
+        )?;
+        registry.register(Box::new(events.clone()))?;
+        let oldest_undelivered = Gauge::new(
+            "oldest_undelivered_seconds",
+            "How long the oldest pending event has been waiting",
+        )?;
+        registry.register(Box::new(oldest_undelivered.clone()))?;
+        let connections = counters_of(
+            "platform_connections_total",
+            "Connections to the platform that were opened, or reused for another call",
+            "state",
+            &["opened", "reused"],
+        )?;
+        let loaded_at = Gauge::new(
+            "merchants_loaded_timestamp_seconds",
+            "When the merchants in force were loaded",
+        )?;
+        registry.register(Box::new(loaded_at.clone()))?;
+        Ok(Self {
+            calls: counters(
+                "calls_total",
+                "Calls of apps, by endpoint and outcome",
+                &["endpoint", "outcome"],
+            )?,
+            call_seconds: durations(
+                "call_duration_seconds",
+                "Time from a call's header to its response, by endpoint",
+                "endpoint",
+            )?,
+            connections_opened: connections.with_label_values(&["opened"]),
+            connections_reused: connections.with_label_values(&["reused"]),
+            shadow: counters_of(
+                "shadow_calls_total",
+                "Calls that came signed, by what our key says",
+                "verdict",
+                &["match", "mismatch"],
+            )?,
+            oddities: counters_of(
+                "oddities_total",
+                "Oddities of answers and callbacks that were tolerated",
+                "kind",
+                &["raw-plus", "line-breaks", "unpadded", "no-respcode"],
+            )?,
+            old_key_answers: counter(
+                "old_key_answers_total",
+                "Answers signed with one of a merchant's old keys",
+            )?,
+            reloads: counters_of(
+                "reloads_total",
+                "Reloads of the merchants file, by result",
+                "result",
+                &["applied", "refused", "unchanged"],
+            )?,
+            reload_seconds,
+            loaded_at,
+            reload_ok: gauge(
+                "last_reload_ok",
+                "1 where the files as they are now are in force, 0 where they were refused",
+            )?,
+            merchants: gauge("merchants", "Merchants in force")?,
+            ledger_failures: counter(
+                "ledger_failures_total",
+                "Orders that could not be written to the ledger",
+            )?,
+            callbacks: counters(
+                "callbacks_total",
+                "Callbacks, by kind and outcome",
+                &["kind", "outcome"],
+            )?,
+            callback_seconds: durations(
+                "callback_duration_seconds",
+                "Time from a callback's header to its response, the commit included, by kind",
+                "kind",
+            )?,
+            delivery_attempts: counters_of(
+                "delivery_attempts_total",
+                "Attempts to deliver an event, by outcome",
+                "outcome",
+                &["taken", "not-yet", "parked", "denied"],
+            )?,
+            disputes: counter("disputes_total", "Results that are held for a person")?,
+            watch_queries: counters_of(
+                "watch_queries_total",
+                "Questions about open orders, by outcome",
+                "outcome",
+                &[
+                    "found",
+                    "known",
+                    "not-paid",
+                    "no-result",
+                    "no-answer",
+                    "disputed",
+                    "not-stored",
+                    "unknown-merchant",
+                ],
+            )?,
+            events,
+            oldest_undelivered,
+            open_orders: gauge(
+                "open_orders",
+                "Orders without a final result that are asked about",
+            )?,
+            store_ok: gauge("store_ok", "1 where the store can be written, 0 where not")?,
+            requests_in_flight: gauge(
+                "requests_in_flight",
+                "Requests being handled on all listeners, this one not counted",
+            )?,
+            notes_dropped: counter(
+                "notes_dropped_total",
+                "Notes for the console that were dropped, because there were too many or the store took none",
+            )?,
+            registry,
+        })
+    }
+
+    /// Counts what an answer or a callback got wrong and was put right.
+    pub fn count_oddities<T>(&self, message: &Verified<T>) {
+        for kind in message.oddities().names() {
+            self.oddities.with_label_values(&[kind]).inc();
+        }
+        if message.key_index() > 0 {
+            self.old_key_answers.inc();
+        }
+    }
+
+    /// Counts and logs a result that waits for a person, the first time it is seen.
+    pub fn count_dispute(&self, new: bool, id: &str, subject: &Subject) {
+        if new {
+            self.disputes.inc();
+            let (merid, orderid) = (subject.shown_merid(), subject.shown_orderid());
+            tracing::error!(
+                event = id,
+                merid,
+                orderid,
+                "disputed: another amount than was signed, or a second story"
+            );
+        }
+    }
+
+    /// Sets what only the store knows.
+    pub fn set_counts(&self, counts: &Counts, now: Millis) {
+        for (state, count) in State::ALL.into_iter().zip(counts.events) {
+            self.events.with_label_values(&[state.name()]).set(count);
+        }
+        let waiting = counts
+            .oldest_pending
+            .map_or(0, |oldest| (now - oldest).max(0));
+        self.oldest_undelivered.set(waiting as f64 / 1000.0);
+        self.open_orders.set(counts.open_orders);
+    }
+
+    /// The exposition format, version 0.0.4.
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory fails only for a metric without a name.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+impl Count for Metrics {
+    fn connection(&self, reused: bool) {
+        if reused {
+            self.connections_reused.inc();
+        } else {
+            self.connections_opened.inc();
+        }
+    }
+}
+
+/// Connections that are nobody's figure.
+pub struct Uncounted;
+
+impl Count for Uncounted {
+    fn connection(&self, _reused: bool) {}
+}
