@@ -5,29 +5,29 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::config::Merchant;
-use crate::http::client::error::Fault;
+use crate::http::client::error::ClientError;
 use crate::http::client::{Client, Repeat};
 use crate::protocol::envelope;
 use crate::protocol::envelope::{Envelope, EnvelopeError, Verified, VerifyError};
 use crate::protocol::json::{Object, quoted};
 use crate::protocol::result;
-use crate::protocol::result::Outcome;
+use crate::protocol::result::PaymentResult;
 use crate::protocol::result::ResponseError;
 use crate::relay;
 
 /// The platform's query interface (document §3.4).
 #[derive(Clone)]
-pub struct Platform(pub Arc<Client>);
+pub struct PlatformQuery(pub Arc<Client>);
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
-pub enum NoResult {
+pub enum QueryError {
     /// The platform answered, signed, that it has none: no such order, for one.
     #[error("the platform has no result (respcode {0:?})")]
     Refused(String),
     /// No answer.
     #[error(transparent)]
-    Fault(#[from] Fault),
+    ClientError(#[from] ClientError),
     /// An answer with another status than 200.
     #[error("the platform answered with status {0}")]
     Status(u16),
@@ -42,13 +42,13 @@ pub enum NoResult {
     Answer(#[from] ResponseError),
 }
 
-impl Platform {
+impl PlatformQuery {
     /// The result of one order.
     pub async fn result(
         &self,
         merchant: &Merchant,
         orderid: &str,
-    ) -> Result<Verified<Outcome>, NoResult> {
+    ) -> Result<Verified<PaymentResult>, QueryError> {
         let query = format!(
             r#"{{"merid":{},"orderid":{}}}"#,
             quoted(&merchant.merid),
@@ -60,13 +60,13 @@ impl Platform {
             .post("/api/query", relay::own_headers(), &form, Repeat::Once)
             .await?;
         if response.status() != StatusCode::OK {
-            return Err(NoResult::Status(response.status().as_u16()));
+            return Err(QueryError::Status(response.status().as_u16()));
         }
         let message = envelope::read(response.body(), "resp")?.verify(merchant.verifying_keys())?;
         if let Some(respcode) = refusal(&message) {
-            return Err(NoResult::Refused(respcode));
+            return Err(QueryError::Refused(respcode));
         }
-        let outcome = result::read_outcome(message)?;
+        let outcome = result::read_result(message)?;
         if outcome.merid != merchant.merid {
             return Err(ResponseError::Foreign("merid").into());
         }

@@ -10,14 +10,14 @@ use futures_util::future::join_all;
 
 use crate::config;
 use crate::delivery::Wake;
-use crate::inbox::activity::{Note, Weight, What};
+use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::event::Source;
-use crate::inbox::store::{Arrival, OpenOrder, Put, Store};
-use crate::platform::{NoResult, Platform};
+use crate::inbox::store::{Arrival, OpenOrder, PutOutcome, Store};
+use crate::platform::{PlatformQuery, QueryError};
 use crate::protocol::envelope::Verified;
-use crate::protocol::result::{Outcome, ResultCode};
+use crate::protocol::result::{PaymentResult, ResultCode};
 use crate::protocol::subject::Subject;
-use crate::telemetry::activity::Journal;
+use crate::telemetry::activity::ActivityLog;
 use crate::telemetry::metrics::Metrics;
 use crate::time;
 use crate::time::Millis;
@@ -34,24 +34,24 @@ const ROUND: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 /// The background work that asks.
-pub struct Watch {
+pub struct Reconcile {
     /// Where orders and events are.
     pub store: Arc<dyn Store>,
     /// The keys to ask with.
-    pub merchants: config::Watch,
+    pub merchants: config::LiveConfig,
     /// Who is asked.
-    pub platform: Platform,
+    pub platform: PlatformQuery,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Told of new events.
     pub wake: Arc<Wake>,
     /// Takes note of questions.
-    pub journal: Arc<Journal>,
+    pub activity: Arc<ActivityLog>,
     /// Questions a second at most.
     pub per_second: usize,
 }
 
-impl Watch {
+impl Reconcile {
     /// Asks until the task is dropped.
     pub async fn run(&self) {
         let mut rounds = tokio::time::interval(ROUND);
@@ -86,7 +86,7 @@ impl Watch {
                     self.found(result, order, now, merchant.back.is_some())
                         .await
                 }
-                Err(NoResult::Refused(_)) => ("no-result", later(order, now)),
+                Err(QueryError::Refused(_)) => ("no-result", later(order, now)),
                 Err(error) => {
                     tracing::debug!(%error, orderid = order.orderid, "no answer about an open order");
                     ("no-answer", again(order, now))
@@ -104,9 +104,9 @@ impl Watch {
             Weight::Step
         };
         let (merid, orderid) = (Some(&*order.merid), Some(&*order.orderid));
-        self.journal.note(weight, || {
-            let note = Note::about(What::Question, merid, orderid, time::now());
-            Note {
+        self.activity.note(weight, || {
+            let note = ActivityEntry::about(ActivityKind::Question, merid, orderid, time::now());
+            ActivityEntry {
                 took: note.at - now,
                 way: "watch".into(),
                 outcome: outcome.into(),
@@ -120,7 +120,7 @@ impl Watch {
 
     async fn found(
         &self,
-        result: Verified<Outcome>,
+        result: Verified<PaymentResult>,
         order: &OpenOrder,
         now: Millis,
         deliverable: bool,
@@ -140,7 +140,7 @@ impl Watch {
             later(order, now)
         };
         match self.store.put(&result, arrival).await {
-            Ok(Put::Kept { id, .. }) => {
+            Ok(PutOutcome::Kept { id, .. }) => {
                 tracing::info!(
                     event = id,
                     orderid = order.orderid,
@@ -149,13 +149,13 @@ impl Watch {
                 self.wake.now();
                 ("found", next)
             }
-            Ok(Put::Repeated { .. }) => ("known", next),
-            Ok(Put::Disputed { id, new }) => {
+            Ok(PutOutcome::Repeated { .. }) => ("known", next),
+            Ok(PutOutcome::Disputed { id, new }) => {
                 let subject = Subject::about(&order.merid, &order.orderid);
                 self.metrics.count_dispute(new, &id, &subject);
                 ("disputed", None)
             }
-            Ok(Put::Foreign) => ("disputed", None),
+            Ok(PutOutcome::Foreign) => ("disputed", None),
             Err(error) => {
                 tracing::error!(%error, "a result could not be kept");
                 ("not-stored", again(order, now))

@@ -80,9 +80,9 @@ pub fn browser_headers(browser: &HeaderMap) -> HeaderMap {
 }
 
 /// A signed message on its way to the platform.
-pub struct Form(pub Envelope);
+pub struct FormBody(pub Envelope);
 
-impl Body for Form {
+impl Body for FormBody {
     fn length(&self) -> usize {
         self.0.form_length("req")
     }

@@ -50,7 +50,7 @@ struct Session {
 
 impl Guard {
     /// As `[admin]` says.
-    pub fn new(settings: &settings::Admin) -> Self {
+    pub fn new(settings: &settings::AdminSettings) -> Self {
         Self {
             listen: settings.listen,
             names: settings.names.clone(),
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn guard(listen: &str, names: &[&str]) -> Guard {
-        Guard::new(&settings::Admin {
+        Guard::new(&settings::AdminSettings {
             listen: listen.parse().unwrap(),
             names: names.iter().map(ToString::to_string).collect(),
             token: None,

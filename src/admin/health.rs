@@ -10,7 +10,7 @@ use crate::time;
 
 impl Admin {
     pub(super) async fn ready(&self) -> Response<Bytes> {
-        if self.lifetime.is_draining() {
+        if self.drain.is_draining() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
         match self.store.check().await {
@@ -27,7 +27,7 @@ impl Admin {
         let (_, last) = self.watch.last();
         let refused = matches!(last, ReloadOutcome::Refused(_));
         self.metrics.reload_ok.set(i64::from(!refused));
-        let others = self.lifetime.in_flight().saturating_sub(1);
+        let others = self.drain.in_flight().saturating_sub(1);
         let others = i64::try_from(others).unwrap_or(i64::MAX);
         self.metrics.requests_in_flight.set(others);
         let sound = self.store.check().await.is_ok();

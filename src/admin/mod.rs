@@ -19,13 +19,13 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use maud::html;
 
-use crate::config::Watch;
-use crate::http::server::connection::{Handler, Refusal};
+use crate::config::LiveConfig;
+use crate::http::server::connection::{Handler, Rejection};
 use crate::inbox::store::{Store, StoreError};
-use crate::process::drain::Lifetime;
+use crate::process::drain::Drain;
 use crate::telemetry::metrics::Metrics;
 use auth::{Guard, Stop};
-use console::events::Decision;
+use console::events::OperatorDecision;
 use console::page::{Visit, parameter, see_other};
 use health::text;
 use pulse::Pulse;
@@ -33,13 +33,13 @@ use pulse::Pulse;
 /// The ops' side of the sidecar.
 pub struct Admin {
     /// The merchants in force.
-    pub watch: Watch,
+    pub watch: LiveConfig,
     /// Asked whether it can be written, and what it knows of orders.
     pub store: Arc<dyn Store>,
     /// What is exposed.
     pub metrics: Arc<Metrics>,
     /// Whether the end has begun.
-    pub lifetime: Arc<Lifetime>,
+    pub drain: Arc<Drain>,
     /// Who is let in.
     pub guard: Guard,
     /// How the last hours went.
@@ -48,7 +48,7 @@ pub struct Admin {
 
 /// What is at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place<'p> {
+enum AdminPage<'p> {
     Live,
     Ready,
     Metrics,
@@ -60,12 +60,12 @@ enum Place<'p> {
     Orders,
     Order,
     Events,
-    Decide(&'p str, Decision),
+    Decide(&'p str, OperatorDecision),
     Refusals,
     Merchants,
 }
 
-impl<'p> Place<'p> {
+impl<'p> AdminPage<'p> {
     fn of(path: &'p str) -> Option<Self> {
         Some(match path {
             "/livez" => Self::Live,
@@ -83,7 +83,7 @@ impl<'p> Place<'p> {
             "/merchants" => Self::Merchants,
             _ => {
                 let (id, decision) = path.strip_prefix("/events/")?.split_once('/')?;
-                Self::Decide(id, Decision::parse(decision)?)
+                Self::Decide(id, OperatorDecision::parse(decision)?)
             }
         })
     }
@@ -105,11 +105,11 @@ impl Admin {
             request.uri().query().unwrap_or_default(),
         );
         let visit = Visit::new(path, query, request.headers(), &self.guard);
-        let place = Place::of(path);
+        let place = AdminPage::of(path);
         // Probes come from anywhere and learn one word.
         let admitted = match place {
-            Some(Place::Live | Place::Ready) => Ok(()),
-            Some(Place::Login) => self.guard.admit_browser(request),
+            Some(AdminPage::Live | AdminPage::Ready) => Ok(()),
+            Some(AdminPage::Login) => self.guard.admit_browser(request),
             _ => self.guard.admit(request),
         };
         if let Err(stop) = admitted {
@@ -122,7 +122,7 @@ impl Admin {
         if !methods.split(", ").any(|method| request.method() == method) {
             return Ok(wrong_method(&visit, request.headers(), methods));
         }
-        if request.method() == Method::POST && place != Place::Reload {
+        if request.method() == Method::POST && place != AdminPage::Reload {
             let form_token = parameter(request.body(), "form");
             if let Err(stop) = self.guard.admit_form(form_token.as_deref()) {
                 return Ok(stopped(&visit, request.headers(), stop));
@@ -130,34 +130,34 @@ impl Admin {
             return self.act(place, &visit, request).await;
         }
         match place {
-            Place::Live => Ok(text(StatusCode::OK, "live\n")),
-            Place::Ready => Ok(self.ready().await),
-            Place::Metrics => Ok(self.metrics().await),
-            Place::Version => Ok(self.version()),
-            Place::Reload => Ok(self.reload().await),
-            Place::Login => Ok(self.login_page(&visit, StatusCode::OK)),
-            Place::Logout => Ok(logout_page(&visit)),
-            Place::Front => self.front(&visit).await,
-            Place::Orders => self.orders(&visit).await,
-            Place::Order => self.order(&visit).await,
-            Place::Events => self.events(&visit).await,
-            Place::Decide(id, decision) => self.confirm(&visit, id, decision).await,
-            Place::Refusals => self.refusals(&visit).await,
-            Place::Merchants => self.merchants(&visit).await,
+            AdminPage::Live => Ok(text(StatusCode::OK, "live\n")),
+            AdminPage::Ready => Ok(self.ready().await),
+            AdminPage::Metrics => Ok(self.metrics().await),
+            AdminPage::Version => Ok(self.version()),
+            AdminPage::Reload => Ok(self.reload().await),
+            AdminPage::Login => Ok(self.login_page(&visit, StatusCode::OK)),
+            AdminPage::Logout => Ok(logout_page(&visit)),
+            AdminPage::Front => self.front(&visit).await,
+            AdminPage::Orders => self.orders(&visit).await,
+            AdminPage::Order => self.order(&visit).await,
+            AdminPage::Events => self.events(&visit).await,
+            AdminPage::Decide(id, decision) => self.confirm(&visit, id, decision).await,
+            AdminPage::Refusals => self.refusals(&visit).await,
+            AdminPage::Merchants => self.merchants(&visit).await,
         }
     }
 
     /// The forms.
     async fn act(
         &self,
-        place: Place<'_>,
+        place: AdminPage<'_>,
         visit: &Visit<'_>,
         request: &Request<Bytes>,
     ) -> Result<Response<Bytes>, StoreError> {
         match place {
-            Place::Decide(id, decision) => self.decide(visit, id, decision).await,
-            Place::Merchants => Ok(self.reload_by_hand().await),
-            Place::Logout => {
+            AdminPage::Decide(id, decision) => self.decide(visit, id, decision).await,
+            AdminPage::Merchants => Ok(self.reload_by_hand().await),
+            AdminPage::Logout => {
                 let cookie = self.guard.sign_out(request.headers());
                 Ok(with_cookie(see_other("/login"), cookie))
             }
@@ -203,23 +203,25 @@ impl Handler for Admin {
         })
     }
 
-    fn refuse(&self, _head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
+    fn refuse(&self, _head: &Parts, why: Rejection, _started: Instant) -> Response<Bytes> {
         match why {
-            Refusal::Malformed | Refusal::NotAllowed => {
+            Rejection::Malformed | Rejection::NotAllowed => {
                 text(StatusCode::BAD_REQUEST, "expected an HTTP/1.1 request\n")
             }
-            Refusal::BodyTooLarge => text(StatusCode::PAYLOAD_TOO_LARGE, "expected a short form\n"),
-            Refusal::BodyIncomplete => {
+            Rejection::BodyTooLarge => {
+                text(StatusCode::PAYLOAD_TOO_LARGE, "expected a short form\n")
+            }
+            Rejection::BodyIncomplete => {
                 text(StatusCode::REQUEST_TIMEOUT, "the body did not come whole\n")
             }
-            Refusal::Overloaded => text(
+            Rejection::Overloaded => text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many requests at once\n",
             ),
-            Refusal::Draining | Refusal::CutShort => {
+            Rejection::Draining | Rejection::CutShort => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
             }
-            Refusal::Panicked => text(
+            Rejection::Panicked => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "a defect; the log has more\n",
             ),

@@ -5,35 +5,35 @@ use std::io::Read;
 use clap::Args;
 
 use super::Failure;
-use super::keys::Keys;
+use super::keys::KeysCommand;
 use crate::protocol::envelope;
 use crate::protocol::envelope::{Envelope, EnvelopeError, Received};
 use crate::protocol::json::Object;
 use crate::protocol::result::ResultCode;
 
 #[derive(Args)]
-pub(super) struct Sign {
+pub(super) struct SignCommand {
     #[command(flatten)]
-    keys: Keys,
+    keys: KeysCommand,
     /// The message; standard input where left out. Its bytes are signed as they are
     json: Option<String>,
 }
 
 #[derive(Args)]
-pub(super) struct Verify {
+pub(super) struct VerifyCommand {
     #[command(flatten)]
-    keys: Keys,
+    keys: KeysCommand,
     /// The envelope; standard input where left out
     envelope: Option<String>,
 }
 
 #[derive(Args)]
-pub(super) struct Decode {
+pub(super) struct DecodeCommand {
     /// The envelope or base64 text; standard input where left out
     text: Option<String>,
 }
 
-pub(super) fn sign(args: &Sign) -> Result<(), Failure> {
+pub(super) fn sign(args: &SignCommand) -> Result<(), Failure> {
     let message = input(args.json.as_deref())?;
     // Field rules are the platform's; what no platform could read is refused here.
     Object::parse(&message)
@@ -44,7 +44,7 @@ pub(super) fn sign(args: &Sign) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn verify(args: &Verify) -> Result<(), Failure> {
+pub(super) fn verify(args: &VerifyCommand) -> Result<(), Failure> {
     let body = input(args.envelope.as_deref())?;
     let received = read(&body).map_err(|error| Failure::No(error.to_string()))?;
     let snapshot = args.keys.snapshot()?;
@@ -66,7 +66,7 @@ pub(super) fn verify(args: &Verify) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn decode(args: &Decode) -> Result<(), Failure> {
+pub(super) fn decode(args: &DecodeCommand) -> Result<(), Failure> {
     let body = input(args.text.as_deref())?;
     let body = body.trim_ascii();
     let message = match read(body) {

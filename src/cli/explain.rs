@@ -4,14 +4,14 @@ use clap::Args;
 
 use super::Failure;
 use super::envelope::{input, read};
-use super::keys::Keys;
+use super::keys::KeysCommand;
 use crate::protocol::explain;
 use crate::protocol::explain::{Candidate, Explanation};
 
 #[derive(Args)]
-pub(super) struct Explain {
+pub(super) struct ExplainCommand {
     #[command(flatten)]
-    keys: Keys,
+    keys: KeysCommand,
     /// The base64 text that was to be signed
     #[arg(long, requires = "sign")]
     text: Option<String>,
@@ -23,7 +23,7 @@ pub(super) struct Explain {
     envelope: Option<String>,
 }
 
-pub(super) fn explain(args: &Explain) -> Result<(), Failure> {
+pub(super) fn explain(args: &ExplainCommand) -> Result<(), Failure> {
     let snapshot = args.keys.snapshot()?;
     let merchants: Vec<_> = match args.keys.named(&snapshot)? {
         Some(merchant) => vec![merchant],

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{Config, Failure};
 use crate::inbox;
-use crate::inbox::event::{Event, State, shown};
+use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::store::{Store, StoreError};
 use crate::time;
 
@@ -14,20 +14,20 @@ use crate::time;
 const LISTED: u32 = 100;
 
 #[derive(Args)]
-pub(super) struct Inbox {
+pub(super) struct InboxCommand {
     #[command(subcommand)]
-    command: Command,
+    command: InboxAction,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum InboxAction {
     /// List events, newest first: id, state, merchant, order, result, amount, attempts
     List {
         #[command(flatten)]
         config: Config,
         /// Only these: pending, delivered, parked, disputed or discarded
         #[arg(long, value_parser = state)]
-        state: Option<State>,
+        state: Option<EventState>,
         /// At most so many
         #[arg(long, default_value_t = LISTED)]
         limit: u32,
@@ -48,14 +48,14 @@ struct One {
     id: String,
 }
 
-pub(super) fn inbox(args: &Inbox) -> Result<(), Failure> {
+pub(super) fn inbox(args: &InboxCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     runtime.block_on(async {
         match &args.command {
-            Command::List {
+            InboxAction::List {
                 config,
                 state,
                 limit,
@@ -66,9 +66,9 @@ pub(super) fn inbox(args: &Inbox) -> Result<(), Failure> {
                 }
                 Ok(())
             }
-            Command::Show(one) => show(one).await,
-            Command::Replay(one) => decide(one, State::Pending).await,
-            Command::Discard(one) => decide(one, State::Discarded).await,
+            InboxAction::Show(one) => show(one).await,
+            InboxAction::Replay(one) => decide(one, EventState::Pending).await,
+            InboxAction::Discard(one) => decide(one, EventState::Discarded).await,
         }
     })
 }
@@ -97,7 +97,7 @@ async fn show(one: &One) -> Result<(), Failure> {
     );
     println!("source     {}", event.source.name());
     println!("kept       {} ms since 1970", event.received_at);
-    if event.state == State::Pending {
+    if event.state == EventState::Pending {
         println!("next       {} ms since 1970", event.next_attempt);
     }
     for attempt in store.attempts(&one.id).await.map_err(failed)? {
@@ -112,7 +112,7 @@ async fn show(one: &One) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn decide(one: &One, state: State) -> Result<(), Failure> {
+async fn decide(one: &One, state: EventState) -> Result<(), Failure> {
     let store = open(&one.config)?;
     if store
         .decide(&one.id, state, time::now())
@@ -153,8 +153,8 @@ fn line(event: &Event) -> String {
     format!("{id}  {state:<9}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last}")
 }
 
-fn state(name: &str) -> Result<State, String> {
-    State::parse(name)
+fn state(name: &str) -> Result<EventState, String> {
+    EventState::parse(name)
         .ok_or_else(|| "expected pending, delivered, parked, disputed or discarded".to_owned())
 }
 

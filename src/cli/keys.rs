@@ -12,7 +12,7 @@ use crate::protocol::key::Key;
 
 /// A key file, a variable, or the merchants of a configuration.
 #[derive(Args)]
-pub(super) struct Keys {
+pub(super) struct KeysCommand {
     #[command(flatten)]
     config: Config,
     /// The merchant whose key is used; the message's own merid where left out
@@ -26,7 +26,7 @@ pub(super) struct Keys {
     key_env: Option<String>,
 }
 
-impl Keys {
+impl KeysCommand {
     /// All merchants that the command may use; one without a number for a key that stands alone.
     pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {
         let key = match (&self.key_file, &self.key_env) {

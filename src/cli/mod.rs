@@ -39,25 +39,25 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the sidecar
-    Run(run::Run),
+    Run(run::RunCommand),
     /// Check both files: every problem, or what would be in force
     Check(Config),
     /// Sign a message: JSON in, `req=…&sign=…` out
-    Sign(envelope::Sign),
+    Sign(envelope::SignCommand),
     /// Verify an envelope: `resp=…&sign=…` in, plain JSON out; exit code 1 where it does not hold
-    Verify(envelope::Verify),
+    Verify(envelope::VerifyCommand),
     /// Decode an envelope or a base64 text without verifying it
-    Decode(envelope::Decode),
+    Decode(envelope::DecodeCommand),
     /// Find out why a sign does not fit its text
-    Explain(explain::Explain),
+    Explain(explain::ExplainCommand),
     /// Ask the platform a harmless query: does it know our key?
-    Probe(probe::Probe),
+    Probe(probe::ProbeCommand),
     /// List events, show one, offer one to the app again, or discard one
-    Inbox(inbox::Inbox),
+    Inbox(inbox::InboxCommand),
     /// Run a stand-in platform, for development, or try an app through a running sidecar
-    Sandbox(sandbox::Sandbox),
+    Sandbox(sandbox::SandboxCommand),
     /// Show a whole payment on this machine: a stand-in platform, the sidecar and a small shop
-    Demo(demo::Demo),
+    Demo(demo::DemoCommand),
 }
 
 /// Where the settings are.

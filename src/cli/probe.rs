@@ -18,7 +18,7 @@ use crate::server;
 use crate::telemetry::metrics::Metrics;
 
 #[derive(Args)]
-pub(super) struct Probe {
+pub(super) struct ProbeCommand {
     #[command(flatten)]
     config: Config,
     /// The merchant; may be left out where only one is configured
@@ -26,7 +26,7 @@ pub(super) struct Probe {
     merid: Option<String>,
 }
 
-pub(super) fn probe(args: &Probe) -> Result<(), Failure> {
+pub(super) fn probe(args: &ProbeCommand) -> Result<(), Failure> {
     let (settings, snapshot) = args.config.load()?;
     let merchant = match &args.merid {
         Some(merid) => snapshot.merchant(merid),

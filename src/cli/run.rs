@@ -9,7 +9,7 @@ use crate::server;
 use crate::telemetry::log;
 
 #[derive(Args)]
-pub(super) struct Run {
+pub(super) struct RunCommand {
     #[command(flatten)]
     config: Config,
     /// Take the listeners over from the running process, which finishes what it has in flight and ends
@@ -17,7 +17,7 @@ pub(super) struct Run {
     upgrade: bool,
 }
 
-pub(super) fn run(run: &Run) -> Result<(), Failure> {
+pub(super) fn run(run: &RunCommand) -> Result<(), Failure> {
     let (settings, snapshot) = run.config.load()?;
     refuse_demo_keys(&snapshot)?;
     let ran = server::run(&settings, snapshot, run.upgrade);

@@ -47,11 +47,11 @@ pub(super) const KEYS: [&str; 29] = [
 /// Where the problems of arguments are said to be.
 const ARGUMENT: &str = "--set";
 
-type Value<'t> = Spanned<DeValue<'t>>;
+type LayerValue<'t> = Spanned<DeValue<'t>>;
 
 /// Where a value was written.
 #[derive(Clone)]
-enum Place {
+enum SettingPlace {
     File(Range<usize>),
     Outside(PathBuf),
 }
@@ -174,9 +174,9 @@ impl<'t> Layers<'t> {
     pub(super) fn problem(&mut self, key: &'static str, expected: impl Into<String>) {
         let expected = expected.into();
         if let Some((name, _)) = self.outside.get(key) {
-            self.report(&Place::Outside(name.clone()), key, expected);
+            self.report(&SettingPlace::Outside(name.clone()), key, expected);
         } else if let Some(value) = find(&self.table, key) {
-            let place = Place::File(value.span());
+            let place = SettingPlace::File(value.span());
             self.report(&place, key, expected);
         } else {
             self.document.missing(None, key, &expected);
@@ -196,19 +196,22 @@ impl<'t> Layers<'t> {
         from_text: impl Fn(&str) -> Result<T, String>,
     ) -> Option<T> {
         let (place, outcome) = if let Some((name, text)) = self.outside.get(key) {
-            (Place::Outside(name.clone()), from_text(text))
+            (SettingPlace::Outside(name.clone()), from_text(text))
         } else {
             let value = find(&self.table, key)?;
-            (Place::File(value.span()), from_file(value.get_ref()))
+            (SettingPlace::File(value.span()), from_file(value.get_ref()))
         };
         outcome
             .map_err(|expected| self.report(&place, key, expected))
             .ok()
     }
 
-    fn entries(&mut self, key: &'static str) -> Option<Vec<(Place, Result<String, String>)>> {
+    fn entries(
+        &mut self,
+        key: &'static str,
+    ) -> Option<Vec<(SettingPlace, Result<String, String>)>> {
         if let Some((name, text)) = self.outside.get(key) {
-            let place = Place::Outside(name.clone());
+            let place = SettingPlace::Outside(name.clone());
             let parts = text
                 .split(',')
                 .map(str::trim)
@@ -221,13 +224,13 @@ impl<'t> Layers<'t> {
         }
         let value = find(&self.table, key)?;
         let Some(array) = value.get_ref().as_array() else {
-            let place = Place::File(value.span());
+            let place = SettingPlace::File(value.span());
             self.report(&place, key, "expected a list of strings".into());
             return None;
         };
-        let entry = |value: &Value<'_>| {
+        let entry = |value: &LayerValue<'_>| {
             let text = document::string(value.get_ref()).map(str::to_owned);
-            (Place::File(value.span()), text)
+            (SettingPlace::File(value.span()), text)
         };
         Some(array.iter().map(entry).collect())
     }
@@ -245,10 +248,10 @@ impl<'t> Layers<'t> {
         }
     }
 
-    fn report(&mut self, place: &Place, path: &str, expected: String) {
+    fn report(&mut self, place: &SettingPlace, path: &str, expected: String) {
         match place {
-            Place::File(span) => self.document.problem(span.clone(), path, expected),
-            Place::Outside(name) => self.problems.push(Problem::new(name, path, expected)),
+            SettingPlace::File(span) => self.document.problem(span.clone(), path, expected),
+            SettingPlace::Outside(name) => self.problems.push(Problem::new(name, path, expected)),
         }
     }
 }
@@ -263,7 +266,7 @@ fn environment(env: &dyn Fn(&str) -> Option<String>) -> BTreeMap<&'static str, (
     KEYS.iter().filter_map(given).collect()
 }
 
-fn find<'a, 't>(table: &'a DeTable<'t>, key: &str) -> Option<&'a Value<'t>> {
+fn find<'a, 't>(table: &'a DeTable<'t>, key: &str) -> Option<&'a LayerValue<'t>> {
     match key.split_once('.') {
         None => table.get(key),
         Some((section, rest)) => find(table.get(section)?.get_ref().as_table()?, rest),

@@ -20,16 +20,16 @@ pub enum Listen {
 /// The text is neither an address nor `unix:PATH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an ip address and port, as in \"127.0.0.1:8080\", or \"unix:PATH\"")]
-pub struct NoListen;
+pub struct ParseListenError;
 
 impl FromStr for Listen {
-    type Err = NoListen;
+    type Err = ParseListenError;
 
-    fn from_str(text: &str) -> Result<Self, NoListen> {
+    fn from_str(text: &str) -> Result<Self, ParseListenError> {
         match text.strip_prefix("unix:") {
-            Some("") => Err(NoListen),
+            Some("") => Err(ParseListenError),
             Some(path) => Ok(Self::Unix(path.into())),
-            None => text.parse().map(Self::Tcp).map_err(|_| NoListen),
+            None => text.parse().map(Self::Tcp).map_err(|_| ParseListenError),
         }
     }
 }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn names_and_missing_ports_are_refused() {
         for text in ["", "unix:", "localhost:80", "127.0.0.1", "80"] {
-            assert_eq!(text.parse::<Listen>(), Err(NoListen), "{text}");
+            assert_eq!(text.parse::<Listen>(), Err(ParseListenError), "{text}");
         }
     }
 }

@@ -229,7 +229,7 @@ fn not_utf8(path: &Path, bytes: &[u8], error: std::str::Utf8Error) -> Problem {
     }
 }
 
-type Value<'t> = Spanned<DeValue<'t>>;
+type MerchantField<'t> = Spanned<DeValue<'t>>;
 
 struct Reader<'d, 't> {
     document: &'d mut Document<'t>,
@@ -271,7 +271,10 @@ impl Reader<'_, '_> {
         merchants
     }
 
-    fn entries<'v, 't>(&mut self, value: &'v Value<'t>) -> Vec<(&'v DeTable<'t>, Range<usize>)> {
+    fn entries<'v, 't>(
+        &mut self,
+        value: &'v MerchantField<'t>,
+    ) -> Vec<(&'v DeTable<'t>, Range<usize>)> {
         let expected = "expected [[merchant]], once for each merchant";
         let Some(array) = value.get_ref().as_array() else {
             self.document.problem(value.span(), "merchant", expected);
@@ -377,7 +380,7 @@ impl Reader<'_, '_> {
                 .problem(value.span(), &path, "expected a list of strings");
             return Vec::new();
         };
-        let old_key = |(i, value): (usize, &Value<'_>)| {
+        let old_key = |(i, value): (usize, &MerchantField<'_>)| {
             let key = document::string(value.get_ref()).and_then(key);
             self.taken(key, value, &format!("{path}[{}]", i + 1))
         };
@@ -439,7 +442,12 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn taken<T>(&mut self, value: Result<T, String>, at: &Value<'_>, path: &str) -> Option<T> {
+    fn taken<T>(
+        &mut self,
+        value: Result<T, String>,
+        at: &MerchantField<'_>,
+        path: &str,
+    ) -> Option<T> {
         value
             .map_err(|expected| self.document.problem(at.span(), path, expected))
             .ok()

@@ -27,7 +27,7 @@ mod hint;
 pub mod live;
 
 pub use listen::Listen;
-pub use live::{ReloadOutcome, Watch, watch};
+pub use live::{LiveConfig, ReloadOutcome, watch};
 pub use merchants::{Merchant, Snapshot};
 pub use problem::{Problem, Problems};
 pub use settings::Settings;

@@ -17,12 +17,12 @@ pub enum StoreAddress {
     /// One file, for one sidecar; relative to the settings file where it is relative.
     Sqlite(PathBuf),
     /// A database, for any number of them.
-    Postgres(Box<Postgres>),
+    Postgres(Box<PostgresAddress>),
 }
 
 /// How a database is reached. Shown without its password.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Postgres {
+pub struct PostgresAddress {
     /// Hosts, user, password, database and options.
     pub config: tokio_postgres::Config,
     /// What keeps others from reading along.
@@ -49,7 +49,7 @@ impl StoreAddress {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, String> {
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            let postgres = Postgres::parse(folder, text, env)?;
+            let postgres = PostgresAddress::parse(folder, text, env)?;
             return Ok(Self::Postgres(Box::new(postgres)));
         }
         match text.strip_prefix("sqlite:") {
@@ -89,7 +89,7 @@ impl fmt::Display for StoreAddress {
     }
 }
 
-impl Postgres {
+impl PostgresAddress {
     fn parse(
         folder: &Path,
         text: &str,
@@ -161,7 +161,7 @@ impl Postgres {
     }
 }
 
-impl fmt::Display for Postgres {
+impl fmt::Display for PostgresAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.config.get_user().unwrap_or_default();
         let hosts = self.config.get_hosts().iter().map(|host| match host {

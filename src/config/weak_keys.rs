@@ -10,10 +10,10 @@ const SHORT: usize = 16;
 const LONGEST_UNIT: usize = 4;
 
 /// A merchant's merid, key and old keys.
-pub(super) type Keys<'a> = (&'a str, &'a Key, &'a [Key]);
+pub(super) type KeyUses<'a> = (&'a str, &'a Key, &'a [Key]);
 
 /// One line for each weakness, by merid, in the merchants' order; never a key.
-pub(super) fn warnings(merchants: &[Keys<'_>]) -> Vec<String> {
+pub(super) fn warnings(merchants: &[KeyUses<'_>]) -> Vec<String> {
     let shared = shared(merchants);
     let mut warnings = Vec::new();
     for (&(merid, key, old_keys), shared) in merchants.iter().zip(shared) {
@@ -49,7 +49,7 @@ fn is_repeated(key: &[u8]) -> bool {
 
 /// A key that ends another one signs for it too. Sorted from the last byte on, equal keys and the keys that end with a
 /// key follow right behind it, so that 10,000 merchants take one sort.
-fn shared(merchants: &[Keys<'_>]) -> Vec<Option<String>> {
+fn shared(merchants: &[KeyUses<'_>]) -> Vec<Option<String>> {
     let numbered = merchants.iter().enumerate();
     let mut order: Vec<(usize, &str, &Key)> = numbered
         .map(|(i, &(merid, key, _))| (i, merid, key))
@@ -106,7 +106,7 @@ mod tests {
             ("end", "1c0a9be84e6e8e1f6f6a2c5b9d31"),
         ]
         .map(|(merid, text)| (merid, key(text)));
-        let merchants: Vec<Keys<'_>> = keys.iter().map(|(m, k)| (*m, k, &[][..])).collect();
+        let merchants: Vec<KeyUses<'_>> = keys.iter().map(|(m, k)| (*m, k, &[][..])).collect();
         assert_eq!(
             warnings(&merchants),
             [

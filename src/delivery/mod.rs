@@ -15,13 +15,13 @@ use tokio::task::JoinSet;
 use url::Position;
 
 use crate::config::settings::Confirm;
-use crate::config::{Merchant, Watch};
+use crate::config::{LiveConfig, Merchant};
 use crate::http::client::Repeat;
-use crate::http::client::by_origin::Clients;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::inbox::event;
-use crate::inbox::event::{Event, Source, State};
-use crate::inbox::store::{Attempt, Store, StoreError};
-use crate::platform::Platform;
+use crate::inbox::event::{Event, EventState, Source};
+use crate::inbox::store::{AttemptRecord, Store, StoreError};
+use crate::platform::PlatformQuery;
 use crate::protocol::result::ResultCode;
 use crate::protocol::subject::Subject;
 use crate::telemetry::log;
@@ -67,13 +67,13 @@ impl Wake {
 }
 
 /// The background work that delivers.
-pub struct Deliver {
+pub struct Delivery {
     /// Where events are.
     pub store: Arc<dyn Store>,
     /// Where they go.
-    pub watch: Watch,
+    pub watch: LiveConfig,
     /// The way there.
-    pub apps: Arc<Clients>,
+    pub apps: Arc<ClientsByOrigin>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Called for new events.
@@ -81,7 +81,7 @@ pub struct Deliver {
     /// Begins a span for each attempt.
     pub tracer: Arc<Tracer>,
     /// Asked first, where results are to be confirmed.
-    pub platform: Platform,
+    pub platform: PlatformQuery,
     /// Which results are confirmed first.
     pub confirm: Confirm,
     /// How long an event is offered.
@@ -89,7 +89,7 @@ pub struct Deliver {
 }
 
 /// What came of one attempt.
-enum Came {
+enum AttemptResult {
     Taken,
     NotYet(String),
     /// Nobody to offer it to.
@@ -116,7 +116,7 @@ struct Flights {
     failing: HashSet<String>,
 }
 
-impl Deliver {
+impl Delivery {
     /// Delivers until the task is dropped; what is under way then goes on in `attempts`.
     pub async fn run(self: Arc<Self>, attempts: &mut JoinSet<()>) {
         let flying = Flying::default();
@@ -190,24 +190,26 @@ impl Deliver {
         let span = self.tracer.begin(Side::Client, &mut headers);
         let came = match snapshot.merchant(&event.merid) {
             Some(merchant) => self.offer(&event, &headers, merchant).await,
-            None => Came::NoBack,
+            None => AttemptResult::NoBack,
         };
         let (outcome, words, state) = match came {
-            Came::Taken => ("taken", "taken".to_owned(), State::Delivered),
-            Came::NotYet(why) if self.is_too_old(&event, at) => ("parked", why, State::Parked),
-            Came::NotYet(why) => ("not-yet", why, State::Pending),
-            Came::NoBack => (
+            AttemptResult::Taken => ("taken", "taken".to_owned(), EventState::Delivered),
+            AttemptResult::NotYet(why) if self.is_too_old(&event, at) => {
+                ("parked", why, EventState::Parked)
+            }
+            AttemptResult::NotYet(why) => ("not-yet", why, EventState::Pending),
+            AttemptResult::NoBack => (
                 "parked",
                 "the merchant has no back".to_owned(),
-                State::Parked,
+                EventState::Parked,
             ),
-            Came::Denied => (
+            AttemptResult::Denied => (
                 "denied",
                 "the platform tells another story when asked".to_owned(),
-                State::Disputed,
+                EventState::Disputed,
             ),
         };
-        if state == State::Disputed {
+        if state == EventState::Disputed {
             self.metrics.count_dispute(
                 true,
                 &event.id,
@@ -238,10 +240,10 @@ impl Deliver {
                 ("countersign.outcome", outcome),
             ],
         );
-        if state != State::Pending {
+        if state != EventState::Pending {
             self.wake.traces.forget(&event.id);
         }
-        let attempt = Attempt {
+        let attempt = AttemptRecord {
             next: time::now() + delay(number),
             id: event.id,
             number,
@@ -258,19 +260,24 @@ impl Deliver {
         outcome != "taken"
     }
 
-    async fn offer(&self, event: &Event, headers: &HeaderMap, merchant: &Merchant) -> Came {
+    async fn offer(
+        &self,
+        event: &Event,
+        headers: &HeaderMap,
+        merchant: &Merchant,
+    ) -> AttemptResult {
         let Some(back) = &merchant.back else {
-            return Came::NoBack;
+            return AttemptResult::NoBack;
         };
         if self.is_to_be_confirmed(event) {
             match self.platform.result(merchant, &event.orderid).await {
                 Ok(outcome) if event::id(&outcome) == event.id => {}
-                Ok(_) => return Came::Denied,
-                Err(error) => return Came::NotYet(format!("not confirmed: {error}")),
+                Ok(_) => return AttemptResult::Denied,
+                Err(error) => return AttemptResult::NotYet(format!("not confirmed: {error}")),
             }
         }
         let Some(client) = self.apps.client(back) else {
-            return Came::NoBack;
+            return AttemptResult::NoBack;
         };
         let path = &back[Position::BeforePath..Position::AfterQuery];
         // Once and once only for each attempt: the app counts them.
@@ -278,18 +285,18 @@ impl Deliver {
             Ok(response)
                 if response.status().is_success() && response.body().trim_ascii() == b"0000" =>
             {
-                Came::Taken
+                AttemptResult::Taken
             }
             Ok(response) if response.status().is_success() => {
-                Came::NotYet("the app did not say 0000".to_owned())
+                AttemptResult::NotYet("the app did not say 0000".to_owned())
             }
-            Ok(response) => Came::NotYet(format!(
+            Ok(response) => AttemptResult::NotYet(format!(
                 "the app answered with status {}",
                 response.status().as_u16()
             )),
             Err(fault) => {
                 client.forget_addresses();
-                Came::NotYet(fault.to_string())
+                AttemptResult::NotYet(fault.to_string())
             }
         }
     }

@@ -13,7 +13,7 @@ use tokio::io::{self, AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
 use super::client::exchange;
-use super::client::exchange::{Answered, Broken};
+use super::client::exchange::{Answered, ExchangeError};
 use super::server::fast_path;
 
 /// Small, so that this bound is met often.
@@ -137,7 +137,7 @@ pub fn answer(bytes: &[u8], sizes: &[u8]) {
     }
 }
 
-async fn in_pieces(bytes: &[u8], sizes: &[u8]) -> Result<Answered, Broken> {
+async fn in_pieces(bytes: &[u8], sizes: &[u8]) -> Result<Answered, ExchangeError> {
     let pieces = Pieces {
         bytes,
         sizes: sizes.iter().cycle(),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 
-use super::{ACCEPTED, Inbound, Reason, Refused, Taken, plain};
+use super::{ACCEPTED, CallbackRejection, CallbackReply, Inbound, RejectionReason, plain};
 use crate::config::settings::Acknowledge;
-use crate::inbox::event::{Source, State};
-use crate::inbox::store::{Arrival, Put};
+use crate::inbox::event::{EventState, Source};
+use crate::inbox::store::{Arrival, PutOutcome};
 use crate::protocol::envelope;
 use crate::protocol::subject::Subject;
 use crate::time;
@@ -19,11 +19,14 @@ const PATIENCE: Duration = Duration::from_millis(2_800);
 const LOOK: Duration = Duration::from_millis(25);
 
 impl Inbound {
-    pub(super) async fn back(&self, request: &Request<Bytes>) -> Result<Taken, Refused> {
+    pub(super) async fn back(
+        &self,
+        request: &Request<Bytes>,
+    ) -> Result<CallbackReply, CallbackRejection> {
         let deadline = Instant::now() + PATIENCE;
         let (outcome, old_key) = self.verify(envelope_of(request)?)?;
         let subject = Subject::about(&outcome.merid, &outcome.orderid);
-        let refused = |reason| Refused {
+        let refused = |reason| CallbackRejection {
             reason,
             subject: subject.clone(),
         };
@@ -38,29 +41,29 @@ impl Inbound {
         };
         let put = self.store.put(&outcome, arrival).await.map_err(|error| {
             tracing::error!(%error, orderid = subject.shown_orderid(), "a callback could not be kept");
-            refused(Reason::NotStored)
+            refused(RejectionReason::NotStored)
         })?;
         let (id, state, said) = match put {
-            Put::Kept { id, state } => (id, state, ACCEPTED),
-            Put::Repeated { id, state } => (id, state, "repeated"),
-            Put::Disputed { id, new } => {
+            PutOutcome::Kept { id, state } => (id, state, ACCEPTED),
+            PutOutcome::Repeated { id, state } => (id, state, "repeated"),
+            PutOutcome::Disputed { id, new } => {
                 self.metrics.count_dispute(new, &id, &subject);
-                return Err(refused(Reason::Disputed));
+                return Err(refused(RejectionReason::Disputed));
             }
-            Put::Foreign => return Err(refused(Reason::ForeignOrder)),
+            PutOutcome::Foreign => return Err(refused(RejectionReason::ForeignOrder)),
         };
-        if state == State::Pending {
+        if state == EventState::Pending {
             self.wake.traces.keep(&id, request.headers());
             self.wake.now();
         }
         // What a person discarded no app is to take.
-        let is_settled = matches!(state, State::Delivered | State::Discarded);
+        let is_settled = matches!(state, EventState::Delivered | EventState::Discarded);
         if self.acknowledge == Acknowledge::Delivered && !is_settled {
             self.delivered_by(&id, deadline)
                 .await
-                .ok_or_else(|| refused(Reason::NotDelivered))?;
+                .ok_or_else(|| refused(RejectionReason::NotDelivered))?;
         }
-        Ok(Taken {
+        Ok(CallbackReply {
             response: plain(StatusCode::OK, "0000"),
             outcome: said,
             subject,
@@ -72,9 +75,9 @@ impl Inbound {
     async fn delivered_by(&self, id: &str, deadline: Instant) -> Option<()> {
         while Instant::now() < deadline {
             match self.store.event(id).await.ok()??.state {
-                State::Delivered => return Some(()),
-                State::Pending => tokio::time::sleep(LOOK).await,
-                State::Parked | State::Disputed | State::Discarded => return None,
+                EventState::Delivered => return Some(()),
+                EventState::Pending => tokio::time::sleep(LOOK).await,
+                EventState::Parked | EventState::Disputed | EventState::Discarded => return None,
             }
         }
         None
@@ -82,7 +85,7 @@ impl Inbound {
 }
 
 /// The one place that the envelope stands in: the query of a GET, the body of a POST.
-fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], Reason> {
+fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], RejectionReason> {
     let query = request.uri().query().unwrap_or_default().as_bytes();
     if request.method() == Method::GET {
         return Ok(query);
@@ -92,6 +95,6 @@ fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], Reason> {
         Err(envelope::EnvelopeError::Missing(_)) if !envelope::names_any(query) => {
             Ok(request.body())
         }
-        _ => Err(Reason::Malformed),
+        _ => Err(RejectionReason::Malformed),
     }
 }

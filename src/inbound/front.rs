@@ -5,7 +5,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use maud::{DOCTYPE, html};
 use url::form_urlencoded;
 
-use super::{ACCEPTED, Inbound, Reason, Refused, Taken};
+use super::{ACCEPTED, CallbackRejection, CallbackReply, Inbound, RejectionReason};
 use crate::protocol::json::Object;
 use crate::protocol::subject::Subject;
 use crate::relay;
@@ -26,11 +26,14 @@ const FIELDS: [&str; 11] = [
 ];
 
 impl Inbound {
-    pub(super) async fn front(&self, request: &Request<Bytes>) -> Result<Taken, Refused> {
+    pub(super) async fn front(
+        &self,
+        request: &Request<Bytes>,
+    ) -> Result<CallbackReply, CallbackRejection> {
         let query = request.uri().query().unwrap_or_default();
         let (outcome, old_key) = self.verify(query.as_bytes())?;
         let subject = Subject::about(&outcome.merid, &outcome.orderid);
-        let refused = |reason| Refused {
+        let refused = |reason| CallbackRejection {
             reason,
             subject: subject.clone(),
         };
@@ -38,9 +41,9 @@ impl Inbound {
         let front = snapshot
             .merchant(&outcome.merid)
             .and_then(|merchant| merchant.front.clone());
-        let mut front = front.ok_or_else(|| refused(Reason::NoFront))?;
-        let object =
-            Object::parse(outcome.json.as_bytes()).map_err(|_| refused(Reason::Malformed))?;
+        let mut front = front.ok_or_else(|| refused(RejectionReason::NoFront))?;
+        let object = Object::parse(outcome.json.as_bytes())
+            .map_err(|_| refused(RejectionReason::Malformed))?;
         {
             let mut fields = front.query_pairs_mut();
             for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -61,7 +64,7 @@ impl Inbound {
         let client = self
             .apps
             .client(&front)
-            .ok_or_else(|| refused(Reason::NoFront))?;
+            .ok_or_else(|| refused(RejectionReason::NoFront))?;
         let headers = relay::browser_headers(request.headers());
         let page = client
             .get(
@@ -71,9 +74,9 @@ impl Inbound {
             .await;
         let page = page.map_err(|fault| {
             tracing::warn!(merid = subject.shown_merid(), %fault, "the app's front page is not there");
-            refused(Reason::AppUnreachable)
+            refused(RejectionReason::AppUnreachable)
         })?;
-        Ok(Taken {
+        Ok(CallbackReply {
             response: relay::response(page),
             outcome: ACCEPTED,
             subject,

@@ -14,24 +14,24 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
-use crate::config::Watch;
+use crate::config::LiveConfig;
 use crate::config::settings::{Acknowledge, Settings};
 use crate::delivery::Wake;
-use crate::http::client::by_origin::Clients;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::request_id::{REQUEST_ID, new_request_id};
-use crate::http::server::connection::{Handler, Refusal};
-use crate::inbox::activity::{Note, Weight, What};
+use crate::http::server::connection::{Handler, Rejection};
+use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::store::Store;
 use crate::protocol::envelope;
 use crate::protocol::envelope::{Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
 use crate::protocol::result;
-use crate::protocol::result::Outcome;
+use crate::protocol::result::PaymentResult;
 use crate::protocol::result::ResponseError;
 use crate::protocol::subject::Subject;
-use crate::telemetry::Records;
-use crate::telemetry::activity::Journal;
+use crate::telemetry::Telemetry;
+use crate::telemetry::activity::ActivityLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Side, Span, Tracer};
@@ -40,13 +40,13 @@ use crate::time::Millis;
 
 /// The platform's side of the sidecar: what comes in from the internet.
 pub struct Inbound {
-    watch: Watch,
+    watch: LiveConfig,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
-    apps: Arc<Clients>,
+    apps: Arc<ClientsByOrigin>,
     wake: Arc<Wake>,
     tracer: Arc<Tracer>,
-    journal: Arc<Journal>,
+    activity: Arc<ActivityLog>,
     acknowledge: Acknowledge,
     /// What the public URL has before `/notify`; a proxy may take it off.
     prefix: String,
@@ -57,7 +57,7 @@ const ACCEPTED: &str = "accepted";
 
 /// Why a callback is refused: for log and metrics, never for whoever called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
+enum RejectionReason {
     NotFound,
     BadRequest,
     NotAllowed,
@@ -75,7 +75,7 @@ enum Reason {
     Overloaded,
 }
 
-impl Reason {
+impl RejectionReason {
     fn name(self) -> &'static str {
         match self {
             Self::NotFound => "not-found",
@@ -133,16 +133,16 @@ impl Reason {
 
 /// Refusals of `back` that ops are told of at the first one. Their counters stand at nought from the start, because a
 /// rate does not see a series that begins at 1.
-const GRAVE: [Reason; 5] = [
-    Reason::BadSignature,
-    Reason::UnknownMerchant,
-    Reason::NotStored,
-    Reason::NotDelivered,
-    Reason::Overloaded,
+const GRAVE: [RejectionReason; 5] = [
+    RejectionReason::BadSignature,
+    RejectionReason::UnknownMerchant,
+    RejectionReason::NotStored,
+    RejectionReason::NotDelivered,
+    RejectionReason::Overloaded,
 ];
 
 /// A callback that was answered, and what the log says of it.
-struct Taken {
+struct CallbackReply {
     response: Response<Bytes>,
     outcome: &'static str,
     subject: Subject,
@@ -150,13 +150,13 @@ struct Taken {
 }
 
 /// A callback that was not, and whom it claimed to be about.
-struct Refused {
-    reason: Reason,
+struct CallbackRejection {
+    reason: RejectionReason,
     subject: Subject,
 }
 
-impl From<Reason> for Refused {
-    fn from(reason: Reason) -> Self {
+impl From<RejectionReason> for CallbackRejection {
+    fn from(reason: RejectionReason) -> Self {
         Self {
             reason,
             subject: Subject::default(),
@@ -168,16 +168,16 @@ impl Inbound {
     /// Puts the parts together as `settings` say.
     pub fn new(
         settings: &Settings,
-        watch: Watch,
+        watch: LiveConfig,
         store: Arc<dyn Store>,
-        apps: Arc<Clients>,
+        apps: Arc<ClientsByOrigin>,
         wake: Arc<Wake>,
-        records: Records,
+        records: Telemetry,
     ) -> Self {
-        let Records {
+        let Telemetry {
             metrics,
             tracer,
-            journal,
+            activity,
         } = records;
         let callbacks = settings.callbacks.as_ref();
         let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
@@ -192,7 +192,7 @@ impl Inbound {
             apps,
             wake,
             tracer,
-            journal,
+            activity,
             acknowledge: settings.inbox.acknowledge,
             prefix: public_url.map_or_else(String::new, |url| {
                 url.path().trim_end_matches('/').to_owned()
@@ -200,23 +200,30 @@ impl Inbound {
         }
     }
 
-    async fn callback(&self, kind: Kind, request: &Request<Bytes>) -> Result<Taken, Refused> {
+    async fn callback(
+        &self,
+        kind: Kind,
+        request: &Request<Bytes>,
+    ) -> Result<CallbackReply, CallbackRejection> {
         match (kind, request.method()) {
             (Kind::Back, &Method::GET | &Method::POST) => self.back(request).await,
             (Kind::Front, &Method::GET) => self.front(request).await,
-            (Kind::None, _) => Err(Reason::NotFound.into()),
-            _ => Err(Reason::BadRequest.into()),
+            (Kind::None, _) => Err(RejectionReason::NotFound.into()),
+            _ => Err(RejectionReason::BadRequest.into()),
         }
     }
 
     /// A callback's envelope, believed with the keys of the merchant that it names, and complete.
     /// With it the fingerprint of the old key, where one was needed.
-    fn verify(&self, envelope: &[u8]) -> Result<(Verified<Outcome>, Option<String>), Refused> {
-        let received = envelope::read(envelope, "resp").map_err(|_| Reason::Malformed)?;
-        let claimed = received.unverified().ok_or(Reason::Malformed)?;
-        let object = Object::parse(&claimed).map_err(|_| Reason::Malformed)?;
+    fn verify(
+        &self,
+        envelope: &[u8],
+    ) -> Result<(Verified<PaymentResult>, Option<String>), CallbackRejection> {
+        let received = envelope::read(envelope, "resp").map_err(|_| RejectionReason::Malformed)?;
+        let claimed = received.unverified().ok_or(RejectionReason::Malformed)?;
+        let object = Object::parse(&claimed).map_err(|_| RejectionReason::Malformed)?;
         let subject = Subject::of(&object);
-        let refused = |reason| Refused {
+        let refused = |reason| CallbackRejection {
             reason,
             subject: subject.clone(),
         };
@@ -225,20 +232,20 @@ impl Inbound {
             .merid
             .as_deref()
             .and_then(|merid| snapshot.merchant(merid));
-        let merchant = merchant.ok_or_else(|| refused(Reason::UnknownMerchant))?;
+        let merchant = merchant.ok_or_else(|| refused(RejectionReason::UnknownMerchant))?;
         let message = received
             .verify(merchant.verifying_keys())
             .map_err(|error| {
                 refused(match error {
-                    VerifyError::Unsigned => Reason::Unsigned,
-                    VerifyError::BadSignature => Reason::BadSignature,
-                    VerifyError::NotBase64 => Reason::Malformed,
+                    VerifyError::Unsigned => RejectionReason::Unsigned,
+                    VerifyError::BadSignature => RejectionReason::BadSignature,
+                    VerifyError::NotBase64 => RejectionReason::Malformed,
                 })
             })?;
-        let outcome = result::read_outcome(message).map_err(|error| {
+        let outcome = result::read_result(message).map_err(|error| {
             refused(match error {
-                ResponseError::Json(_) => Reason::Malformed,
-                _ => Reason::Incomplete,
+                ResponseError::Json(_) => RejectionReason::Malformed,
+                _ => RejectionReason::Incomplete,
             })
         })?;
         self.metrics.count_oddities(&outcome);
@@ -260,18 +267,18 @@ impl Inbound {
         kind: Kind,
         span: Span,
         started: Instant,
-        result: Result<Taken, Refused>,
+        result: Result<CallbackReply, CallbackRejection>,
     ) -> Response<Bytes> {
         // Never the stranger's own.
         let request_id = new_request_id();
         let refusal = result.as_ref().err().map(|refused| refused.reason);
-        let taken = result.unwrap_or_else(|Refused { reason, subject }| Taken {
+        let taken = result.unwrap_or_else(|CallbackRejection { reason, subject }| CallbackReply {
             response: reason.response(kind),
             outcome: reason.name(),
             subject,
             old_key: None,
         });
-        let Taken {
+        let CallbackReply {
             mut response,
             outcome,
             subject,
@@ -318,7 +325,7 @@ impl Inbound {
             Some(_) => {
                 let (merid, orderid) = (subject.shown_merid(), subject.shown_orderid());
                 let what = format!("{} {outcome} {merid} {orderid}", kind.name());
-                self.journal.is_news(&what)
+                self.activity.is_news(&what)
             }
         };
         let weight = if is_step {
@@ -327,10 +334,10 @@ impl Inbound {
             Weight::Common
         };
         let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
-        self.journal.note(weight, || {
+        self.activity.note(weight, || {
             // Read before the time that has passed, so that the one less the other is not after the beginning.
-            let note = Note::about(What::Callback, merid, orderid, time::now());
-            Note {
+            let note = ActivityEntry::about(ActivityKind::Callback, merid, orderid, time::now());
+            ActivityEntry {
                 took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
                 way: kind.name().into(),
                 request_id: request_id.to_str().unwrap_or_default().to_owned(),
@@ -372,14 +379,16 @@ impl Handler for Inbound {
         self.finish(kind, span, started, result)
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
         let reason = match why {
-            Refusal::Malformed | Refusal::BodyTooLarge | Refusal::BodyIncomplete => {
-                Reason::BadRequest
+            Rejection::Malformed | Rejection::BodyTooLarge | Rejection::BodyIncomplete => {
+                RejectionReason::BadRequest
             }
-            Refusal::NotAllowed => Reason::NotAllowed,
-            Refusal::Overloaded | Refusal::Draining | Refusal::CutShort => Reason::Overloaded,
-            Refusal::Panicked => Reason::NotStored,
+            Rejection::NotAllowed => RejectionReason::NotAllowed,
+            Rejection::Overloaded | Rejection::Draining | Rejection::CutShort => {
+                RejectionReason::Overloaded
+            }
+            Rejection::Panicked => RejectionReason::NotStored,
         };
         let kind = self.kind(head.uri.path());
         self.finish(kind, Span::default(), started, Err(reason.into()))

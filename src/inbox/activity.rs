@@ -13,7 +13,7 @@ pub const KEPT_COMMON: u32 = 30_000;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum ActivityKind {
     /// The app called.
     Call,
     /// The platform, or somebody in its name, called back.
@@ -22,7 +22,7 @@ pub enum What {
     Question,
 }
 
-impl What {
+impl ActivityKind {
     /// The name in the store.
     pub fn name(self) -> &'static str {
         match self {
@@ -52,13 +52,13 @@ pub enum Weight {
 
 /// One thing that happened. No text in it is longer than 128 bytes, and none is a stranger's but a plain number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub struct ActivityEntry {
     /// When it was over.
     pub at: Millis,
     /// How long it took, in milliseconds.
     pub took: Millis,
     /// What happened.
-    pub what: What,
+    pub what: ActivityKind,
     /// A call's endpoint (`query`, `submit`, `link`, `extra`, `none`), a callback's kind (`back`, `front`, `none`), or
     /// `watch`.
     pub way: Cow<'static, str>,
@@ -82,9 +82,14 @@ pub struct Note {
     pub stranger: bool,
 }
 
-impl Note {
+impl ActivityEntry {
     /// A step that went well and says nothing more.
-    pub fn about(what: What, merid: Option<&str>, orderid: Option<&str>, at: Millis) -> Self {
+    pub fn about(
+        what: ActivityKind,
+        merid: Option<&str>,
+        orderid: Option<&str>,
+        at: Millis,
+    ) -> Self {
         Self {
             at,
             took: 0,

@@ -2,72 +2,72 @@
 //! alike.
 
 use super::event;
-use super::event::State;
-use super::store::Put;
-use crate::protocol::result::{Outcome, ResultCode};
+use super::event::EventState;
+use super::store::PutOutcome;
+use crate::protocol::result::{PaymentResult, ResultCode};
 
 /// What is known before a result is kept.
-pub(super) struct Known {
+pub(super) struct KnownHistory {
     /// The amount that was signed for this merchant's order, in cents.
     pub(super) signed: Option<i64>,
     /// Another merchant has an order of this number.
     pub(super) is_anothers: bool,
     /// What was told of this payment and this result before.
-    pub(super) told: Vec<Story>,
+    pub(super) told: Vec<KnownEvent>,
 }
 
 /// One event about the same payment and the same result.
-pub(super) struct Story {
+pub(super) struct KnownEvent {
     pub(super) id: String,
     pub(super) orderid: String,
-    pub(super) state: State,
+    pub(super) state: EventState,
 }
 
 /// What is to become of a result.
-pub(super) enum Verdict {
+pub(super) enum Decision {
     /// There is nothing to write.
-    Known(Put),
+    KnownHistory(PutOutcome),
     /// An event is to be kept.
-    New(New),
+    NewEvent(NewEvent),
 }
 
 /// An event that is to be kept.
-pub(super) struct New {
+pub(super) struct NewEvent {
     pub(super) id: String,
     /// The order is in the ledger, with this amount.
     pub(super) matched: bool,
-    pub(super) state: State,
+    pub(super) state: EventState,
     /// The order is not asked about any more.
     pub(super) closes_order: bool,
 }
 
-impl New {
+impl NewEvent {
     /// Other stories of this payment that the app has not heard yet wait for the same person.
     pub(super) fn holds_others(&self) -> bool {
-        self.state == State::Disputed
+        self.state == EventState::Disputed
     }
 
     /// What is said of it once it is kept.
-    pub(super) fn kept(self) -> Put {
+    pub(super) fn kept(self) -> PutOutcome {
         let Self { id, state, .. } = self;
         match state {
-            State::Disputed => Put::Disputed { id, new: true },
-            _ => Put::Kept { id, state },
+            EventState::Disputed => PutOutcome::Disputed { id, new: true },
+            _ => PutOutcome::Kept { id, state },
         }
     }
 }
 
 /// Decides.
-pub(super) fn judge(outcome: &Outcome, known: &Known, deliverable: bool) -> Verdict {
+pub(super) fn judge(outcome: &PaymentResult, known: &KnownHistory, deliverable: bool) -> Decision {
     if known.signed.is_none() && known.is_anothers {
-        return Verdict::Known(Put::Foreign);
+        return Decision::KnownHistory(PutOutcome::Foreign);
     }
     let matched = known.signed == Some(cents(outcome.amount));
     let id = event::id(outcome);
     if let Some(same) = known.told.iter().find(|story| story.id == id) {
-        return Verdict::Known(match same.state {
-            State::Disputed => Put::Disputed { id, new: false },
-            state => Put::Repeated { id, state },
+        return Decision::KnownHistory(match same.state {
+            EventState::Disputed => PutOutcome::Disputed { id, new: false },
+            state => PutOutcome::Repeated { id, state },
         });
     }
     // A story that the ledger disproves does not speak against one that it confirms.
@@ -77,13 +77,13 @@ pub(super) fn judge(outcome: &Outcome, known: &Known, deliverable: bool) -> Verd
         .any(|story| !(matched && story.orderid == outcome.orderid));
     let disputed = contradicted || (known.signed.is_some() && !matched);
     let is_final = ResultCode::parse(&outcome.resultcode).is_some_and(ResultCode::is_final);
-    Verdict::New(New {
+    Decision::NewEvent(NewEvent {
         id,
         matched,
         state: match (disputed, deliverable) {
-            (true, _) => State::Disputed,
-            (false, true) => State::Pending,
-            (false, false) => State::Parked,
+            (true, _) => EventState::Disputed,
+            (false, true) => EventState::Pending,
+            (false, false) => EventState::Parked,
         },
         closes_order: is_final && !disputed,
     })

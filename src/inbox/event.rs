@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::protocol::result::Outcome;
+use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 
 /// Where a result came from.
@@ -34,7 +34,7 @@ impl Source {
 
 /// What is to become of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum EventState {
     /// Offered to the app until it takes it.
     Pending,
     /// The app took it.
@@ -47,7 +47,7 @@ pub enum State {
     Discarded,
 }
 
-impl State {
+impl EventState {
     /// All of them, for the metrics.
     pub const ALL: [Self; 5] = [
         Self::Pending,
@@ -101,7 +101,7 @@ pub struct Event {
     /// The order is in the ledger, with this amount.
     pub matched: bool,
     /// What is to become of it.
-    pub state: State,
+    pub state: EventState,
     /// When it was kept.
     pub received_at: Millis,
     /// When it is offered next.
@@ -113,8 +113,8 @@ pub struct Event {
 }
 
 /// The id of a story: who, which payment, which result, for which order, over how much.
-pub fn id(outcome: &Outcome) -> String {
-    let Outcome {
+pub fn id(outcome: &PaymentResult) -> String {
+    let PaymentResult {
         merid,
         queryid,
         resultcode,

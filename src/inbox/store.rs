@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 
-use super::activity::Note;
-use super::event::{Event, Source, State};
+use super::activity::ActivityEntry;
+use super::event::{Event, EventState, Source};
 use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
-use crate::protocol::result::Outcome;
+use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 
 /// Why a store cannot be opened or did not do what it was asked.
@@ -46,7 +46,7 @@ pub(super) const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
 /// What the ledger says about an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recorded {
+pub enum RecordOutcome {
     /// Written, or written before with the same amount and action.
     Agrees,
     /// Signed before with another amount or action.
@@ -55,20 +55,20 @@ pub enum Recorded {
 
 /// What became of a result that was to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Put {
+pub enum PutOutcome {
     /// A new event, on stable storage.
     Kept {
         /// The event's id.
         id: String,
         /// Whether the app is offered it.
-        state: State,
+        state: EventState,
     },
     /// The same story was kept before.
     Repeated {
         /// The event's id.
         id: String,
         /// What became of it.
-        state: State,
+        state: EventState,
     },
     /// Another amount than was signed, or another story than was told before: held for a person.
     Disputed {
@@ -94,7 +94,7 @@ pub struct Arrival {
 
 /// What became of one attempt to deliver an event.
 #[derive(Debug, Clone)]
-pub struct Attempt {
+pub struct AttemptRecord {
     /// The event's id.
     pub id: String,
     /// Which one it was, from 1.
@@ -106,7 +106,7 @@ pub struct Attempt {
     /// What the app said, or why it could not; no text of the app's.
     pub outcome: String,
     /// The event's state from now on.
-    pub state: State,
+    pub state: EventState,
     /// When it is offered next, where it is pending.
     pub next: Millis,
 }
@@ -124,7 +124,7 @@ pub struct OpenOrder {
 
 /// An order as the ledger has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed {
+pub struct SignedOrder {
     /// In cents.
     pub amount: u64,
     /// `Bank`, `WeiXin`, `AliPay` or `Arbi`.
@@ -137,7 +137,7 @@ pub struct Signed {
 
 /// Which notes are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
+pub enum ActivityFilter {
     /// Those of one order: merid, orderid.
     Order(String, String),
     /// Those of one request, by its id.
@@ -160,7 +160,7 @@ pub struct OldKey {
 /// Figures for the metrics.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
-    /// Events by state, in the order of [`State::ALL`].
+    /// Events by state, in the order of [`EventState::ALL`].
     pub events: [i64; 5],
     /// When the oldest pending event was kept.
     pub oldest_pending: Option<Millis>,
@@ -169,8 +169,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(super) fn set(&mut self, state: State, count: i64) {
-        let slots = self.events.iter_mut().zip(State::ALL);
+    pub(super) fn set(&mut self, state: EventState, count: i64) {
+        let slots = self.events.iter_mut().zip(EventState::ALL);
         for (slot, _) in slots.filter(|(_, known)| *known == state) {
             *slot = count;
         }
@@ -191,13 +191,22 @@ pub trait Store: Send + Sync {
     async fn check(&self) -> Result<(), StoreError>;
 
     /// Writes an order, or compares it with the one that is there, which stays.
-    async fn record(&self, merid: &str, order: &Order, at: Millis) -> Result<Recorded, StoreError>;
+    async fn record(
+        &self,
+        merid: &str,
+        order: &Order,
+        at: Millis,
+    ) -> Result<RecordOutcome, StoreError>;
 
     /// The outcome of sending this order is unknown: it is to be asked about at `at`, before others.
     async fn hasten(&self, merid: &str, orderid: &str, at: Millis) -> Result<(), StoreError>;
 
     /// Keeps a verified result, once for each story.
-    async fn put(&self, outcome: &Verified<Outcome>, arrival: Arrival) -> Result<Put, StoreError>;
+    async fn put(
+        &self,
+        outcome: &Verified<PaymentResult>,
+        arrival: Arrival,
+    ) -> Result<PutOutcome, StoreError>;
 
     /// The clock was set back to `now`: what was planned further ahead than anything is planned is due now.
     async fn set_back(&self, now: Millis) -> Result<(), StoreError>;
@@ -210,7 +219,7 @@ pub trait Store: Send + Sync {
     async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError>;
 
     /// Writes down what became of an attempt. An event that a person has decided about meanwhile stays decided.
-    async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError>;
+    async fn attempted(&self, attempt: AttemptRecord) -> Result<(), StoreError>;
 
     /// Orders that are to be asked about now: unknown outcomes first, then the longest due. No other sidecar gets them
     /// until `asked`, or until this one has been silent for a while.
@@ -223,14 +232,15 @@ pub trait Store: Send + Sync {
     async fn event(&self, id: &str) -> Result<Option<Event>, StoreError>;
 
     /// Events, newest first.
-    async fn events(&self, state: Option<State>, limit: u32) -> Result<Vec<Event>, StoreError>;
+    async fn events(&self, state: Option<EventState>, limit: u32)
+    -> Result<Vec<Event>, StoreError>;
 
     /// The attempts at one event, in their order.
-    async fn attempts(&self, id: &str) -> Result<Vec<Attempt>, StoreError>;
+    async fn attempts(&self, id: &str) -> Result<Vec<AttemptRecord>, StoreError>;
 
     /// A person's decision: pending (at once) or discarded. `false` where there is no such event, or it is in a state
     /// that the decision makes no sense for.
-    async fn decide(&self, id: &str, state: State, at: Millis) -> Result<bool, StoreError>;
+    async fn decide(&self, id: &str, state: EventState, at: Millis) -> Result<bool, StoreError>;
 
     /// Figures for the metrics.
     async fn counts(&self) -> Result<Counts, StoreError>;
@@ -240,17 +250,21 @@ pub trait Store: Send + Sync {
     ///
     /// [`KEPT_STEPS`]: super::activity::KEPT_STEPS
     /// [`KEPT_COMMON`]: super::activity::KEPT_COMMON
-    async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError>;
+    async fn note(&self, notes: Vec<ActivityEntry>) -> Result<(), StoreError>;
 
     /// Notes, newest first, at most `limit` of each weight: common ones crowd out no step.
-    async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError>;
+    async fn notes(
+        &self,
+        wanted: ActivityFilter,
+        limit: u32,
+    ) -> Result<Vec<ActivityEntry>, StoreError>;
 
     /// The orders, as (merid, orderid), that go by this number: the orderid of the ledger, of an event, or of a note
     /// that is no stranger's; the queryid of an event; the request id of a note. Each once, in the order of the two.
     async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError>;
 
     /// One order of the ledger.
-    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<Signed>, StoreError>;
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError>;
 
     /// The events of one order, oldest first.
     async fn events_of(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use url::Url;
 
-use super::rejection::{Code, Refused};
+use super::rejection::{CallRejection, Code};
 use super::route::Endpoint;
 use crate::config::{Merchant, Snapshot};
 use crate::protocol::envelope::Envelope;
@@ -50,7 +50,7 @@ impl Call {
         endpoint: Endpoint,
         snapshot: &Snapshot,
         notify: Option<&Notify>,
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, CallRejection> {
         let object = Object::parse(body)?;
         let mut subject = Subject::of(&object);
         let merchant = merchant(&object, snapshot).map_err(|refused| refused.about(&subject))?;
@@ -94,9 +94,12 @@ impl Call {
     }
 }
 
-fn merchant<'s>(object: &Object<'_>, snapshot: &'s Snapshot) -> Result<&'s Arc<Merchant>, Refused> {
+fn merchant<'s>(
+    object: &Object<'_>,
+    snapshot: &'s Snapshot,
+) -> Result<&'s Arc<Merchant>, CallRejection> {
     let wrong = |expected: &str| {
-        Refused::new(Code::InvalidField, format!("merid: expected {expected}")).at("merid")
+        CallRejection::new(Code::InvalidField, format!("merid: expected {expected}")).at("merid")
     };
     match object.string("merid") {
         None => snapshot
@@ -104,7 +107,7 @@ fn merchant<'s>(object: &Object<'_>, snapshot: &'s Snapshot) -> Result<&'s Arc<M
             .ok_or_else(|| wrong("a merchant's number, because more than one is configured")),
         Some(Err(_)) => Err(wrong("a string")),
         Some(Ok(merid)) => snapshot.merchant(&merid).ok_or_else(|| {
-            Refused::new(
+            CallRejection::new(
                 Code::UnknownMerchant,
                 "merid: expected one of the merchants in the merchants file",
             )
@@ -135,7 +138,7 @@ fn fill_in(
     (!members.is_empty()).then(|| object.splice(&members))
 }
 
-fn check(message: &Object<'_>, endpoint: Endpoint) -> Result<Option<Order>, Refused> {
+fn check(message: &Object<'_>, endpoint: Endpoint) -> Result<Option<Order>, CallRejection> {
     Ok(match endpoint {
         Endpoint::Query => {
             read_query(message)?;

@@ -12,17 +12,17 @@ use base64::engine::general_purpose::STANDARD;
 #[derive(Serialize)]
 struct Link<'a> {
     url: String,
-    form: Form<'a>,
+    form: LinkForm<'a>,
 }
 
 #[derive(Serialize)]
-struct Form<'a> {
+struct LinkForm<'a> {
     action: String,
-    fields: Fields<'a>,
+    fields: LinkFields<'a>,
 }
 
 #[derive(Serialize)]
-struct Fields<'a> {
+struct LinkFields<'a> {
     req: &'a str,
     sign: &'a str,
 }
@@ -40,9 +40,9 @@ pub(super) fn response(
 ) -> Response<Bytes> {
     let link = Link {
         url: format!("{platform}/apis/icashier?{form}"),
-        form: Form {
+        form: LinkForm {
             action: format!("{platform}/api/icashier"),
-            fields: Fields { req, sign },
+            fields: LinkFields { req, sign },
         },
     };
     if wants_page(accept) {

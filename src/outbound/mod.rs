@@ -29,19 +29,19 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 
-use crate::config::Watch;
+use crate::config::LiveConfig;
 use crate::config::settings::Settings;
-use crate::http::client::error::{Fault, Sent};
+use crate::http::client::error::{ClientError, Sent};
 use crate::http::client::{Client, RawRequest, RawResponse, Repeat};
 use crate::http::request_id::{REQUEST_ID, request_id};
-use crate::http::server::connection::{Handler, Refusal};
-use crate::inbox::activity::{Note, Weight, What};
-use crate::inbox::store::{Recorded, Store};
-use crate::process::drain::Lifetime;
+use crate::http::server::connection::{Handler, Rejection};
+use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
+use crate::inbox::store::{RecordOutcome, Store};
+use crate::process::drain::Drain;
 use crate::protocol::request::Order;
-use crate::relay::{self, Form};
-use crate::telemetry::Records;
-use crate::telemetry::activity::Journal;
+use crate::relay::{self, FormBody};
+use crate::telemetry::Telemetry;
+use crate::telemetry::activity::ActivityLog;
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace;
@@ -50,10 +50,10 @@ use crate::time;
 use crate::time::Millis;
 use call::{Call, Notify};
 use call_metrics::CallMetrics;
-use rejection::{Code, Refused};
-use reply::{Done, OK, VERIFIED, flag, unverified};
+use rejection::{CallRejection, Code};
+use reply::{CallReply, OK, VERIFIED, flag, unverified};
 use route::Endpoint;
-use shadow::{Shadow, Verdict};
+use shadow::{Shadow, ShadowVerdict};
 
 const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
 
@@ -62,14 +62,14 @@ const ASK_SOON: Millis = 2_000;
 
 /// The app's side of the sidecar.
 pub struct Outbound {
-    watch: Watch,
+    watch: LiveConfig,
     client: Arc<Client>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     call_metrics: CallMetrics,
     tracer: Arc<Tracer>,
-    lifetime: Arc<Lifetime>,
-    journal: Arc<Journal>,
+    drain: Arc<Drain>,
+    activity: Arc<ActivityLog>,
     extra_paths: Vec<String>,
     /// The platform's URL, without a slash at its end.
     platform: String,
@@ -80,16 +80,16 @@ impl Outbound {
     /// Puts the parts together as `settings` say.
     pub fn new(
         settings: &Settings,
-        watch: Watch,
+        watch: LiveConfig,
         client: Arc<Client>,
         store: Arc<dyn Store>,
-        records: Records,
-        lifetime: Arc<Lifetime>,
+        records: Telemetry,
+        drain: Arc<Drain>,
     ) -> Self {
-        let Records {
+        let Telemetry {
             metrics,
             tracer,
-            journal,
+            activity,
         } = records;
         let public_url = settings
             .callbacks
@@ -102,8 +102,8 @@ impl Outbound {
             call_metrics: CallMetrics::new(metrics.clone()),
             metrics,
             tracer,
-            lifetime,
-            journal,
+            drain,
+            activity,
             extra_paths: settings.platform.extra_paths.clone(),
             platform: settings
                 .platform
@@ -115,7 +115,11 @@ impl Outbound {
         }
     }
 
-    async fn call(&self, endpoint: Endpoint, request: &Request<Bytes>) -> Result<Done, Refused> {
+    async fn call(
+        &self,
+        endpoint: Endpoint,
+        request: &Request<Bytes>,
+    ) -> Result<CallReply, CallRejection> {
         if shadow::is_signed(request.body()) {
             // In a box, so that other calls are the smaller for it.
             return Box::pin(self.shadow(endpoint, request)).await;
@@ -128,7 +132,7 @@ impl Outbound {
             Endpoint::Link => self.link(&call, request).await,
         };
         match result {
-            Ok(done) => Ok(Done {
+            Ok(done) => Ok(CallReply {
                 subject: call.subject,
                 ..done
             }),
@@ -142,21 +146,25 @@ impl Outbound {
         endpoint: Endpoint,
         call: &Call,
         request: &Request<Bytes>,
-    ) -> Result<Done, Refused> {
+    ) -> Result<CallReply, CallRejection> {
         let headers = relay::traced_headers(request.headers());
         let path = request.uri().path();
-        let request = self.client.request(path, &headers, &Form(call.seal()));
+        let request = self.client.request(path, &headers, &FormBody(call.seal()));
         let response = self.send(&request, endpoint.repeat()).await?;
         let answer = response::verify(&response, call, endpoint.completeness(), &self.metrics)?;
-        Ok(Done::answered(call, answer))
+        Ok(CallReply::answered(call, answer))
     }
 
     /// `/api/icashier`: an order out, once; the platform's page or redirect back, or an envelope.
-    async fn submit(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
+    async fn submit(
+        &self,
+        call: &Call,
+        request: &Request<Bytes>,
+    ) -> Result<CallReply, CallRejection> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
         let headers = relay::page_headers(request.headers());
-        let form = Form(call.seal());
+        let form = FormBody(call.seal());
         let request = self.client.request("/api/icashier", &headers, &form);
         let sent = self.send(&request, Repeat::Never).await;
         if let Err(fault) = &sent
@@ -167,16 +175,20 @@ impl Outbound {
         let response = sent?;
         if !response::must_be_envelope(&response) {
             let page = relay::response(response);
-            return Ok(Done::ok(unverified(page), Sent::Yes));
+            return Ok(CallReply::ok(unverified(page), Sent::Yes));
         }
         // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
         let answer = response::verify(&response, call, completeness, &self.metrics)?;
-        Ok(Done::answered(call, answer))
+        Ok(CallReply::answered(call, answer))
     }
 
     /// `/apis/icashier`: an order signed, and sent by the customer's browser.
-    async fn link(&self, call: &Call, request: &Request<Bytes>) -> Result<Done, Refused> {
+    async fn link(
+        &self,
+        call: &Call,
+        request: &Request<Bytes>,
+    ) -> Result<CallReply, CallRejection> {
         self.record(call.subject.merid.as_deref(), call.order.as_ref())
             .await?;
         let envelope = call.seal();
@@ -188,17 +200,21 @@ impl Outbound {
             &form,
             request.headers(),
         );
-        Ok(Done::ok(response, Sent::No))
+        Ok(CallReply::ok(response, Sent::No))
     }
 
     /// The same paths for an app that still signs: passed on unchanged, compared on the side.
-    async fn shadow(&self, endpoint: Endpoint, request: &Request<Bytes>) -> Result<Done, Refused> {
+    async fn shadow(
+        &self,
+        endpoint: Endpoint,
+        request: &Request<Bytes>,
+    ) -> Result<CallReply, CallRejection> {
         let shadow = Shadow::of(request.body(), &self.watch.snapshot());
         self.metrics
             .shadow
             .with_label_values(&[shadow.verdict.name()])
             .inc();
-        if let Verdict::Mismatch(why) = &shadow.verdict {
+        if let ShadowVerdict::Mismatch(why) = &shadow.verdict {
             tracing::warn!(
                 merid = shadow.subject.shown_merid(),
                 why,
@@ -222,9 +238,9 @@ impl Outbound {
         };
         let verdict = HeaderValue::from_static(shadow.verdict.name());
         response.headers_mut().insert(SHADOW, verdict);
-        Ok(Done {
+        Ok(CallReply {
             subject: shadow.subject,
-            ..Done::ok(response, sent)
+            ..CallReply::ok(response, sent)
         })
     }
 
@@ -232,9 +248,9 @@ impl Outbound {
         &self,
         shadow: &Shadow,
         request: &Request<Bytes>,
-    ) -> Result<Response<Bytes>, Refused> {
+    ) -> Result<Response<Bytes>, CallRejection> {
         let (text, sign) = shadow.envelope.as_ref().ok_or_else(|| {
-            Refused::new(Code::InvalidField, "req: expected one req and one sign").at("req")
+            CallRejection::new(Code::InvalidField, "req: expected one req and one sign").at("req")
         })?;
         let form = String::from_utf8_lossy(request.body().trim_ascii());
         Ok(link::response(
@@ -251,7 +267,7 @@ impl Outbound {
         endpoint: Endpoint,
         shadow: &Shadow,
         request: &Request<Bytes>,
-    ) -> Result<Response<Bytes>, Refused> {
+    ) -> Result<Response<Bytes>, CallRejection> {
         let mut headers = relay::page_headers(request.headers());
         if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
             headers.insert(header::CONTENT_TYPE, kind.clone());
@@ -259,7 +275,7 @@ impl Outbound {
         let path = request.uri().path();
         let request = self.client.request(path, &headers, request.body());
         let sent = self.send(&request, endpoint.repeat()).await;
-        let response = sent.map_err(|fault| Refused::from(fault).about(&shadow.subject))?;
+        let response = sent.map_err(|fault| CallRejection::from(fault).about(&shadow.subject))?;
         let believed = shadow.call.as_ref().is_some_and(|call| {
             response::verify(&response, call, endpoint.completeness(), &self.metrics).is_ok()
         });
@@ -269,11 +285,11 @@ impl Outbound {
     }
 
     /// Posts to the platform, and stops waiting shortly before the process ends.
-    async fn send(&self, request: &RawRequest, repeat: Repeat) -> Result<RawResponse, Fault> {
+    async fn send(&self, request: &RawRequest, repeat: Repeat) -> Result<RawResponse, ClientError> {
         let mut sent = pin!(self.client.send(request, repeat));
         // Whoever handles requests has them polled when it is over.
         poll_fn(|context| match sent.as_mut().poll(context) {
-            Poll::Pending if self.lifetime.is_over() => Poll::Ready(Err(Fault::CutShort)),
+            Poll::Pending if self.drain.is_over() => Poll::Ready(Err(ClientError::CutShort)),
             polled => polled,
         })
         .await
@@ -291,16 +307,20 @@ impl Outbound {
     }
 
     /// Waits for the order's row. A ledger that fails stops no call.
-    async fn record(&self, merid: Option<&str>, order: Option<&Order>) -> Result<(), Refused> {
+    async fn record(
+        &self,
+        merid: Option<&str>,
+        order: Option<&Order>,
+    ) -> Result<(), CallRejection> {
         let (Some(merid), Some(order)) = (merid, order) else {
             return Ok(());
         };
         match self.store.record(merid, order, time::now()).await {
-            Ok(Recorded::Agrees) => Ok(()),
-            Ok(Recorded::Conflicts) => {
+            Ok(RecordOutcome::Agrees) => Ok(()),
+            Ok(RecordOutcome::Conflicts) => {
                 let detail =
                     "orderid: signed before with another amount or action; use a new orderid";
-                Err(Refused::new(Code::OrderConflict, detail).at("orderid"))
+                Err(CallRejection::new(Code::OrderConflict, detail).at("orderid"))
             }
             Err(error) => {
                 self.metrics.ledger_failures.inc();
@@ -315,11 +335,11 @@ impl Outbound {
         &self,
         endpoint: Option<Endpoint>,
         id: HeaderValue,
-        done: Done,
+        done: CallReply,
         span: Span,
         started: Instant,
     ) -> Response<Bytes> {
-        let Done {
+        let CallReply {
             mut response,
             outcome,
             sent,
@@ -353,14 +373,14 @@ impl Outbound {
                 ("countersign.sent", sent.name()),
             ],
         );
-        let is_news = |key: &str| self.journal.is_news(key);
+        let is_news = |key: &str| self.activity.is_news(key);
         let weight = if old_key.as_deref().is_some_and(is_news) {
             Weight::Step
         } else {
             weight(endpoint, outcome, sent)
         };
         let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
-        self.journal.note(weight, || Note {
+        self.activity.note(weight, || ActivityEntry {
             took: Millis::try_from(took.as_millis()).unwrap_or(Millis::MAX),
             way: name.into(),
             request_id: id.to_str().unwrap_or_default().to_owned(),
@@ -368,7 +388,7 @@ impl Outbound {
             sent: sent.name().into(),
             old_key: old_key.unwrap_or_default(),
             refused: outcome != OK,
-            ..Note::about(What::Call, merid, orderid, time::now())
+            ..ActivityEntry::about(ActivityKind::Call, merid, orderid, time::now())
         });
         response.headers_mut().insert(REQUEST_ID, id);
         response
@@ -389,37 +409,41 @@ impl Handler for Outbound {
             Ok(endpoint) => (Some(endpoint), self.call(endpoint, request).await),
             Err(refused) => (None, Err(refused)),
         };
-        let done = result.unwrap_or_else(|refused| Done::refused(&refused, &id));
+        let done = result.unwrap_or_else(|refused| CallReply::refused(&refused, &id));
         self.finish(endpoint, id, done, span, started)
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
         let id = request_id(&head.headers);
         let refused = match why {
-            Refusal::Malformed => Refused::new(Code::BadRequest, "expected an HTTP/1.1 request"),
-            Refusal::BodyTooLarge => Refused::new(
+            Rejection::Malformed => {
+                CallRejection::new(Code::BadRequest, "expected an HTTP/1.1 request")
+            }
+            Rejection::BodyTooLarge => CallRejection::new(
                 Code::BodyTooLarge,
                 "expected a body of at most app.max_body",
             ),
-            Refusal::BodyIncomplete => {
-                Refused::new(Code::RequestTimeout, "the body did not come whole in time")
+            Rejection::BodyIncomplete => {
+                CallRejection::new(Code::RequestTimeout, "the body did not come whole in time")
             }
-            Refusal::Overloaded => Refused::new(
+            Rejection::Overloaded => CallRejection::new(
                 Code::Overloaded,
                 "app.max_in_flight calls are being handled",
             ),
-            Refusal::Draining => Refused::new(Code::Draining, "the sidecar is shutting down"),
-            Refusal::NotAllowed => Refused::new(Code::NotFound, "not from here"),
-            Refusal::CutShort => Refused::new(
+            Rejection::Draining => {
+                CallRejection::new(Code::Draining, "the sidecar is shutting down")
+            }
+            Rejection::NotAllowed => CallRejection::new(Code::NotFound, "not from here"),
+            Rejection::CutShort => CallRejection::new(
                 Code::PlatformTimeout,
                 "the sidecar ends and waits no longer",
             ),
-            Refusal::Panicked => {
-                Refused::new(Code::Internal, "a defect in the sidecar; the log has more")
+            Rejection::Panicked => {
+                CallRejection::new(Code::Internal, "a defect in the sidecar; the log has more")
             }
         };
         let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
-        let done = Done::refused(&refused, &id);
+        let done = CallReply::refused(&refused, &id);
         self.finish(endpoint.ok(), id, done, Span::default(), started)
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use crate::http::client::error::{Fault, Sent};
+use crate::http::client::error::{ClientError, Sent};
 use crate::protocol::field::FieldError;
 use crate::protocol::json::JsonError;
 use crate::protocol::subject::Subject;
@@ -152,7 +152,7 @@ impl Code {
 
 /// A refusal with all that is known about it. None of its texts quotes a body or a key.
 #[derive(Debug, Clone)]
-pub(super) struct Refused {
+pub(super) struct CallRejection {
     pub(super) code: Code,
     pub(super) detail: Box<str>,
     pub(super) sent: Sent,
@@ -172,7 +172,7 @@ pub(super) struct Spoken {
 
 /// The body, RFC 9457.
 #[derive(Serialize)]
-struct Body<'a> {
+struct RejectionBody<'a> {
     r#type: String,
     title: &'static str,
     status: u16,
@@ -190,7 +190,7 @@ struct Body<'a> {
     platform: Option<&'a Spoken>,
 }
 
-impl Refused {
+impl CallRejection {
     pub(super) fn new(code: Code, detail: impl Into<Box<str>>) -> Self {
         Self {
             code,
@@ -215,7 +215,7 @@ impl Refused {
     /// The refusal as a response.
     pub(super) fn response(&self, request_id: &HeaderValue) -> Response<Bytes> {
         let (name, status, title, _) = self.code.row();
-        let body = Body {
+        let body = RejectionBody {
             r#type: format!("urn:countersign:problem:{name}"),
             title,
             status,
@@ -243,7 +243,7 @@ impl Refused {
     }
 }
 
-impl From<JsonError> for Refused {
+impl From<JsonError> for CallRejection {
     fn from(error: JsonError) -> Self {
         let code = match error {
             JsonError::DuplicateMember { .. } => Code::DuplicateMember,
@@ -253,19 +253,19 @@ impl From<JsonError> for Refused {
     }
 }
 
-impl From<FieldError> for Refused {
+impl From<FieldError> for CallRejection {
     fn from(error: FieldError) -> Self {
         Self::new(Code::InvalidField, error.to_string()).at(error.field)
     }
 }
 
-impl From<Fault> for Refused {
-    fn from(fault: Fault) -> Self {
+impl From<ClientError> for CallRejection {
+    fn from(fault: ClientError) -> Self {
         let code = match fault {
-            Fault::Unreachable { .. } => Code::PlatformUnreachable,
-            Fault::TimedOut { .. } | Fault::CutShort => Code::PlatformTimeout,
-            Fault::CutOff(_) => Code::PlatformCutOff,
-            Fault::TooLong | Fault::NotHttp(_) => Code::MalformedAnswer,
+            ClientError::Unreachable { .. } => Code::PlatformUnreachable,
+            ClientError::TimedOut { .. } | ClientError::CutShort => Code::PlatformTimeout,
+            ClientError::CutOff(_) => Code::PlatformCutOff,
+            ClientError::TooLong | ClientError::NotHttp(_) => Code::MalformedAnswer,
         };
         Self {
             sent: fault.sent(),

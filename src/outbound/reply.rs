@@ -4,11 +4,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header};
 
 use super::call::Call;
-use super::rejection::Refused;
+use super::rejection::CallRejection;
 use crate::http::client::error::Sent;
 use crate::protocol::envelope::Verified;
 use crate::protocol::key::Key;
-use crate::protocol::response::Answer;
+use crate::protocol::response::PlatformResponse;
 use crate::protocol::subject::Subject;
 
 pub(super) const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
@@ -17,7 +17,7 @@ pub(super) const VERIFIED: HeaderName = HeaderName::from_static("countersign-ver
 pub(super) const OK: &str = "ok";
 
 /// A response, and what the log says of it.
-pub(super) struct Done {
+pub(super) struct CallReply {
     pub(super) response: Response<Bytes>,
     pub(super) outcome: &'static str,
     pub(super) sent: Sent,
@@ -26,7 +26,7 @@ pub(super) struct Done {
     pub(super) old_key: Option<String>,
 }
 
-impl Done {
+impl CallReply {
     /// What went well; whose call it was is not known here.
     pub(super) fn ok(response: Response<Bytes>, sent: Sent) -> Self {
         Self {
@@ -38,7 +38,7 @@ impl Done {
         }
     }
 
-    pub(super) fn answered(call: &Call, answer: Verified<Answer>) -> Self {
+    pub(super) fn answered(call: &Call, answer: Verified<PlatformResponse>) -> Self {
         let old_key = call.merchant.old_key(answer.key_index());
         Self {
             old_key: old_key.map(Key::fingerprint),
@@ -46,7 +46,7 @@ impl Done {
         }
     }
 
-    pub(super) fn refused(refused: &Refused, id: &HeaderValue) -> Self {
+    pub(super) fn refused(refused: &CallRejection, id: &HeaderValue) -> Self {
         Self {
             response: unverified(refused.response(id)),
             outcome: refused.code.name(),
@@ -58,7 +58,7 @@ impl Done {
 }
 
 /// A verified answer as the app gets it. Nothing else becomes one.
-fn plain(answer: Verified<Answer>) -> Response<Bytes> {
+fn plain(answer: Verified<PlatformResponse>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(answer.into_inner().json));
     let headers = response.headers_mut();
     headers.insert(

@@ -3,13 +3,13 @@
 use http::StatusCode;
 
 use super::call::Call;
-use super::rejection::{Code, Refused, Spoken};
+use super::rejection::{CallRejection, Code, Spoken};
 use crate::http::client::RawResponse;
 use crate::protocol::envelope;
 use crate::protocol::envelope::{EnvelopeError, Received, Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::response;
-use crate::protocol::response::{Answer, Completeness};
+use crate::protocol::response::{Completeness, PlatformResponse};
 use crate::protocol::result::ResponseError;
 use crate::telemetry::metrics::Metrics;
 
@@ -19,16 +19,16 @@ pub(super) fn verify(
     call: &Call,
     completeness: Completeness,
     metrics: &Metrics,
-) -> Result<Verified<Answer>, Refused> {
+) -> Result<Verified<PlatformResponse>, CallRejection> {
     if response.status() != StatusCode::OK {
         let detail = format!("expected status 200, got {}", response.status().as_u16());
-        return Err(Refused::new(Code::PlatformError, detail));
+        return Err(CallRejection::new(Code::PlatformError, detail));
     }
     let received = envelope::read(response.body(), "resp")?;
     let message = received
         .verify(call.merchant.verifying_keys())
         .map_err(|error| unverified(&error, &received))?;
-    let answer = response::read_answer(message, &call.json, &call.subject, completeness)?;
+    let answer = response::read_response(message, &call.json, &call.subject, completeness)?;
     metrics.count_oddities(&answer);
     if answer.without_respcode {
         metrics.oddities.with_label_values(&["no-respcode"]).inc();
@@ -52,17 +52,19 @@ pub(super) fn must_be_envelope(response: &RawResponse) -> bool {
         || (!body.contains(&b'<') && envelope::read(body, "resp").is_ok())
 }
 
-fn unverified(error: &VerifyError, received: &Received<'_>) -> Refused {
+fn unverified(error: &VerifyError, received: &Received<'_>) -> CallRejection {
     match error {
-        VerifyError::Unsigned => Refused {
+        VerifyError::Unsigned => CallRejection {
             platform: spoken(received).map(Box::new),
-            ..Refused::new(
+            ..CallRejection::new(
                 Code::UnsignedAnswer,
                 "sign is empty: the platform does not know this merchant or its key",
             )
         },
-        VerifyError::BadSignature => Refused::new(Code::BadSignature, error.to_string()),
-        VerifyError::NotBase64 => Refused::new(Code::MalformedAnswer, error.to_string()).at("resp"),
+        VerifyError::BadSignature => CallRejection::new(Code::BadSignature, error.to_string()),
+        VerifyError::NotBase64 => {
+            CallRejection::new(Code::MalformedAnswer, error.to_string()).at("resp")
+        }
     }
 }
 
@@ -76,7 +78,7 @@ fn spoken(received: &Received<'_>) -> Option<Spoken> {
     })
 }
 
-impl From<EnvelopeError> for Refused {
+impl From<EnvelopeError> for CallRejection {
     fn from(error: EnvelopeError) -> Self {
         let refused = Self::new(Code::MalformedAnswer, error.to_string());
         match error {
@@ -88,7 +90,7 @@ impl From<EnvelopeError> for Refused {
     }
 }
 
-impl From<ResponseError> for Refused {
+impl From<ResponseError> for CallRejection {
     fn from(error: ResponseError) -> Self {
         let detail = error.to_string();
         match error {

@@ -2,7 +2,7 @@
 
 use http::{Method, Uri};
 
-use super::rejection::{Code, Refused};
+use super::rejection::{CallRejection, Code};
 use crate::http::client::Repeat;
 use crate::protocol::response::Completeness;
 
@@ -24,7 +24,11 @@ impl Endpoint {
     pub(super) const ALL: [Self; 4] = [Self::Query, Self::Submit, Self::Link, Self::Extra];
 
     /// Finds the endpoint of a request.
-    pub(super) fn of(method: &Method, uri: &Uri, extra_paths: &[String]) -> Result<Self, Refused> {
+    pub(super) fn of(
+        method: &Method,
+        uri: &Uri,
+        extra_paths: &[String],
+    ) -> Result<Self, CallRejection> {
         let endpoint = match uri.path() {
             "/api/query" => Self::Query,
             "/api/icashier" => Self::Submit,
@@ -32,11 +36,11 @@ impl Endpoint {
             path if extra_paths.iter().any(|extra| extra == path) => Self::Extra,
             _ => {
                 let known = "expected /api/query, /api/icashier, /apis/icashier or one of platform.extra_paths";
-                return Err(Refused::new(Code::NotFound, known));
+                return Err(CallRejection::new(Code::NotFound, known));
             }
         };
         if method != Method::POST {
-            return Err(Refused::new(
+            return Err(CallRejection::new(
                 Code::MethodNotAllowed,
                 "expected POST with a JSON body",
             ));

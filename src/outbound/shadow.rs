@@ -17,7 +17,7 @@ pub(super) struct Shadow {
     /// The text and sign as the app made them, decoded from the form.
     pub(super) envelope: Option<(String, String)>,
     /// Our key gives the same sign.
-    pub(super) verdict: Verdict,
+    pub(super) verdict: ShadowVerdict,
     /// Whom and what it is about, where it can be read.
     pub(super) subject: Subject,
     /// The call, where our key fits: what the answer is verified against.
@@ -26,14 +26,14 @@ pub(super) struct Shadow {
 
 /// Whether our key gives the sign that the app sent, and if not, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ShadowVerdict {
     /// It does.
     Match,
     /// It does not; in words, for the log.
     Mismatch(String),
 }
 
-impl Verdict {
+impl ShadowVerdict {
     /// The value of `countersign-shadow`.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ impl Shadow {
     pub(super) fn of(body: &[u8], snapshot: &Snapshot) -> Self {
         let mismatch = |why: &str| Self {
             envelope: None,
-            verdict: Verdict::Mismatch(why.to_owned()),
+            verdict: ShadowVerdict::Mismatch(why.to_owned()),
             subject: Subject::default(),
             call: None,
         };
@@ -124,7 +124,7 @@ impl Shadow {
         let call = Call::signed_by_app(merchant.clone(), json, subject.clone(), order);
         Self {
             envelope,
-            verdict: Verdict::Match,
+            verdict: ShadowVerdict::Match,
             subject,
             call: Some(call),
         }

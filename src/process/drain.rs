@@ -22,25 +22,25 @@ const QUIET_TIME: Duration = Duration::from_secs(1);
 
 /// Counts what is in flight, and knows whether the end has begun.
 #[derive(Debug)]
-pub struct Lifetime {
+pub struct Drain {
     started: Instant,
     in_flight: AtomicUsize,
     /// When the end began, or a request last ended since then; in milliseconds since `started`.
     last_busy: AtomicU64,
     draining: AtomicBool,
     replaced: watch::Sender<bool>,
-    over: Step,
-    cut: Step,
+    over: DrainStep,
+    cut: DrainStep,
 }
 
 /// A step of the end, and who waits for it.
 #[derive(Debug, Default)]
-struct Step {
+struct DrainStep {
     has_come: AtomicBool,
     waiting: Notify,
 }
 
-impl Step {
+impl DrainStep {
     fn has_come(&self) -> bool {
         self.has_come.load(Ordering::SeqCst)
     }
@@ -54,7 +54,7 @@ impl Step {
 }
 
 /// One request in flight.
-pub struct Busy<'a>(&'a Lifetime);
+pub struct Busy<'a>(&'a Drain);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
@@ -66,7 +66,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-impl Default for Lifetime {
+impl Default for Drain {
     fn default() -> Self {
         Self {
             started: Instant::now(),
@@ -74,13 +74,13 @@ impl Default for Lifetime {
             last_busy: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             replaced: watch::Sender::new(false),
-            over: Step::default(),
-            cut: Step::default(),
+            over: DrainStep::default(),
+            cut: DrainStep::default(),
         }
     }
 }
 
-impl Lifetime {
+impl Drain {
     /// Counts a request until the guard is dropped.
     pub fn enter(&self) -> Busy<'_> {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
@@ -115,10 +115,10 @@ impl Lifetime {
         }
     }
 
-    /// For a task that is to wake when [`Lifetime::is_over`] or [`Lifetime::is_cut`] becomes true.
+    /// For a task that is to wake when [`Drain::is_over`] or [`Drain::is_cut`] becomes true.
     pub fn subscribe(&self) -> Subscription<'_> {
         Subscription {
-            lifetime: self,
+            drain: self,
             waiting: None,
         }
     }
@@ -172,7 +172,7 @@ impl Lifetime {
 /// One task that wakes when the end comes nearer. Registering takes a lock that all tasks share, so it is done once, not
 /// for every request.
 pub struct Subscription<'l> {
-    lifetime: &'l Lifetime,
+    drain: &'l Drain,
     /// For either step, once the task is registered.
     waiting: Option<[Pin<Box<Notified<'l>>>; 2]>,
 }
@@ -180,9 +180,9 @@ pub struct Subscription<'l> {
 impl Subscription<'_> {
     /// What has not come by now will wake this task, which must be the same one each time.
     pub fn register(&mut self, context: &mut Context<'_>) {
-        let lifetime = self.lifetime;
+        let drain = self.drain;
         self.waiting.get_or_insert_with(|| {
-            [&lifetime.over, &lifetime.cut].map(|step| {
+            [&drain.over, &drain.cut].map(|step| {
                 let mut waiting = Box::pin(step.waiting.notified());
                 // Ready where it comes at this moment: then it is to be seen.
                 let _ = waiting.as_mut().poll(context);
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_task_wakes_at_each_step_of_the_end_and_at_no_other_time() {
-        let lifetime = Lifetime::default();
+        let drain = Drain::default();
         let wakes = Arc::<Wakes>::default();
         let waker = Waker::from(wakes.clone());
         let mut context = Context::from_waker(&waker);
@@ -219,34 +219,34 @@ mod tests {
             }
             wakes.0.swap(0, Ordering::SeqCst)
         };
-        let mut early = lifetime.subscribe();
+        let mut early = drain.subscribe();
         assert_eq!(woken(&mut early), 0);
-        lifetime.over.come();
+        drain.over.come();
         // As often as the end is looked for.
-        lifetime.over.come();
+        drain.over.come();
         assert_eq!(woken(&mut early), 1);
-        let mut late = lifetime.subscribe();
+        let mut late = drain.subscribe();
         assert_eq!(woken(&mut late), 0);
-        lifetime.cut.come();
+        drain.cut.come();
         assert_eq!(woken(&mut early), 2, "both of them");
-        let mut too_late = lifetime.subscribe();
+        let mut too_late = drain.subscribe();
         assert_eq!(woken(&mut too_late) + woken(&mut late), 0);
     }
 
     #[test]
     fn a_task_that_registers_while_the_first_step_comes_wakes_at_the_second() {
-        let lifetime = Lifetime::default();
+        let drain = Drain::default();
         let wakes = Arc::<Wakes>::default();
         let waker = Waker::from(wakes.clone());
         let mut context = Context::from_waker(&waker);
-        let mut subscription = lifetime.subscribe();
+        let mut subscription = drain.subscribe();
         // Both halves of a step's coming, and the task between them.
-        lifetime.over.has_come.store(true, Ordering::SeqCst);
+        drain.over.has_come.store(true, Ordering::SeqCst);
         subscription.register(&mut context);
-        lifetime.over.waiting.notify_waiters();
+        drain.over.waiting.notify_waiters();
         subscription.register(&mut context);
         assert_eq!(wakes.0.swap(0, Ordering::SeqCst), 1);
-        lifetime.cut.come();
+        drain.cut.come();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
     }
 }

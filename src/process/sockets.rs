@@ -21,7 +21,7 @@ pub const MAX_WAITING: i32 = 65_535;
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {listen}: {why}")]
-pub struct CannotListen {
+pub struct ListenError {
     listen: Listen,
     why: String,
 }
@@ -34,7 +34,7 @@ impl Sockets {
     pub fn open<'a>(
         addresses: impl IntoIterator<Item = &'a Listen>,
         mut inherited: Vec<(Listen, OwnedFd)>,
-    ) -> Result<Self, CannotListen> {
+    ) -> Result<Self, ListenError> {
         let mut open = Vec::new();
         for listen in addresses {
             let found = inherited
@@ -42,7 +42,7 @@ impl Sockets {
                 .position(|(known, _)| *known == absolute(listen) && is_reachable(known));
             let socket = match found {
                 Some(found) => inherited.swap_remove(found).1,
-                None => bind(listen).map_err(|why| CannotListen {
+                None => bind(listen).map_err(|why| ListenError {
                     listen: listen.clone(),
                     why,
                 })?,

@@ -38,13 +38,13 @@ impl Address {
 }
 
 /// The supervisor, where there is one.
-pub struct Supervisor {
+pub struct Systemd {
     address: Address,
     socket: Option<UnixDatagram>,
     dismissed: AtomicBool,
 }
 
-impl Supervisor {
+impl Systemd {
     /// Nothing is said yet. A socket that is not there is as good as none.
     pub fn at(address: Address) -> Self {
         let socket = address.socket.as_deref().and_then(connect);

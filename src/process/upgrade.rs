@@ -44,7 +44,7 @@ const YOURS: &[u8] = b"yours\n";
 
 /// Why nothing is handed over.
 #[derive(Debug, thiserror::Error)]
-pub enum NoHandover {
+pub enum UpgradeError {
     /// Nobody answers.
     #[error(
         "nothing to take over: no countersign that runs with the store {store} listens at {path}; start it without \
@@ -103,13 +103,13 @@ struct Offer {
 }
 
 /// Where the handover takes place, for those who share a store.
-struct Place {
+struct UpgradeSocket {
     folder: PathBuf,
     path: PathBuf,
     store: String,
 }
 
-impl Place {
+impl UpgradeSocket {
     fn of(settings: &Settings) -> Self {
         // Who shares a file is one sidecar; of those who share a database, each has its own settings.
         let (key, shown) = match &settings.inbox.store {
@@ -130,9 +130,9 @@ impl Place {
     }
 
     /// The folder is made where it is missing, and must be ours alone.
-    fn enter(&self) -> Result<(), NoHandover> {
+    fn enter(&self) -> Result<(), UpgradeError> {
         let shown = self.folder.display().to_string();
-        let failed = |error: io::Error| NoHandover::Failed(format!("{shown}: {error}"));
+        let failed = |error: io::Error| UpgradeError::Failed(format!("{shown}: {error}"));
         match DirBuilder::new().mode(0o700).create(&self.folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}
@@ -140,14 +140,14 @@ impl Place {
         let metadata = self.folder.symlink_metadata().map_err(failed)?;
         let own = geteuid().as_raw();
         if metadata.uid() != own {
-            return Err(NoHandover::Foreign {
+            return Err(UpgradeError::Foreign {
                 what: shown,
                 owner: metadata.uid(),
                 own,
             });
         }
         if !metadata.is_dir() || metadata.mode() & 0o077 != 0 {
-            return Err(NoHandover::Open(shown));
+            return Err(UpgradeError::Open(shown));
         }
         Ok(())
     }
@@ -190,18 +190,18 @@ pub struct Offered {
 
 impl Offered {
     /// Listens, where nobody else does. What a process that ended hard left there is removed.
-    pub fn at(settings: &Settings, supervisor: Address) -> Result<Self, NoHandover> {
-        let place = Place::of(settings);
+    pub fn at(settings: &Settings, supervisor: Address) -> Result<Self, UpgradeError> {
+        let place = UpgradeSocket::of(settings);
         place.enter()?;
         if UnixStream::connect(&place.path).is_ok() {
             let path = place.path.display();
-            return Err(NoHandover::Failed(format!(
+            return Err(UpgradeError::Failed(format!(
                 "{path}: another process with this store waits there"
             )));
         }
         let _ = fs::remove_file(&place.path);
         let listener = UnixListener::bind(&place.path)
-            .map_err(|error| NoHandover::Failed(format!("{}: {error}", place.path.display())))?;
+            .map_err(|error| UpgradeError::Failed(format!("{}: {error}", place.path.display())))?;
         Ok(Self::new(listener, settings, supervisor))
     }
 
@@ -219,7 +219,7 @@ impl Offered {
             let handed_over = self
                 .listener
                 .accept()
-                .map_err(|error| NoHandover::Failed(error.to_string()))
+                .map_err(|error| UpgradeError::Failed(error.to_string()))
                 .and_then(|(new, _)| self.hand_over(new, sockets, &replaced_by));
             match handed_over {
                 Ok(pid) => return pid,
@@ -237,12 +237,12 @@ impl Offered {
         new: UnixStream,
         sockets: &Sockets,
         replaced_by: &impl Fn(i32),
-    ) -> Result<i32, NoHandover> {
+    ) -> Result<i32, UpgradeError> {
         let pid = same_user(&new)?;
         set_times(&new, START_TIME)?;
         sockets.show(|addresses, sockets| {
             if sockets.is_empty() {
-                return Err(NoHandover::Failed("this process is ending".to_owned()));
+                return Err(UpgradeError::Failed("this process is ending".to_owned()));
             }
             let offer = Offer {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -260,14 +260,14 @@ impl Offered {
         match reader.read_exact(&mut said) {
             Ok(()) if said == *SERVING => {}
             _ => {
-                return Err(NoHandover::Failed(format!(
+                return Err(UpgradeError::Failed(format!(
                     "the new process {pid} gave up before it served"
                 )));
             }
         }
         // Where we were too slow to hear it, it has ended, and nobody would serve.
         if !is_there(&new) {
-            return Err(NoHandover::Failed(format!(
+            return Err(UpgradeError::Failed(format!(
                 "the new process {pid} ended before it was heard"
             )));
         }
@@ -279,7 +279,7 @@ impl Offered {
 }
 
 /// The new process's side: what it was given.
-pub struct Taken {
+pub struct Predecessor {
     /// The listening sockets, by their addresses.
     pub sockets: Vec<(Listen, OwnedFd)>,
     /// The old process's supervisor.
@@ -290,11 +290,11 @@ pub struct Taken {
     next: UnixListener,
 }
 
-impl Taken {
+impl Predecessor {
     /// Asks the process that runs with these settings.
-    pub fn from_running(settings: &Settings) -> Result<Self, NoHandover> {
-        let place = Place::of(settings);
-        let nobody = || NoHandover::Nobody {
+    pub fn from_running(settings: &Settings) -> Result<Self, UpgradeError> {
+        let place = UpgradeSocket::of(settings);
+        let nobody = || UpgradeError::Nobody {
             store: place.store.clone(),
             path: place.path.display().to_string(),
         };
@@ -313,7 +313,7 @@ impl Taken {
                 return Err(nobody());
             }
             Err(error) => {
-                return Err(NoHandover::Failed(format!(
+                return Err(UpgradeError::Failed(format!(
                     "{}: {error}",
                     place.path.display()
                 )));
@@ -322,13 +322,13 @@ impl Taken {
         let pid = same_user(&old)?;
         set_times(&old, REPLY_TIME)?;
         let (offer, mut sockets) = receive(&old).map_err(|error| {
-            NoHandover::Failed(format!(
+            UpgradeError::Failed(format!(
                 "the running process {pid} does not hand over: {error}"
             ))
         })?;
         let ours = full_path(&settings.path);
         if offer.settings != ours {
-            return Err(NoHandover::OtherSettings {
+            return Err(UpgradeError::OtherSettings {
                 pid,
                 theirs: offer.settings.display().to_string(),
                 ours: ours.display().to_string(),
@@ -336,7 +336,7 @@ impl Taken {
         }
         let next = sockets.pop();
         let Some(next) = next.filter(|_| sockets.len() == offer.listeners.len()) else {
-            return Err(NoHandover::Failed(format!(
+            return Err(UpgradeError::Failed(format!(
                 "the running process {pid} names other sockets than it sends"
             )));
         };
@@ -358,7 +358,11 @@ impl Taken {
 
     /// Says that this process serves, and returns once the old one has stopped accepting. Fails where the old one is
     /// there and did not wait so long.
-    pub fn serving(self, settings: &Settings, supervisor: Address) -> Result<Offered, NoHandover> {
+    pub fn serving(
+        self,
+        settings: &Settings,
+        supervisor: Address,
+    ) -> Result<Offered, UpgradeError> {
         let mut said = [0; YOURS.len()];
         let mut old = &self.old;
         let heard = old
@@ -367,7 +371,7 @@ impl Taken {
         if heard.is_err() || said != *YOURS {
             let pid = self.pid;
             if Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok()) {
-                return Err(NoHandover::Failed(format!(
+                return Err(UpgradeError::Failed(format!(
                     "the running process {pid} did not wait for this one, and goes on"
                 )));
             }
@@ -382,13 +386,13 @@ fn full_path(path: &Path) -> PathBuf {
 }
 
 /// The id of the process at the other end, which must be our own user's.
-fn same_user(peer: &UnixStream) -> Result<i32, NoHandover> {
-    let peer = socket_peercred(peer).map_err(|error| NoHandover::Failed(error.to_string()))?;
+fn same_user(peer: &UnixStream) -> Result<i32, UpgradeError> {
+    let peer = socket_peercred(peer).map_err(|error| UpgradeError::Failed(error.to_string()))?;
     let (pid, own) = (peer.pid.as_raw_nonzero().get(), geteuid());
     if peer.uid == own {
         return Ok(pid);
     }
-    Err(NoHandover::Foreign {
+    Err(UpgradeError::Foreign {
         what: format!("process {pid}"),
         owner: peer.uid.as_raw(),
         own: own.as_raw(),
@@ -401,22 +405,22 @@ fn is_there(peer: &UnixStream) -> bool {
     nothing.is_err_and(|error| error == Errno::WOULDBLOCK)
 }
 
-fn set_times(stream: &UnixStream, time: Duration) -> Result<(), NoHandover> {
+fn set_times(stream: &UnixStream, time: Duration) -> Result<(), UpgradeError> {
     stream
         .set_read_timeout(Some(time))
         .and_then(|()| stream.set_write_timeout(Some(REPLY_TIME)))
-        .map_err(|error| NoHandover::Failed(error.to_string()))
+        .map_err(|error| UpgradeError::Failed(error.to_string()))
 }
 
 /// One line of JSON, with the sockets beside its first bytes.
-fn send(to: &UnixStream, offer: &Offer, sockets: &[BorrowedFd<'_>]) -> Result<(), NoHandover> {
-    let failed = |error: io::Error| NoHandover::Failed(format!("the offer: {error}"));
+fn send(to: &UnixStream, offer: &Offer, sockets: &[BorrowedFd<'_>]) -> Result<(), UpgradeError> {
+    let failed = |error: io::Error| UpgradeError::Failed(format!("the offer: {error}"));
     let mut line = serde_json::to_vec(offer).map_err(|error| failed(error.into()))?;
     line.push(b'\n');
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
-        return Err(NoHandover::Failed(format!(
+        return Err(UpgradeError::Failed(format!(
             "more than {MAX_SOCKETS} sockets cannot be handed over"
         )));
     }

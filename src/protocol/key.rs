@@ -15,14 +15,14 @@ pub struct Key(Zeroizing<Box<[u8]>>);
 /// A key of no bytes would let anyone sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("key is empty")]
-pub struct EmptyKey;
+pub struct EmptyKeyError;
 
 impl Key {
     /// Takes the key's bytes as they are: nothing is trimmed.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, EmptyKey> {
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, EmptyKeyError> {
         let bytes = Zeroizing::new(bytes.into());
         if bytes.is_empty() {
-            return Err(EmptyKey);
+            return Err(EmptyKeyError);
         }
         Ok(Self(Zeroizing::new(bytes.as_slice().into())))
     }
@@ -68,6 +68,6 @@ mod tests {
 
     #[test]
     fn empty_key_is_refused() {
-        assert_eq!(Key::new(""), Err(EmptyKey));
+        assert_eq!(Key::new(""), Err(EmptyKeyError));
     }
 }

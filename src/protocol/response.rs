@@ -19,7 +19,7 @@ pub enum Completeness {
 
 /// A verified answer that is complete and speaks of what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct PlatformResponse {
     /// The platform's plain JSON, byte for byte.
     pub json: Vec<u8>,
     /// The answer is a success without the `respcode` that §3.4.4 calls mandatory.
@@ -27,12 +27,12 @@ pub struct Answer {
 }
 
 /// Reads a verified message as the answer to `asked`, whose bytes were `sent`.
-pub fn read_answer(
+pub fn read_response(
     message: Verified<Vec<u8>>,
     sent: &[u8],
     asked: &Subject,
     completeness: Completeness,
-) -> Result<Verified<Answer>, ResponseError> {
+) -> Result<Verified<PlatformResponse>, ResponseError> {
     message.try_map(|bytes| {
         if bytes == sent {
             return Err(ResponseError::PlayedBack);
@@ -42,7 +42,7 @@ pub fn read_answer(
         if let Some(member) = asked.differs(&object) {
             return Err(ResponseError::Foreign(member));
         }
-        Ok(Answer {
+        Ok(PlatformResponse {
             json: bytes,
             without_respcode,
         })

@@ -25,7 +25,7 @@ pub enum ResponseError {
 
 /// A verified result: what a notification (§3.2.3, §3.3.3) or a query's answer (§3.4.4) says of a payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct PaymentResult {
     /// The platform's plain JSON, byte for byte.
     pub json: String,
     /// The merchant.
@@ -42,7 +42,7 @@ pub struct Outcome {
 
 /// Reads a verified message as a result: complete, every member of its type. Our own request played back has no
 /// `queryid` and is none.
-pub fn read_outcome(message: Verified<Vec<u8>>) -> Result<Verified<Outcome>, ResponseError> {
+pub fn read_result(message: Verified<Vec<u8>>) -> Result<Verified<PaymentResult>, ResponseError> {
     message.try_map(|bytes| {
         let object = Object::parse(&bytes)?;
         check_result(&object)?;
@@ -60,7 +60,7 @@ pub fn read_outcome(message: Verified<Vec<u8>>) -> Result<Verified<Outcome>, Res
             let value = optional_string(&object, name)?;
             Ok::<_, FieldError>(value.map(Cow::into_owned).unwrap_or_default())
         };
-        Ok(Outcome {
+        Ok(PaymentResult {
             json: object.text().to_owned(),
             merid: member("merid")?,
             orderid: member("orderid")?,

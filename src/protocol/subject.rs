@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::json::{Object, WrongType};
+use super::json::{Object, WrongTypeError};
 
 /// The members that say whom and what a message is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,7 +64,7 @@ impl Subject {
 fn subject_member<'a>(message: &Object<'a>, name: &str) -> Option<Cow<'a, str>> {
     let text = match message.string(name)? {
         Ok(text) => text,
-        Err(WrongType) => Cow::Borrowed(message.raw(name)?),
+        Err(WrongTypeError) => Cow::Borrowed(message.raw(name)?),
     };
     (!text.is_empty()).then_some(text)
 }

@@ -8,7 +8,7 @@ use crate::protocol::key::Key;
 
 /// One thing that goes wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum SandboxFault {
     /// The sign fits nothing.
     WrongSign,
     /// Rightly signed, over one cent more.
@@ -41,7 +41,7 @@ pub enum Fault {
     JsonEnvelope,
 }
 
-impl Fault {
+impl SandboxFault {
     /// All of them, as the page lists them.
     pub const ALL: [Self; 15] = [
         Self::WrongSign,
@@ -99,10 +99,10 @@ pub struct Sealed {
 }
 
 /// Seals `message` with `key`, as well as `faults` let it.
-pub fn seal(message: &str, key: &Key, faults: &[Fault]) -> Sealed {
+pub fn seal(message: &str, key: &Key, faults: &[SandboxFault]) -> Sealed {
     let has = |fault| faults.contains(&fault);
     let mut text = STANDARD.encode(message);
-    if has(Fault::RawPlus) {
+    if has(SandboxFault::RawPlus) {
         // White space around the object is no part of it, and moves the bytes until a `+` comes out.
         let padded =
             (0..3).map(|spaces| STANDARD.encode(format!("{}{message}", " ".repeat(spaces))));
@@ -111,7 +111,7 @@ pub fn seal(message: &str, key: &Key, faults: &[Fault]) -> Sealed {
             .find(|text| text.contains('+'))
             .unwrap_or(text);
     }
-    if has(Fault::LineBreaks) {
+    if has(SandboxFault::LineBreaks) {
         let lines: Vec<_> = text
             .as_bytes()
             .chunks(76)
@@ -120,20 +120,24 @@ pub fn seal(message: &str, key: &Key, faults: &[Fault]) -> Sealed {
         text = lines.join("\r\n");
     }
     let other = Key::new("another merchant's key").expect("is not empty");
-    let key = if has(Fault::OtherKey) { &other } else { key };
+    let key = if has(SandboxFault::OtherKey) {
+        &other
+    } else {
+        key
+    };
     let mut sign = Sign::over(text.as_bytes(), key).to_string();
-    if has(Fault::WrongSign) {
+    if has(SandboxFault::WrongSign) {
         sign = Sign::over(sign.as_bytes(), key).to_string();
     }
-    if has(Fault::UpperCaseSign) {
+    if has(SandboxFault::UpperCaseSign) {
         sign = sign.to_uppercase();
     }
-    if has(Fault::EmptySign) {
+    if has(SandboxFault::EmptySign) {
         sign.clear();
     }
     let encoded = percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC)
         .to_string();
-    let encoded = if has(Fault::RawPlus) {
+    let encoded = if has(SandboxFault::RawPlus) {
         encoded.replace("%2B", "+")
     } else {
         encoded

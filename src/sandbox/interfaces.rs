@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 
 use super::fault;
-use super::fault::Fault;
-use super::order::Order;
+use super::fault::SandboxFault;
+use super::order::SandboxOrder;
 use super::{MAX_ORDERS, Sandbox, redirect, text, typed};
 use crate::http::server::connection::CutOff;
 use crate::protocol::envelope;
@@ -17,22 +17,22 @@ use crate::protocol::key::Key;
 use crate::protocol::request::read_submit;
 use crate::protocol::result::ResultCode;
 
-/// How long [`Fault::SlowAnswers`] takes.
+/// How long [`SandboxFault::SlowAnswers`] takes.
 const SLOW: Duration = Duration::from_secs(5);
 
 /// What the platform says where it does not do as asked.
-pub(super) struct Refused {
+pub(super) struct InterfaceRejection {
     respcode: &'static str,
     respmsg: &'static str,
 }
 
 pub(super) enum Reply {
     /// An order's result, in answer to a query.
-    Result(Order),
+    Result(SandboxOrder),
     Redirect(String),
 }
 
-type Outcome = Result<Reply, Refused>;
+type InterfaceOutcome = Result<Reply, InterfaceRejection>;
 
 impl Sandbox {
     /// Verifies what came and hands its message on; whatever goes wrong is answered in an envelope.
@@ -40,7 +40,7 @@ impl Sandbox {
         &self,
         request: &Request<Bytes>,
         form: &[u8],
-        then: fn(&Self, &str, &Object<'_>) -> Outcome,
+        then: fn(&Self, &str, &Object<'_>) -> InterfaceOutcome,
     ) -> Response<Bytes> {
         let Ok(received) = envelope::read(form, "req") else {
             return unsigned("96", "报文格式错误");
@@ -56,7 +56,7 @@ impl Sandbox {
         };
         let outcome = match received.verify([&key]) {
             Ok(_) => then(self, &merid, &object),
-            Err(_) => Err(Refused {
+            Err(_) => Err(InterfaceRejection {
                 respcode: "97",
                 respmsg: "签名错误",
             }),
@@ -87,12 +87,17 @@ impl Sandbox {
     }
 
     /// The answer, as well as the faults let it.
-    async fn reply(&self, outcome: Outcome, queryid: &str, key: &Key) -> (String, Response<Bytes>) {
+    async fn reply(
+        &self,
+        outcome: InterfaceOutcome,
+        queryid: &str,
+        key: &Key,
+    ) -> (String, Response<Bytes>) {
         let faults = self.faults_of(queryid);
-        if faults.contains(&Fault::SlowAnswers) {
+        if faults.contains(&SandboxFault::SlowAnswers) {
             tokio::time::sleep(SLOW).await;
         }
-        if faults.contains(&Fault::Status500) {
+        if faults.contains(&SandboxFault::Status500) {
             return (
                 String::new(),
                 text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n"),
@@ -104,13 +109,13 @@ impl Sandbox {
                 Some(sealed) => sealed,
                 None => return (String::new(), unsigned("96", "商户号不存在")),
             },
-            Err(Refused { respcode, respmsg }) => {
+            Err(InterfaceRejection { respcode, respmsg }) => {
                 let plain = format!(r#"{{"respcode":"{respcode}","respmsg":"{respmsg}"}}"#);
                 let sealed = fault::seal(&plain, key, &faults);
                 (plain, sealed)
             }
         };
-        let mut response = if faults.contains(&Fault::JsonEnvelope) {
+        let mut response = if faults.contains(&SandboxFault::JsonEnvelope) {
             typed(StatusCode::OK, "application/json", sealed.json)
         } else {
             typed(
@@ -119,25 +124,25 @@ impl Sandbox {
                 sealed.form,
             )
         };
-        if faults.contains(&Fault::CutAnswers) {
+        if faults.contains(&SandboxFault::CutAnswers) {
             response.extensions_mut().insert(CutOff);
         }
         (plain, response)
     }
 
-    pub(super) fn submit(&self, merid: &str, message: &Object<'_>) -> Outcome {
+    pub(super) fn submit(&self, merid: &str, message: &Object<'_>) -> InterfaceOutcome {
         let order = read_submit(message).map_err(|error| match error.field {
-            "txnamt" => Refused {
+            "txnamt" => InterfaceRejection {
                 respcode: "13",
                 respmsg: "交易金额错误",
             },
-            _ => Refused {
+            _ => InterfaceRejection {
                 respcode: "30",
                 respmsg: "报文字段错误",
             },
         })?;
         if self.closed.iter().any(|closed| closed == order.action) {
-            return Err(Refused {
+            return Err(InterfaceRejection {
                 respcode: "58",
                 respmsg: "交易权限未开通",
             });
@@ -148,7 +153,7 @@ impl Sandbox {
             .iter()
             .any(|known| known.merid == merid && known.orderid == order.orderid)
         {
-            return Err(Refused {
+            return Err(InterfaceRejection {
                 respcode: "94",
                 respmsg: "订单号重复",
             });
@@ -164,7 +169,7 @@ impl Sandbox {
                 .and_then(Result::ok)
                 .map(|text| text.into_owned())
         };
-        state.orders.push(Order {
+        state.orders.push(SandboxOrder {
             merid: merid.to_owned(),
             orderid: order.orderid,
             queryid: queryid.clone(),
@@ -180,7 +185,7 @@ impl Sandbox {
         Ok(Reply::Redirect(format!("{}/pay?q={queryid}", self.origin)))
     }
 
-    pub(super) fn query(&self, merid: &str, query: &Object<'_>) -> Outcome {
+    pub(super) fn query(&self, merid: &str, query: &Object<'_>) -> InterfaceOutcome {
         let member = |name| {
             query
                 .string(name)
@@ -198,7 +203,7 @@ impl Sandbox {
                     (None, None) => false,
                 }
         });
-        let order = found.ok_or(Refused {
+        let order = found.ok_or(InterfaceRejection {
             respcode: "25",
             respmsg: "订单不存在",
         })?;
@@ -214,7 +219,7 @@ fn unsigned(respcode: &str, respmsg: &str) -> Response<Bytes> {
         quoted(respmsg)
     );
     let nobody = Key::new("nobody's").expect("is not empty");
-    let sealed = fault::seal(&plain, &nobody, &[Fault::EmptySign]);
+    let sealed = fault::seal(&plain, &nobody, &[SandboxFault::EmptySign]);
     typed(
         StatusCode::OK,
         "application/x-www-form-urlencoded; charset=utf-8",

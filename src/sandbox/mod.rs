@@ -26,14 +26,14 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use crate::config::Snapshot;
-use crate::http::client::by_origin::Clients;
-use crate::http::server::connection::{Handler, Refusal};
+use crate::http::client::by_origin::ClientsByOrigin;
+use crate::http::server::connection::{Handler, Rejection};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
 use crate::protocol::result::ResultCode;
 use crate::time;
-use fault::{Fault, Sealed};
-use order::{Message, Order};
+use fault::{SandboxFault, Sealed};
+use order::{Message, SandboxOrder};
 
 /// Orders that are remembered.
 const MAX_ORDERS: usize = 10_000;
@@ -58,24 +58,24 @@ pub struct Sandbox {
     speed: f64,
     post: bool,
     closed: Vec<String>,
-    clients: Clients,
-    state: Mutex<State>,
+    clients: ClientsByOrigin,
+    state: Mutex<SandboxState>,
 }
 
 #[derive(Default)]
-struct State {
+struct SandboxState {
     keys: HashMap<String, Key>,
     /// Oldest first.
-    orders: Vec<Order>,
+    orders: Vec<SandboxOrder>,
     /// For all orders, and for single ones by their orderid.
-    faults: Vec<Fault>,
-    faults_of: HashMap<String, Vec<Fault>>,
+    faults: Vec<SandboxFault>,
+    faults_of: HashMap<String, Vec<SandboxFault>>,
     given_out: usize,
 }
 
 impl Sandbox {
     /// A platform without merchants.
-    pub fn new(options: Options, clients: Clients) -> Self {
+    pub fn new(options: Options, clients: ClientsByOrigin) -> Self {
         Self {
             origin: options.origin,
             speed: options.speed,
@@ -100,7 +100,7 @@ impl Sandbox {
     }
 
     /// Goes wrong in these ways from now on: for one order by its orderid, or for all.
-    pub fn set_faults(&self, orderid: Option<&str>, faults: Vec<Fault>) {
+    pub fn set_faults(&self, orderid: Option<&str>, faults: Vec<SandboxFault>) {
         match orderid {
             Some(orderid) => {
                 self.state().faults_of.insert(orderid.to_owned(), faults);
@@ -110,7 +110,7 @@ impl Sandbox {
     }
 
     /// The order with this orderid, with everything that was said about it.
-    pub fn order_numbered(&self, orderid: &str) -> Option<Order> {
+    pub fn order_numbered(&self, orderid: &str) -> Option<SandboxOrder> {
         self.state()
             .orders
             .iter()
@@ -118,11 +118,11 @@ impl Sandbox {
             .cloned()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SandboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn order(&self, queryid: &str) -> Option<Order> {
+    fn order(&self, queryid: &str) -> Option<SandboxOrder> {
         self.state()
             .orders
             .iter()
@@ -130,7 +130,7 @@ impl Sandbox {
             .cloned()
     }
 
-    fn with_order(&self, queryid: &str, change: impl FnOnce(&mut Order)) {
+    fn with_order(&self, queryid: &str, change: impl FnOnce(&mut SandboxOrder)) {
         if let Some(order) = self
             .state()
             .orders
@@ -156,7 +156,7 @@ impl Sandbox {
         });
     }
 
-    fn faults_of(&self, queryid: &str) -> Vec<Fault> {
+    fn faults_of(&self, queryid: &str) -> Vec<SandboxFault> {
         let state = self.state();
         let order = state.orders.iter().find(|order| order.queryid == queryid);
         let own = order.and_then(|order| state.faults_of.get(&order.orderid));
@@ -171,12 +171,12 @@ impl Sandbox {
     /// A result as it goes over the wire, faults and all; `None` where the merchant is gone.
     fn sealed(
         &self,
-        order: &Order,
+        order: &SandboxOrder,
         result: ResultCode,
         is_answer: bool,
     ) -> Option<(String, Sealed)> {
         let faults = self.faults_of(&order.queryid);
-        let amount = order.amount + u64::from(faults.contains(&Fault::WrongAmount));
+        let amount = order.amount + u64::from(faults.contains(&SandboxFault::WrongAmount));
         let plain = order.result_json(result, amount, is_answer);
         let key = self.state().keys.get(&order.merid)?.clone();
         let sealed = fault::seal(&plain, &key, &faults);
@@ -250,7 +250,7 @@ impl Sandbox {
     }
 
     /// Where the customer goes: `fronturl` with the result in an envelope (document §3.2.2).
-    fn front_link(&self, order: &Order) -> Option<String> {
+    fn front_link(&self, order: &SandboxOrder) -> Option<String> {
         let fronturl = order.fronturl.as_ref()?;
         let (plain, sealed) = self.sealed(order, order.result, false)?;
         let joint = if fronturl.contains('?') { '&' } else { '?' };
@@ -294,7 +294,7 @@ impl Sandbox {
         };
         match names
             .iter()
-            .map(|name| Fault::parse(name))
+            .map(|name| SandboxFault::parse(name))
             .collect::<Result<Vec<_>, _>>()
         {
             Ok(faults) => {
@@ -340,7 +340,7 @@ impl Handler for Arc<Sandbox> {
         self.answer(request).await
     }
 
-    fn refuse(&self, _head: &Parts, _why: Refusal, _started: Instant) -> Response<Bytes> {
+    fn refuse(&self, _head: &Parts, _why: Rejection, _started: Instant) -> Response<Bytes> {
         text(
             StatusCode::BAD_REQUEST,
             "the sandbox cannot take this request\n",

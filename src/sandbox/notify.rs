@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use url::{Position, Url};
 
 use super::Sandbox;
-use super::fault::{Fault, Sealed};
-use super::order::Order;
-use crate::http::client::by_origin::Clients;
+use super::fault::{SandboxFault, Sealed};
+use super::order::SandboxOrder;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::{RawResponse, Repeat};
 use crate::protocol::result::ResultCode;
 use crate::time;
@@ -18,7 +18,7 @@ use crate::time::Millis;
 /// Seconds before each of the ten calls: at once, three times after 10 s, three times after a minute, then every
 /// three minutes.
 pub const GAPS: [u64; 10] = [0, 10, 10, 10, 60, 60, 60, 180, 180, 180];
-/// How late the first call is with [`Fault::Delayed`].
+/// How late the first call is with [`SandboxFault::Delayed`].
 const DELAY: u64 = 30;
 /// Characters of a merchant's answer that are kept to be shown.
 const MAX_SHOWN: usize = 200;
@@ -27,10 +27,10 @@ impl Sandbox {
     /// Calls back until the merchant says `0000`, ten times at most.
     pub(super) async fn notify(self: Arc<Self>, queryid: String) {
         let faults = self.faults_of(&queryid);
-        if faults.contains(&Fault::Never) {
+        if faults.contains(&SandboxFault::Never) {
             return;
         }
-        if faults.contains(&Fault::Delayed) {
+        if faults.contains(&SandboxFault::Delayed) {
             self.wait(&queryid, DELAY).await;
         }
         for gap in GAPS {
@@ -39,7 +39,7 @@ impl Sandbox {
                 return;
             };
             let said = self.call(&order, order.result).await;
-            if faults.contains(&Fault::Doubled) {
+            if faults.contains(&SandboxFault::Doubled) {
                 self.call(&order, order.result).await;
             }
             if said.as_deref() == Some("0000") {
@@ -47,7 +47,7 @@ impl Sandbox {
             }
         }
         self.with_order(&queryid, |order| order.next_call = None);
-        if faults.contains(&Fault::Reordered)
+        if faults.contains(&SandboxFault::Reordered)
             && let Some(order) = self.order(&queryid)
         {
             self.call(&order, ResultCode::Processing).await;
@@ -64,11 +64,11 @@ impl Sandbox {
     }
 
     /// One notification; what the merchant answered with status 200.
-    async fn call(&self, order: &Order, result: ResultCode) -> Option<String> {
+    async fn call(&self, order: &SandboxOrder, result: ResultCode) -> Option<String> {
         let (plain, sealed) = self.sealed(order, result, false)?;
         let is_json = self
             .faults_of(&order.queryid)
-            .contains(&Fault::JsonEnvelope);
+            .contains(&SandboxFault::JsonEnvelope);
         let way = match (is_json, self.post) {
             (true, _) => Way::Json,
             (false, true) => Way::Post,
@@ -105,7 +105,7 @@ pub(super) enum Way {
 
 /// Sends one callback: what went over the wire, and the answer or why there is none.
 pub(super) async fn send(
-    clients: &Clients,
+    clients: &ClientsByOrigin,
     mut url: Url,
     sealed: &Sealed,
     way: Way,

@@ -9,7 +9,7 @@ use crate::time::Millis;
 
 /// An order, from its submit on.
 #[derive(Debug, Clone)]
-pub struct Order {
+pub struct SandboxOrder {
     /// The merchant.
     pub merid: String,
     /// The merchant's number.
@@ -49,7 +49,7 @@ pub struct Message {
     pub answer: String,
 }
 
-impl Order {
+impl SandboxOrder {
     /// A result in the document's words and order (§3.3.3; §3.4.4 with `respcode` before it), over `amount`.
     pub fn result_json(&self, result: ResultCode, amount: u64, is_answer: bool) -> String {
         let success = if is_answer {

@@ -7,9 +7,9 @@ use http::{HeaderMap, Response, StatusCode};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
-use super::fault::Fault;
+use super::fault::SandboxFault;
 use super::order;
-use super::order::Order;
+use super::order::SandboxOrder;
 use super::{Sandbox, text, typed};
 use crate::time;
 use crate::web::language::Language;
@@ -111,7 +111,7 @@ impl Sandbox {
                     form method="post" action="/sandbox/faults" {
                         fieldset {
                             legend { (language.say("人为故障", "Go wrong on purpose")) }
-                            @for fault in Fault::ALL {
+                            @for fault in SandboxFault::ALL {
                                 label { input type="checkbox" name="fault" value=(fault.name()) checked[self.state().faults.contains(&fault)]; " " (fault.name()) }
                             }
                         }
@@ -166,7 +166,7 @@ impl Sandbox {
     }
 }
 
-fn buttons(order: &Order, language: Language) -> Markup {
+fn buttons(order: &SandboxOrder, language: Language) -> Markup {
     html! {
         form method="post" {
             @if order.action == "Arbi" {

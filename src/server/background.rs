@@ -12,23 +12,23 @@ use tokio::task::JoinSet;
 use super::process::listen_for;
 use super::report::status;
 use crate::admin::pulse::Pulse;
-use crate::config::Watch;
-use crate::delivery::{Deliver, land};
+use crate::config::LiveConfig;
+use crate::delivery::{Delivery, land};
 use crate::http::client::Client;
 use crate::http::server::tls::Certificate;
 use crate::inbox::store::Store;
-use crate::process::drain::Lifetime;
-use crate::process::systemd::Supervisor;
-use crate::reconcile::Watch as OrderWatch;
-use crate::telemetry::activity::Journal;
+use crate::process::drain::Drain;
+use crate::process::systemd::Systemd;
+use crate::reconcile::Reconcile as OrderWatch;
+use crate::telemetry::activity::ActivityLog;
 use crate::telemetry::trace::Export;
 
 /// Fresh addresses, SIGHUP, the supervisor, and what the console shows.
 pub(super) struct Upkeep {
     pub(super) client: Arc<Client>,
-    pub(super) watch: Watch,
-    pub(super) supervisor: Arc<Supervisor>,
-    pub(super) journal: Arc<Journal>,
+    pub(super) watch: LiveConfig,
+    pub(super) supervisor: Arc<Systemd>,
+    pub(super) activity: Arc<ActivityLog>,
     pub(super) pulse: Arc<Pulse>,
 }
 
@@ -39,7 +39,7 @@ impl BackgroundService for Upkeep {
             self.client.keep_addresses(),
             self.reload_on_sighup(),
             self.supervisor.keep_posted(),
-            self.journal.run(),
+            self.activity.run(),
             self.pulse.run()
         );
     }
@@ -60,9 +60,9 @@ impl Upkeep {
 
 /// What becomes of results: delivered, and asked for where they did not come.
 pub(super) struct Results {
-    pub(super) lifetime: Arc<Lifetime>,
+    pub(super) drain: Arc<Drain>,
     pub(super) store: Arc<dyn Store>,
-    pub(super) deliver: Arc<Deliver>,
+    pub(super) deliver: Arc<Delivery>,
     pub(super) watch: Arc<OrderWatch>,
     pub(super) watch_orders: bool,
     pub(super) keep: Duration,
@@ -82,10 +82,10 @@ impl BackgroundService for Results {
         tokio::select! {
             () = self.deliver.clone().run(&mut attempts) => {}
             _ = others => {}
-            () = self.lifetime.until_replaced() => {}
+            () = self.drain.until_replaced() => {}
         }
         // The end waits for what is under way, and another process for its turn.
-        let _busy = self.lifetime.enter();
+        let _busy = self.drain.enter();
         land(attempts).await;
         self.store.let_go();
     }

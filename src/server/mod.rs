@@ -23,11 +23,11 @@ use pingora::services::background::background_service;
 use crate::config::settings::Settings;
 use crate::config::{Listen, Snapshot};
 use crate::http::server::admission::Public;
-use crate::http::server::connection::{App, Door, Limits};
+use crate::http::server::connection::{Door, Limits, Service};
 use crate::http::server::tls::acceptor;
 use crate::process::drain::DRAIN_TIME;
 use crate::process::sockets::Sockets;
-use crate::process::upgrade::Taken;
+use crate::process::upgrade::Predecessor;
 use crate::telemetry::log;
 use crate::telemetry::trace::Tracer;
 use background::{Exporting, Following};
@@ -37,7 +37,7 @@ use shutdown::{End, socket_files};
 use start::Start;
 use wiring::Parts;
 
-pub use preflight::{CannotStart, check, to_platform};
+pub use preflight::{StartError, check, to_platform};
 pub use report::warnings;
 
 /// Requests to the admin listener at once, and the bytes of their bodies.
@@ -57,12 +57,14 @@ const IDLE_CONNECTIONS: usize = 1024;
 
 /// Runs the sidecar until a signal or the next upgrade ends the process, beginning with an `upgrade` of the one that runs.
 /// Returns where it cannot start; then that one goes on.
-pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(), CannotStart> {
+pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(), StartError> {
     catch_sighup();
     log::start(settings.log.format, &settings.log.level);
     keep_secrets_out_of_dumps();
     check(settings)?;
-    let mut taken = upgrade.then(|| Taken::from_running(settings)).transpose()?;
+    let mut taken = upgrade
+        .then(|| Predecessor::from_running(settings))
+        .transpose()?;
     let inherited = taken
         .as_mut()
         .map(|taken| std::mem::take(&mut taken.sockets));
@@ -103,7 +105,7 @@ fn add_listeners(
     server: &mut Server,
     settings: &Settings,
     parts: &Parts,
-) -> Result<(), CannotStart> {
+) -> Result<(), StartError> {
     let mut limits = Limits {
         max_body: settings.app.max_body,
         max_in_flight: settings.app.max_in_flight,
@@ -112,10 +114,10 @@ fn add_listeners(
     let mut callback_limits = CALLBACK_LIMITS;
     fit_descriptors(&mut limits, &mut callback_limits);
     let app = parts.outbound(settings);
-    let door = Door::plain(App::new(app, limits, parts.lifetime.clone()));
+    let door = Door::plain(Service::new(app, limits, parts.drain.clone()));
     server.add_service(parts.listener("app", door, &settings.app.listen, None)?);
     let ops = parts.admin(settings);
-    let door = Door::plain(App::new(ops, ADMIN_LIMITS, parts.lifetime.clone()));
+    let door = Door::plain(Service::new(ops, ADMIN_LIMITS, parts.drain.clone()));
     server.add_service(parts.listener(
         "admin",
         door,
@@ -130,7 +132,7 @@ fn add_listeners(
         callbacks.trust_forwarded_from.clone(),
     );
     let platform = parts.inbound(settings);
-    let app = App::new(platform, callback_limits, parts.lifetime.clone()).public(public);
+    let app = Service::new(platform, callback_limits, parts.drain.clone()).public(public);
     let door = match certificate(callbacks)? {
         Some(certificate) => {
             let following = Following(certificate.clone());

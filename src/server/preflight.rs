@@ -2,33 +2,33 @@
 
 use std::sync::Arc;
 
-use crate::config::settings::{Callbacks, Settings, Tls};
+use crate::config::settings::{CallbackSettings, Settings, TlsSettings};
 use crate::http::client::Client;
 use crate::http::client::connect::{Count, Transport};
 use crate::http::server::tls::Certificate;
-use crate::process::sockets::CannotListen;
-use crate::process::upgrade::NoHandover;
+use crate::process::sockets::ListenError;
+use crate::process::upgrade::UpgradeError;
 use crate::telemetry::metrics::Uncounted;
 
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct CannotStart(pub(super) String);
+pub struct StartError(pub(super) String);
 
-impl From<CannotListen> for CannotStart {
-    fn from(error: CannotListen) -> Self {
+impl From<ListenError> for StartError {
+    fn from(error: ListenError) -> Self {
         Self(error.to_string())
     }
 }
 
-impl From<NoHandover> for CannotStart {
-    fn from(error: NoHandover) -> Self {
+impl From<UpgradeError> for StartError {
+    fn from(error: UpgradeError) -> Self {
         Self(error.to_string())
     }
 }
 
 /// Finds out whether the files that settings name can be used, as far as that changes nothing.
-pub fn check(settings: &Settings) -> Result<(), CannotStart> {
+pub fn check(settings: &Settings) -> Result<(), StartError> {
     to_platform(settings, Arc::new(Uncounted))?;
     settings
         .callbacks
@@ -38,10 +38,10 @@ pub fn check(settings: &Settings) -> Result<(), CannotStart> {
 }
 
 /// The client for the platform, as settings say.
-pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, CannotStart> {
+pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, StartError> {
     let platform = &settings.platform;
     let transport = Transport::new(platform.ca_file.as_deref(), count)
-        .map_err(|error| CannotStart(format!("platform.ca_file: {error}")))?;
+        .map_err(|error| StartError(format!("platform.ca_file: {error}")))?;
     let client = Client::new(
         &platform.url,
         platform.connect_timeout,
@@ -49,15 +49,17 @@ pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client,
         transport,
     );
     client.map_err(|error| {
-        CannotStart(format!(
+        StartError(format!(
             "{}: platform.url: {error}",
             settings.path.display()
         ))
     })
 }
 
-pub(super) fn certificate(callbacks: &Callbacks) -> Result<Option<Arc<Certificate>>, CannotStart> {
-    let load = |tls: &Tls| Certificate::load(&tls.cert, &tls.key).map(Arc::new);
+pub(super) fn certificate(
+    callbacks: &CallbackSettings,
+) -> Result<Option<Arc<Certificate>>, StartError> {
+    let load = |tls: &TlsSettings| Certificate::load(&tls.cert, &tls.key).map(Arc::new);
     let certificate = callbacks.tls.as_ref().map(load).transpose();
-    certificate.map_err(|error| CannotStart(format!("callbacks.tls: {error}")))
+    certificate.map_err(|error| StartError(format!("callbacks.tls: {error}")))
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::preflight::CannotStart;
+use super::preflight::StartError;
 use crate::config;
 use crate::config::settings::Settings;
-use crate::config::{ReloadOutcome, Snapshot, Watch};
+use crate::config::{LiveConfig, ReloadOutcome, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
 /// What is allowed but worth a look, in both files.
@@ -61,7 +61,7 @@ pub(super) fn watch(
     path: &Path,
     snapshot: Snapshot,
     metrics: &Arc<Metrics>,
-) -> Result<Watch, CannotStart> {
+) -> Result<LiveConfig, StartError> {
     let counted = metrics.clone();
     counted
         .merchants
@@ -70,7 +70,7 @@ pub(super) fn watch(
     config::watch(path.to_owned(), snapshot, move |outcome| {
         log_reload(outcome, &counted)
     })
-    .map_err(|error| CannotStart(format!("cannot watch {}: {error}", path.display())))
+    .map_err(|error| StartError(format!("cannot watch {}: {error}", path.display())))
 }
 
 fn log_reload(outcome: &ReloadOutcome, metrics: &Metrics) {
@@ -119,7 +119,7 @@ fn seconds_since_1970() -> f64 {
 }
 
 /// What the supervisor shows of a process that serves.
-pub(super) fn status(watch: &Watch) -> String {
+pub(super) fn status(watch: &LiveConfig) -> String {
     let merchants = watch.snapshot().len();
     match watch.last().1 {
         ReloadOutcome::Refused(_) => {

@@ -31,11 +31,11 @@ impl ShutdownSignalWatch for End {
             listen_for(SignalKind::terminate()),
             listen_for(SignalKind::interrupt()),
         );
-        let lifetime = self.parts.lifetime.clone();
+        let drain = self.parts.drain.clone();
         let replaced = tokio::select! {
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,
-            () = lifetime.until_replaced() => true,
+            () = drain.until_replaced() => true,
         };
         // The socket's files are the other process's now.
         let (time, files) = if replaced {
@@ -47,14 +47,14 @@ impl ShutdownSignalWatch for End {
         self.parts.sockets.close();
         tracing::info!(replaced, "draining; a signal from here on ends at once");
         let tracer = self.parts.tracer.clone();
-        let journal = self.parts.journal.clone();
+        let activity = self.parts.activity.clone();
         // On a task of its own: Pingora blocks this one for the whole grace period.
         tokio::spawn(async move {
             tokio::select! {
                 () = async {
-                    lifetime.drain(time).await;
+                    drain.drain(time).await;
                     // What is not written by then is not worth a longer end.
-                    let _ = tokio::time::timeout(LAST_NOTES, journal.write()).await;
+                    let _ = tokio::time::timeout(LAST_NOTES, activity.write()).await;
                 } => {}
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

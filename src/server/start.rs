@@ -9,13 +9,13 @@ use pingora::services::background::BackgroundService;
 use super::report::status;
 use super::wiring::Parts;
 use crate::config::settings::Settings;
-use crate::process::upgrade::{Offered, Taken};
+use crate::process::upgrade::{Offered, Predecessor};
 use crate::telemetry::log;
 
 pub(super) struct Start {
     pub(super) settings: Settings,
     pub(super) parts: Parts,
-    pub(super) taken: Mutex<Option<Taken>>,
+    pub(super) taken: Mutex<Option<Predecessor>>,
 }
 
 #[async_trait]
@@ -48,7 +48,7 @@ impl BackgroundService for Start {
         let parts = self.parts.clone();
         std::thread::spawn(move || {
             offered.wait(&parts.sockets, |pid| parts.supervisor.replaced_by(pid));
-            parts.lifetime.replace();
+            parts.drain.replace();
         });
     }
 }

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use super::background::{Results, Upkeep};
-use super::preflight::{CannotStart, to_platform};
+use super::preflight::{StartError, to_platform};
 use super::report::{log_start, watch};
 use crate::admin::Admin;
 use crate::admin::auth::Guard;
 use crate::admin::pulse::Pulse;
 use crate::config::settings::Settings;
-use crate::config::{Listen, Snapshot, StoreAddress, Watch};
-use crate::delivery::{Deliver, Wake};
+use crate::config::{Listen, LiveConfig, Snapshot, StoreAddress};
+use crate::delivery::{Delivery, Wake};
 use crate::http::client::Client;
-use crate::http::client::by_origin::Clients;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Transport;
 use crate::http::server::accept::Listener;
 use crate::http::server::connection::{Door, Handler};
@@ -20,32 +20,32 @@ use crate::inbound::Inbound;
 use crate::inbox;
 use crate::inbox::store::Store;
 use crate::outbound::Outbound;
-use crate::platform::Platform;
-use crate::process::drain::Lifetime;
+use crate::platform::PlatformQuery;
+use crate::process::drain::Drain;
 use crate::process::sockets::Sockets;
 use crate::process::systemd;
-use crate::process::systemd::Supervisor;
-use crate::process::upgrade::Taken;
-use crate::reconcile::Watch as OrderWatch;
-use crate::telemetry::Records;
-use crate::telemetry::activity::Journal;
+use crate::process::systemd::Systemd;
+use crate::process::upgrade::Predecessor;
+use crate::reconcile::Reconcile as OrderWatch;
+use crate::telemetry::Telemetry;
+use crate::telemetry::activity::ActivityLog;
 use crate::telemetry::metrics::{Metrics, Uncounted};
 use crate::telemetry::trace::Tracer;
 
 /// What the listeners and the background work share.
 #[derive(Clone)]
 pub(super) struct Parts {
-    pub(super) supervisor: Arc<Supervisor>,
+    pub(super) supervisor: Arc<Systemd>,
     pub(super) sockets: Arc<Sockets>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Arc<Tracer>,
-    pub(super) lifetime: Arc<Lifetime>,
+    pub(super) drain: Arc<Drain>,
     pub(super) store: Arc<dyn Store>,
     pub(super) client: Arc<Client>,
-    pub(super) watch: Watch,
-    pub(super) apps: Arc<Clients>,
+    pub(super) watch: LiveConfig,
+    pub(super) apps: Arc<ClientsByOrigin>,
     pub(super) wake: Arc<Wake>,
-    pub(super) journal: Arc<Journal>,
+    pub(super) activity: Arc<ActivityLog>,
     pub(super) pulse: Arc<Pulse>,
 }
 
@@ -55,13 +55,13 @@ impl Parts {
         snapshot: Snapshot,
         sockets: Sockets,
         tracer: Tracer,
-        taken: Option<&Taken>,
-    ) -> Result<Self, CannotStart> {
+        taken: Option<&Predecessor>,
+    ) -> Result<Self, StartError> {
         let before = taken.map_or_else(Default::default, |taken| taken.supervisor.clone());
-        let supervisor = Supervisor::at(systemd::Address::of_environment().or(before));
+        let supervisor = Systemd::at(systemd::Address::of_environment().or(before));
         let metrics = Arc::new(Metrics::default());
         let client = Arc::new(to_platform(settings, metrics.clone())?);
-        let to_apps = Transport::new(None, Arc::new(Uncounted)).map_err(CannotStart)?;
+        let to_apps = Transport::new(None, Arc::new(Uncounted)).map_err(StartError)?;
         let store = open_store(&settings.inbox.store, taken.is_some())?;
         log_start(settings, &snapshot);
         Ok(Self {
@@ -69,10 +69,10 @@ impl Parts {
             sockets: Arc::new(sockets),
             tracer: Arc::new(tracer),
             watch: watch(&settings.merchants, snapshot, &metrics)?,
-            lifetime: Arc::default(),
-            apps: Arc::new(Clients::new(to_apps)),
+            drain: Arc::default(),
+            apps: Arc::new(ClientsByOrigin::new(to_apps)),
             wake: Arc::default(),
-            journal: Arc::new(Journal::new(store.clone(), metrics.clone())),
+            activity: Arc::new(ActivityLog::new(store.clone(), metrics.clone())),
             pulse: Arc::new(Pulse::new(metrics.clone())),
             metrics,
             store,
@@ -86,9 +86,9 @@ impl Parts {
         door: Door<H>,
         addresses: &[Listen],
         threads: Option<usize>,
-    ) -> Result<Listener<H>, CannotStart> {
+    ) -> Result<Listener<H>, StartError> {
         Listener::new(name, door, addresses, &self.sockets, threads)
-            .map_err(|error| CannotStart(format!("the {name} listener cannot begin: {error}")))
+            .map_err(|error| StartError(format!("the {name} listener cannot begin: {error}")))
     }
 
     pub(super) fn outbound(&self, settings: &Settings) -> Outbound {
@@ -98,7 +98,7 @@ impl Parts {
             self.client.clone(),
             self.store.clone(),
             self.records(),
-            self.lifetime.clone(),
+            self.drain.clone(),
         )
     }
 
@@ -113,11 +113,11 @@ impl Parts {
         )
     }
 
-    fn records(&self) -> Records {
-        Records {
+    fn records(&self) -> Telemetry {
+        Telemetry {
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
-            journal: self.journal.clone(),
+            activity: self.activity.clone(),
         }
     }
 
@@ -126,7 +126,7 @@ impl Parts {
             watch: self.watch.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
-            lifetime: self.lifetime.clone(),
+            drain: self.drain.clone(),
             guard: Guard::new(&settings.admin),
             pulse: self.pulse.clone(),
         }
@@ -137,18 +137,18 @@ impl Parts {
             client: self.client.clone(),
             watch: self.watch.clone(),
             supervisor: self.supervisor.clone(),
-            journal: self.journal.clone(),
+            activity: self.activity.clone(),
             pulse: self.pulse.clone(),
         }
     }
 
     pub(super) fn results(&self, settings: &Settings) -> Results {
         let inbox = &settings.inbox;
-        let platform = Platform(self.client.clone());
+        let platform = PlatformQuery(self.client.clone());
         Results {
-            lifetime: self.lifetime.clone(),
+            drain: self.drain.clone(),
             store: self.store.clone(),
-            deliver: Arc::new(Deliver {
+            deliver: Arc::new(Delivery {
                 store: self.store.clone(),
                 watch: self.watch.clone(),
                 apps: self.apps.clone(),
@@ -165,7 +165,7 @@ impl Parts {
                 platform,
                 metrics: self.metrics.clone(),
                 wake: self.wake.clone(),
-                journal: self.journal.clone(),
+                activity: self.activity.clone(),
                 per_second: inbox.watch_per_second,
             }),
             watch_orders: inbox.watch_orders,
@@ -174,11 +174,11 @@ impl Parts {
     }
 }
 
-fn open_store(address: &StoreAddress, upgrade: bool) -> Result<Arc<dyn Store>, CannotStart> {
+fn open_store(address: &StoreAddress, upgrade: bool) -> Result<Arc<dyn Store>, StartError> {
     let opened = if upgrade {
         inbox::take_over(address)
     } else {
         inbox::open(address)
     };
-    opened.map_err(|error| CannotStart(format!("{address}: inbox.store: {error}")))
+    opened.map_err(|error| StartError(format!("{address}: inbox.store: {error}")))
 }

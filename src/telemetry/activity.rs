@@ -1,4 +1,4 @@
-//! The journal: what happened to orders, written down behind the requests.
+//! The activity: what happened to orders, written down behind the requests.
 //!
 //! Keeps the promise that nobody waits for a note and nothing fails by one: a note that there is no room for, or that
 //! the store does not take, is dropped and counted.
@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use super::metrics::Metrics;
-use crate::inbox::activity::{Note, Weight};
+use crate::inbox::activity::{ActivityEntry, Weight};
 use crate::inbox::store::Store;
 
 /// Notes that wait to be written; more are dropped.
@@ -29,16 +29,16 @@ const OLD_NEWS: Duration = Duration::from_secs(60);
 const REMEMBERED: usize = 4096;
 
 /// Takes notes at once and writes them later.
-pub struct Journal {
-    sender: mpsc::Sender<Note>,
-    waiting: Mutex<mpsc::Receiver<Note>>,
+pub struct ActivityLog {
+    sender: mpsc::Sender<ActivityEntry>,
+    waiting: Mutex<mpsc::Receiver<ActivityEntry>>,
     news: std::sync::Mutex<HashMap<String, Instant>>,
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
 }
 
-impl Journal {
-    /// Writes to `store` once [`Journal::run`] runs.
+impl ActivityLog {
+    /// Writes to `store` once [`ActivityLog::run`] runs.
     pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING);
         Self {
@@ -51,11 +51,11 @@ impl Journal {
     }
 
     /// Takes a note where there is room; it is not even made where there is none.
-    pub fn note(&self, weight: Weight, note: impl FnOnce() -> Note) {
+    pub fn note(&self, weight: Weight, note: impl FnOnce() -> ActivityEntry) {
         let waiting = WAITING - self.sender.capacity();
         match self.sender.try_reserve() {
             Ok(room) if weight == Weight::Step || waiting < WAITING_COMMON => {
-                room.send(Note { weight, ..note() });
+                room.send(ActivityEntry { weight, ..note() });
             }
             _ => self.metrics.notes_dropped.inc(),
         }

@@ -9,7 +9,7 @@ use prometheus::{
 };
 
 use crate::http::client::connect::Count;
-use crate::inbox::event::State;
+use crate::inbox::event::EventState;
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
 use crate::protocol::subject::Subject;
@@ -270,7 +270,7 @@ impl Metrics {
 
     /// Sets what only the store knows.
     pub fn set_counts(&self, counts: &Counts, now: Millis) {
-        for (state, count) in State::ALL.into_iter().zip(counts.events) {
+        for (state, count) in EventState::ALL.into_iter().zip(counts.events) {
             self.events.with_label_values(&[state.name()]).set(count);
         }
         let waiting = counts

@@ -10,17 +10,17 @@ pub mod activity;
 
 use std::sync::Arc;
 
-use activity::Journal;
+use activity::ActivityLog;
 use metrics::Metrics;
 use trace::Tracer;
 
 /// All three; clones write to the same places.
 #[derive(Clone)]
-pub struct Records {
+pub struct Telemetry {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Spans, where a collector is named.
     pub tracer: Arc<Tracer>,
     /// The steps of orders' stories.
-    pub journal: Arc<Journal>,
+    pub activity: Arc<ActivityLog>,
 }

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use url::{Position, Url};
 
 use super::metrics::Uncounted;
-use crate::http::client::by_origin::Clients;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Transport;
 use crate::http::client::{RawResponse, Repeat};
 
@@ -307,7 +307,7 @@ impl HttpClient for Collector {
 /// Posts batches to the collector.
 pub struct Export {
     posts: tokio::sync::Mutex<mpsc::Receiver<Post>>,
-    clients: Clients,
+    clients: ClientsByOrigin,
 }
 
 impl Export {
@@ -331,7 +331,7 @@ impl Export {
             .map_err(|error| format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {error}"))?;
         let export = Self {
             posts: posts.into(),
-            clients: Clients::new(transport),
+            clients: ClientsByOrigin::new(transport),
         };
         Ok((exporter, export))
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use countersign::config::{ReloadOutcome, Snapshot, Watch, watch};
+use countersign::config::{LiveConfig, ReloadOutcome, Snapshot, watch};
 
 /// Where file events work an edit takes 0.3 s; the rest is a busy machine.
 const SOON: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ fn entries(count: usize) -> String {
 struct Bench {
     dir: tempfile::TempDir,
     file: PathBuf,
-    watch: Watch,
+    watch: LiveConfig,
     heard: Arc<Mutex<Vec<ReloadOutcome>>>,
 }
 

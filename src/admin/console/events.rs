@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::labels;
 use super::page::{Visit, order_address, see_other};
 use crate::admin::Admin;
-use crate::inbox::event::{Event, State, shown};
+use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::store::StoreError;
 use crate::protocol::result::ResultCode;
 use crate::time;
@@ -18,12 +18,12 @@ const MOST_LISTED: u32 = 5000;
 
 /// What a person can do about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::admin) enum Decision {
+pub(in crate::admin) enum OperatorDecision {
     Replay,
     Discard,
 }
 
-impl Decision {
+impl OperatorDecision {
     /// From the last part of an address.
     pub(in crate::admin) fn parse(name: &str) -> Option<Self> {
         [Self::Replay, Self::Discard]
@@ -45,18 +45,18 @@ impl Decision {
         }
     }
 
-    fn state(self) -> State {
+    fn state(self) -> EventState {
         match self {
-            Self::Replay => State::Pending,
-            Self::Discard => State::Discarded,
+            Self::Replay => EventState::Pending,
+            Self::Discard => EventState::Discarded,
         }
     }
 
     /// Whether it makes a difference: what the app took can be told again, but not be taken back.
-    pub(in crate::admin) fn fits(self, state: State) -> bool {
+    pub(in crate::admin) fn fits(self, state: EventState) -> bool {
         match self {
-            Self::Replay => state != State::Pending,
-            Self::Discard => !matches!(state, State::Delivered | State::Discarded),
+            Self::Replay => state != EventState::Pending,
+            Self::Discard => !matches!(state, EventState::Delivered | EventState::Discarded),
         }
     }
 }
@@ -67,7 +67,7 @@ impl Admin {
         visit: &Visit<'_>,
     ) -> Result<Response<Bytes>, StoreError> {
         let named = visit.parameter("state").unwrap_or_default();
-        let state = State::parse(&named).unwrap_or(State::Pending);
+        let state = EventState::parse(&named).unwrap_or(EventState::Pending);
         let wanted = visit
             .parameter("limit")
             .and_then(|limit| limit.parse().ok());
@@ -97,7 +97,7 @@ impl Admin {
         &self,
         visit: &Visit<'_>,
         id: &str,
-        decision: Decision,
+        decision: OperatorDecision,
     ) -> Result<Response<Bytes>, StoreError> {
         let Some(event) = self.store.event(id).await? else {
             return Ok(no_such(visit));
@@ -114,14 +114,14 @@ impl Admin {
                 }
                 p {
                     @match decision {
-                        Decision::Replay => (visit.say(
+                        OperatorDecision::Replay => (visit.say(
                             "将立即以相同的事件号再次投递给应用。",
                             "The app is offered it again at once, under the same event id.",
                         )),
-                        Decision::Discard => (visit.say("应用将不会得知此结果。", "The app is not to hear of this result.")),
+                        OperatorDecision::Discard => (visit.say("应用将不会得知此结果。", "The app is not to hear of this result.")),
                     }
                 }
-                @if event.state == State::Disputed && decision == Decision::Replay {
+                @if event.state == EventState::Disputed && decision == OperatorDecision::Replay {
                     p.note.bad {
                         (visit.say("此事件有争议：", "This event is disputed. "))
                         (labels::about_state(visit.language, event.state))
@@ -141,8 +141,8 @@ impl Admin {
             }
         };
         let title = match decision {
-            Decision::Replay => visit.say("重放此事件？", "Replay this event?"),
-            Decision::Discard => visit.say("丢弃此事件？", "Discard this event?"),
+            OperatorDecision::Replay => visit.say("重放此事件？", "Replay this event?"),
+            OperatorDecision::Discard => visit.say("丢弃此事件？", "Discard this event?"),
         };
         Ok(visit.page(StatusCode::OK, title, &content))
     }
@@ -151,7 +151,7 @@ impl Admin {
         &self,
         visit: &Visit<'_>,
         id: &str,
-        decision: Decision,
+        decision: OperatorDecision,
     ) -> Result<Response<Bytes>, StoreError> {
         let Some(event) = self.store.event(id).await? else {
             return Ok(no_such(visit));
@@ -228,7 +228,7 @@ fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
 pub(in crate::admin) fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
     html! {
         span.actions {
-            @for decision in [Decision::Replay, Decision::Discard] {
+            @for decision in [OperatorDecision::Replay, OperatorDecision::Discard] {
                 @if decision.fits(event.state) {
                     @let words = decision.words(visit);
                     a href={ "/events/" (event.id) "/" (decision.name()) } aria-label={ (words) " " (shown(&event.orderid)) } { (words) }

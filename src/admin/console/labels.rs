@@ -1,34 +1,34 @@
 //! What the console says about codes, in both languages. A code itself is never translated: it is what stands in the
 //! log, the metrics and the README.
 
-use crate::inbox::event::{Source, State};
+use crate::inbox::event::{EventState, Source};
 use crate::web::language::Language;
 
 /// The name of a state.
-pub(in crate::admin) fn state(language: Language, state: State) -> &'static str {
+pub(in crate::admin) fn state(language: Language, state: EventState) -> &'static str {
     match state {
-        State::Pending => language.say("待投递", "Undelivered"),
-        State::Delivered => language.say("已投递", "Delivered"),
-        State::Parked => language.say("已搁置", "Parked"),
-        State::Disputed => language.say("有争议", "Disputed"),
-        State::Discarded => language.say("已丢弃", "Discarded"),
+        EventState::Pending => language.say("待投递", "Undelivered"),
+        EventState::Delivered => language.say("已投递", "Delivered"),
+        EventState::Parked => language.say("已搁置", "Parked"),
+        EventState::Disputed => language.say("有争议", "Disputed"),
+        EventState::Discarded => language.say("已丢弃", "Discarded"),
     }
 }
 
 /// What a state means for whoever looks at a list of such events.
-pub(in crate::admin) fn about_state(language: Language, state: State) -> &'static str {
+pub(in crate::admin) fn about_state(language: Language, state: EventState) -> &'static str {
     match state {
-        State::Pending => language.say("正在向应用投递，直到应用收下。", "Offered to the app until it takes them."),
-        State::Delivered => language.say("应用已收下。", "The app took them."),
-        State::Parked => language.say(
+        EventState::Pending => language.say("正在向应用投递，直到应用收下。", "Offered to the app until it takes them."),
+        EventState::Delivered => language.say("应用已收下。", "The app took them."),
+        EventState::Parked => language.say(
             "已停止重试，或商户没有 back 地址：请处理后重放。",
             "No longer offered by themselves, or nobody to offer them to: put the cause right, then replay.",
         ),
-        State::Disputed => language.say(
+        EventState::Disputed => language.say(
             "金额与签名时不同，或同一笔支付有两种说法：请先向平台核实。",
             "Another amount than was signed, or two stories for one payment: ask the platform before you decide.",
         ),
-        State::Discarded => language.say("人工决定不告知应用。", "A person decided that the app is not to hear of them."),
+        EventState::Discarded => language.say("人工决定不告知应用。", "A person decided that the app is not to hear of them."),
     }
 }
 

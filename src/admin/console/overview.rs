@@ -7,10 +7,10 @@ use maud::{Markup, html};
 use super::labels;
 use super::merchants::reload_note;
 use super::page::Visit;
-use super::plots::{Line, plot, top};
+use super::plots::{PlotLine, plot, top};
 use crate::admin::Admin;
 use crate::admin::pulse::Minute;
-use crate::inbox::event::State;
+use crate::inbox::event::EventState;
 use crate::inbox::store::{Counts, StoreError};
 use crate::time;
 
@@ -41,7 +41,7 @@ impl Admin {
 
 fn tiles(visit: &Visit<'_>, counts: &Counts) -> Markup {
     let of = |state| {
-        let found = State::ALL
+        let found = EventState::ALL
             .into_iter()
             .zip(counts.events)
             .find(|(known, _)| *known == state);
@@ -52,25 +52,25 @@ fn tiles(visit: &Visit<'_>, counts: &Counts) -> Markup {
         .map(|at| visit.duration(time::now() - at));
     html! {
         ul.tiles {
-            @for (state, tone) in [(State::Pending, ""), (State::Parked, "warn"), (State::Disputed, "bad")] {
+            @for (state, tone) in [(EventState::Pending, ""), (EventState::Parked, "warn"), (EventState::Disputed, "bad")] {
                 li {
                     a href={ "/events?state=" (state.name()) } {
                         strong class=[(of(state) > 0).then_some(tone)] { (of(state)) }
                         (labels::state(visit.language, state))
-                        @if state == State::Pending {
+                        @if state == EventState::Pending {
                             @if let Some(oldest) = &oldest { span.soft { (visit.say("最久 ", "oldest ")) (oldest) } }
                         }
                     }
                 }
             }
-            li { a href="/events?state=delivered" { strong { (of(State::Delivered)) } (labels::state(visit.language, State::Delivered)) } }
+            li { a href="/events?state=delivered" { strong { (of(EventState::Delivered)) } (labels::state(visit.language, EventState::Delivered)) } }
             li { div { strong { (counts.open_orders) } (visit.say("尚无结果的订单", "Orders without a result")) } }
         }
     }
 }
 
 fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
-    let line = |class, value: &dyn Fn(&Minute) -> Option<f64>| Line {
+    let line = |class, value: &dyn Fn(&Minute) -> Option<f64>| PlotLine {
         class,
         values: minutes.iter().map(value).collect(),
     };
@@ -116,7 +116,7 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
 fn figure(
     visit: &Visit<'_>,
     title: &str,
-    lines: [(&str, Line, Option<f64>); 2],
+    lines: [(&str, PlotLine, Option<f64>); 2],
     unit: impl Fn(f64) -> String,
 ) -> Markup {
     let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), &unit);

@@ -15,7 +15,7 @@ use url::form_urlencoded;
 use super::labels;
 use crate::admin::auth::{Guard, cookie_named};
 use crate::admin::health::typed;
-use crate::inbox::event::State;
+use crate::inbox::event::EventState;
 use crate::time;
 use crate::time::Millis;
 use crate::web::language::Language;
@@ -255,7 +255,11 @@ impl<'r> Visit<'r> {
     }
 
     fn header(&self) -> Markup {
-        let states = [State::Pending, State::Parked, State::Disputed];
+        let states = [
+            EventState::Pending,
+            EventState::Parked,
+            EventState::Disputed,
+        ];
         let state = self.parameter("state").unwrap_or_default();
         let current = |is: bool| is.then_some("page");
         html! {

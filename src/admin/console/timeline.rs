@@ -8,9 +8,9 @@ use super::events::{actions, no_such, result};
 use super::labels;
 use super::page::{Visit, order_address, see_other};
 use crate::admin::Admin;
-use crate::inbox::activity::{Note, What};
-use crate::inbox::event::{Event, State, shown};
-use crate::inbox::store::{Attempt, Signed, StoreError, Wanted};
+use crate::inbox::activity::{ActivityEntry, ActivityKind};
+use crate::inbox::event::{Event, EventState, shown};
+use crate::inbox::store::{ActivityFilter, AttemptRecord, SignedOrder, StoreError};
 use crate::time::Millis;
 
 /// Orders that one number may stand for.
@@ -23,7 +23,7 @@ const NOTES: u32 = 200;
 const ATTEMPTS: usize = 50;
 
 /// One step of a story.
-struct Step {
+struct TimelineStep {
     at: Millis,
     tone: Tone,
     title: String,
@@ -64,7 +64,7 @@ impl Admin {
         let notes = match found.is_empty() {
             true => {
                 self.store
-                    .notes(Wanted::Request(wanted.to_owned()), NOTES)
+                    .notes(ActivityFilter::Request(wanted.to_owned()), NOTES)
                     .await?
             }
             false => Vec::new(),
@@ -111,7 +111,7 @@ impl Admin {
             ["merid", "orderid"].map(|name| visit.parameter(name).unwrap_or_default());
         let signed = self.store.signed(&merid, &orderid).await?;
         let events = self.store.events_of(&merid, &orderid, EVENTS).await?;
-        let wanted = Wanted::Order(merid.clone(), orderid.clone());
+        let wanted = ActivityFilter::Order(merid.clone(), orderid.clone());
         let notes = self.store.notes(wanted, NOTES).await?;
         if signed.is_none() && events.is_empty() && notes.is_empty() {
             return Ok(no_such(visit));
@@ -156,8 +156,8 @@ impl Admin {
         &self,
         visit: &Visit<'_>,
     ) -> Result<Response<Bytes>, StoreError> {
-        let notes = self.store.notes(Wanted::Refusals, NOTES).await?;
-        let mut reasons: Vec<(What, &str, usize, Millis)> = Vec::new();
+        let notes = self.store.notes(ActivityFilter::Refusals, NOTES).await?;
+        let mut reasons: Vec<(ActivityKind, &str, usize, Millis)> = Vec::new();
         for note in &notes {
             match reasons
                 .iter_mut()
@@ -215,7 +215,7 @@ fn done(visit: &Visit<'_>) -> Markup {
     html! { p.note role="status" { (said) } }
 }
 
-fn summary(visit: &Visit<'_>, signed: Option<&Signed>, events: &[Event]) -> Markup {
+fn summary(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) -> Markup {
     html! {
         section {
             @if let Some(signed) = signed {
@@ -244,18 +244,18 @@ fn summary(visit: &Visit<'_>, signed: Option<&Signed>, events: &[Event]) -> Mark
     }
 }
 
-fn badge(visit: &Visit<'_>, state: State) -> Markup {
+fn badge(visit: &Visit<'_>, state: EventState) -> Markup {
     let tone = match state {
-        State::Delivered => "good",
-        State::Disputed => "bad",
-        State::Parked => "warn",
-        State::Pending | State::Discarded => "soft",
+        EventState::Delivered => "good",
+        EventState::Disputed => "bad",
+        EventState::Parked => "warn",
+        EventState::Pending | EventState::Discarded => "soft",
     };
     html! { span class={ "badge " (tone) } { (labels::state(visit.language, state)) } }
 }
 
-fn of_ledger(visit: &Visit<'_>, signed: &Signed) -> Step {
-    Step {
+fn of_ledger(visit: &Visit<'_>, signed: &SignedOrder) -> TimelineStep {
+    TimelineStep {
         at: signed.signed_at,
         tone: Tone::Plain,
         title: visit.say("签名", "Signed").to_owned(),
@@ -263,15 +263,23 @@ fn of_ledger(visit: &Visit<'_>, signed: &Signed) -> Step {
     }
 }
 
-fn of_note(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step> {
+fn of_note(
+    visit: &Visit<'_>,
+    note: &ActivityEntry,
+    signed: Option<&SignedOrder>,
+) -> Vec<TimelineStep> {
     match note.what {
-        What::Call => of_call(visit, note, signed),
-        What::Callback => vec![of_callback(visit, note)],
-        What::Question => vec![of_question(visit, note)],
+        ActivityKind::Call => of_call(visit, note, signed),
+        ActivityKind::Callback => vec![of_callback(visit, note)],
+        ActivityKind::Question => vec![of_question(visit, note)],
     }
 }
 
-fn of_call(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step> {
+fn of_call(
+    visit: &Visit<'_>,
+    note: &ActivityEntry,
+    signed: Option<&SignedOrder>,
+) -> Vec<TimelineStep> {
     let mut steps = Vec::new();
     let left = note.sent != "no";
     let began = note.at - note.took;
@@ -279,7 +287,7 @@ fn of_call(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step>
     // An order is signed after its call has begun, and before it is sent.
     let signed_at = signed_at.filter(|at| (began..=note.at).contains(at));
     if left {
-        steps.push(Step {
+        steps.push(TimelineStep {
             at: signed_at.unwrap_or(began),
             tone: Tone::Plain,
             title: format!(
@@ -298,7 +306,7 @@ fn of_call(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step>
         ),
         (_, true) => visit.say("调用失败", "Refused"),
     };
-    steps.push(Step {
+    steps.push(TimelineStep {
         at: note.at,
         tone: match (note.refused, &*note.sent) {
             (false, _) => Tone::Good,
@@ -315,13 +323,13 @@ fn of_call(visit: &Visit<'_>, note: &Note, signed: Option<&Signed>) -> Vec<Step>
     steps
 }
 
-fn of_callback(visit: &Visit<'_>, note: &Note) -> Step {
+fn of_callback(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
     let title = match (note.refused, &*note.outcome) {
         (true, _) => visit.say("通知被拒", "Callback refused"),
         (false, "repeated") => visit.say("重复的通知", "Callback repeated"),
         (false, _) => visit.say("通知被接受", "Callback accepted"),
     };
-    Step {
+    TimelineStep {
         // When it came: before what it brought. Its time is rounded down.
         at: note.at - note.took - 1,
         tone: if note.refused { Tone::Bad } else { Tone::Good },
@@ -341,8 +349,8 @@ fn of_callback(visit: &Visit<'_>, note: &Note) -> Step {
     }
 }
 
-fn of_question(visit: &Visit<'_>, note: &Note) -> Step {
-    Step {
+fn of_question(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
+    TimelineStep {
         at: note.at,
         tone: match &*note.outcome {
             "found" | "known" => Tone::Good,
@@ -356,13 +364,13 @@ fn of_question(visit: &Visit<'_>, note: &Note) -> Step {
     }
 }
 
-fn of_event(visit: &Visit<'_>, event: &Event) -> Step {
+fn of_event(visit: &Visit<'_>, event: &Event) -> TimelineStep {
     let tone = match event.state {
-        State::Disputed => Tone::Bad,
-        State::Parked => Tone::Odd,
+        EventState::Disputed => Tone::Bad,
+        EventState::Parked => Tone::Odd,
         _ => Tone::Good,
     };
-    Step {
+    TimelineStep {
         at: event.received_at,
         tone,
         title: visit.say("结果已保存", "Result kept").to_owned(),
@@ -371,14 +379,14 @@ fn of_event(visit: &Visit<'_>, event: &Event) -> Step {
                 (result(visit, &event.resultcode)) " · " (labels::yuan(event.amount)) " · "
                 (labels::source(visit.language, event.source)) " · " (badge(visit, event.state))
             }
-            @if event.state == State::Disputed { p.bad { (labels::about_state(visit.language, event.state)) } }
+            @if event.state == EventState::Disputed { p.bad { (labels::about_state(visit.language, event.state)) } }
             p.soft { "queryid " span.number { (shown(&event.queryid)) } " · " (visit.say("事件 ", "event ")) span.number { (event.id) } }
         },
     }
 }
 
 /// The first and the latest, where an app was down for days.
-fn of_attempts(visit: &Visit<'_>, attempts: &[Attempt]) -> Vec<Step> {
+fn of_attempts(visit: &Visit<'_>, attempts: &[AttemptRecord]) -> Vec<TimelineStep> {
     let latest = attempts.len().saturating_sub(ATTEMPTS);
     let shown_ones = attempts
         .iter()
@@ -387,10 +395,10 @@ fn of_attempts(visit: &Visit<'_>, attempts: &[Attempt]) -> Vec<Step> {
     shown_ones
         .map(|(_, attempt)| {
             let taken = attempt.outcome == "taken";
-            Step {
+            TimelineStep {
                 at: attempt.at,
                 tone: if taken { Tone::Good } else { Tone::Bad },
-                title: format!("{} {}", visit.say("投递", "Delivery attempt"), attempt.number),
+                title: format!("{} {}", visit.say("投递", "Deliver attempt"), attempt.number),
                 details: html! {
                     p {
                         @if taken { (visit.say("应用已收下", "The app took it")) } @else { (shown(&attempt.outcome)) }
@@ -403,10 +411,10 @@ fn of_attempts(visit: &Visit<'_>, attempts: &[Attempt]) -> Vec<Step> {
 }
 
 /// What is going to happen next, by itself.
-fn ahead(visit: &Visit<'_>, signed: Option<&Signed>, events: &[Event]) -> Markup {
+fn ahead(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) -> Markup {
     let next_look = signed.and_then(|signed| signed.next_look);
     html! {
-        @for event in events.iter().filter(|event| event.state == State::Pending) {
+        @for event in events.iter().filter(|event| event.state == EventState::Pending) {
             p.soft { (visit.say("下次投递：", "Next attempt: ")) (visit.when(event.next_attempt)) }
         }
         @if let Some(at) = next_look {
@@ -415,7 +423,7 @@ fn ahead(visit: &Visit<'_>, signed: Option<&Signed>, events: &[Event]) -> Markup
     }
 }
 
-fn outcome(visit: &Visit<'_>, note: &Note) -> Markup {
+fn outcome(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
     html! {
         code { (note.outcome) } " " span.soft { (labels::why(visit.language, &note.outcome)) }
         @if !note.old_key.is_empty() {
@@ -424,19 +432,19 @@ fn outcome(visit: &Visit<'_>, note: &Note) -> Markup {
     }
 }
 
-fn request(visit: &Visit<'_>, note: &Note) -> Markup {
+fn request(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
     html! { p.soft { (visit.say("请求 ", "request ")) span.number { (note.request_id) } } }
 }
 
-fn kind(visit: &Visit<'_>, what: What) -> &'static str {
+fn kind(visit: &Visit<'_>, what: ActivityKind) -> &'static str {
     match what {
-        What::Call => visit.say("调用", "call"),
-        What::Callback => visit.say("通知", "callback"),
-        What::Question => visit.say("查询", "question"),
+        ActivityKind::Call => visit.say("调用", "call"),
+        ActivityKind::Callback => visit.say("通知", "callback"),
+        ActivityKind::Question => visit.say("查询", "question"),
     }
 }
 
-fn table(visit: &Visit<'_>, notes: &[Note]) -> Markup {
+fn table(visit: &Visit<'_>, notes: &[ActivityEntry]) -> Markup {
     let labels = visit.say(
         ["时间", "类型", "原因", "订单", "商户", "请求"],
         ["When", "Kind", "Outcome", "Order", "Merchant", "Request"],

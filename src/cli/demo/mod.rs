@@ -21,8 +21,8 @@ use super::{DEMO_VARIABLE, Failure};
 use crate::http::client::connect::Transport;
 use crate::http::client::{Client, RawResponse, Repeat};
 use crate::http::server::accept::serve;
-use crate::http::server::connection::{App, Door, Limits};
-use crate::process::drain::Lifetime;
+use crate::http::server::connection::{Door, Limits, Service};
+use crate::process::drain::Drain;
 use crate::protocol::result::ResultCode;
 use crate::sandbox::Sandbox;
 use crate::sandbox::order::Message;
@@ -35,7 +35,7 @@ const PORTS: [u16; 5] = [8000, 8080, 8081, 8090, 9900];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
-pub(super) struct Demo {
+pub(super) struct DemoCommand {
     /// Go through the steps on free ports and end, instead of staying up to be tried
     #[arg(long)]
     once: bool,
@@ -44,7 +44,7 @@ pub(super) struct Demo {
     free_ports: bool,
 }
 
-pub(super) fn demo(args: &Demo) -> Result<(), Failure> {
+pub(super) fn demo(args: &DemoCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| failed("no runtime", &error))?;
     let played = runtime.block_on(async {
@@ -76,15 +76,15 @@ struct Stage {
     folder: TempDir,
     platform: Arc<Sandbox>,
     shop: Arc<Shop>,
-    at: Addresses,
+    at: DemoAddresses,
     client: Client,
     ops: Client,
     customer: Client,
-    _sidecar: Sidecar,
+    _sidecar: DemoSidecar,
 }
 
 #[derive(Clone, Copy)]
-struct Addresses {
+struct DemoAddresses {
     shop: SocketAddr,
     app: SocketAddr,
     callbacks: SocketAddr,
@@ -93,9 +93,9 @@ struct Addresses {
 }
 
 /// The sidecar's process; it ends with the demo.
-struct Sidecar(Child);
+struct DemoSidecar(Child);
 
-impl Drop for Sidecar {
+impl Drop for DemoSidecar {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -115,7 +115,7 @@ impl Stage {
         };
         let [for_shop, for_app, for_callbacks, for_platform, for_admin] =
             <[TcpListener; 5]>::try_from(listeners).expect("one a port");
-        let at = Addresses {
+        let at = DemoAddresses {
             shop: address(&for_shop)?,
             app: address(&for_app)?,
             callbacks: address(&for_callbacks)?,
@@ -365,7 +365,7 @@ impl Stage {
     }
 
     fn say_what_to_try(&self) {
-        let Addresses {
+        let DemoAddresses {
             shop,
             app,
             platform,
@@ -388,19 +388,19 @@ Or type; Ctrl-C ends everything:
     }
 }
 
-fn start_shop(listener: TcpListener, at: Addresses) -> Result<Arc<Shop>, Failure> {
+fn start_shop(listener: TcpListener, at: DemoAddresses) -> Result<Arc<Shop>, Failure> {
     let shop = Arc::new(Shop::new(format!("http://{}", at.shop), client(at.app)?));
     let limits = Limits {
         max_body: 64 * 1024,
         max_in_flight: 256,
         max_connections: 1024,
     };
-    let app = App::new(shop.clone(), limits, Arc::new(Lifetime::default()));
+    let app = Service::new(shop.clone(), limits, Arc::new(Drain::default()));
     tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
     Ok(shop)
 }
 
-fn start_sidecar(folder: &Path) -> Result<Sidecar, Failure> {
+fn start_sidecar(folder: &Path) -> Result<DemoSidecar, Failure> {
     let program =
         std::env::current_exe().map_err(|error| failed("this program's own path", &error))?;
     let log = fs::File::create(folder.join("sidecar.log"))
@@ -414,12 +414,12 @@ fn start_sidecar(folder: &Path) -> Result<Sidecar, Failure> {
         .stderr(log)
         .spawn();
     child
-        .map(Sidecar)
+        .map(DemoSidecar)
         .map_err(|error| failed("the sidecar", &error))
 }
 
-fn write_config(folder: &Path, at: Addresses) -> Result<(), Failure> {
-    let Addresses {
+fn write_config(folder: &Path, at: DemoAddresses) -> Result<(), Failure> {
+    let DemoAddresses {
         app,
         callbacks,
         platform,
@@ -434,7 +434,7 @@ fn write_config(folder: &Path, at: Addresses) -> Result<(), Failure> {
     write(&folder.join("merchants.toml"), &merchants(DEMO_KEYS[0], at))
 }
 
-fn merchants(key: &str, at: Addresses) -> String {
+fn merchants(key: &str, at: DemoAddresses) -> String {
     let shop = at.shop;
     format!(
         "[[merchant]]\nmerid = \"{DEMO_MERID}\"\nkey = \"{key}\"\n\

@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
 use crate::http::client::{Client, Repeat};
-use crate::http::server::connection::{Handler, Refusal};
+use crate::http::server::connection::{Handler, Rejection};
 use crate::protocol::json::Object;
 use crate::protocol::result::ResultCode;
 
@@ -36,18 +36,18 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .4
 pub(super) struct Shop {
     origin: String,
     sidecar: Client,
-    state: Mutex<State>,
+    state: Mutex<ShopState>,
 }
 
 #[derive(Default)]
-struct State {
-    orders: BTreeMap<String, Order>,
+struct ShopState {
+    orders: BTreeMap<String, ShopOrder>,
     down: bool,
     sold: usize,
 }
 
 #[derive(Clone, Default)]
-struct Order {
+struct ShopOrder {
     /// By event id, because a result may be told more than once.
     booked: BTreeMap<String, String>,
     result: Option<ResultCode>,
@@ -73,7 +73,7 @@ impl Shop {
         self.state().orders.get(orderid)?.result
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ShopState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,7 +113,7 @@ impl Shop {
             let mut state = self.state();
             state.sold += 1;
             let orderid = format!("SHOP{:08}", state.sold);
-            state.orders.insert(orderid.clone(), Order::default());
+            state.orders.insert(orderid.clone(), ShopOrder::default());
             orderid
         };
         let Self { origin, .. } = self;
@@ -227,7 +227,7 @@ impl Handler for Arc<Shop> {
         self.answer(request).await
     }
 
-    fn refuse(&self, _head: &Parts, _why: Refusal, _started: Instant) -> Response<Bytes> {
+    fn refuse(&self, _head: &Parts, _why: Rejection, _started: Instant) -> Response<Bytes> {
         plain(
             StatusCode::BAD_REQUEST,
             "the shop cannot take this request\n",

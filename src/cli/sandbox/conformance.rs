@@ -17,18 +17,18 @@ use crate::cli::{Failure, environment};
 use crate::config::Snapshot;
 use crate::config::web_url;
 use crate::config::web_url::Tail;
-use crate::http::client::by_origin::Clients;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Transport;
 use crate::protocol::key::Key;
 use crate::sandbox::conformance::finding::{Doubt, junit};
-use crate::sandbox::conformance::{Addresses, Trial};
+use crate::sandbox::conformance::{CaseRun, SidecarAddresses};
 use crate::telemetry::metrics::Uncounted;
 
 /// A restart takes no longer.
 const RESTART_TIME: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
-pub(super) struct Conformance {
+pub(super) struct ConformanceCommand {
     /// The sidecar's callback listener, as in http://127.0.0.1:8081/notify/back
     #[arg(long, value_name = "URL", value_parser = callback_url)]
     back: Url,
@@ -61,11 +61,11 @@ pub(super) struct Conformance {
     allow_host: Vec<String>,
 }
 
-pub(super) fn conformance(args: &Conformance) -> Result<(), Failure> {
+pub(super) fn conformance(args: &ConformanceCommand) -> Result<(), Failure> {
     args.check_hosts()?;
     let merchant = args.merchant()?;
     let transport = Transport::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
-    let at = Addresses {
+    let at = SidecarAddresses {
         back: args.back.clone(),
         front: args.front.clone(),
         app: args.app.clone(),
@@ -75,7 +75,7 @@ pub(super) fn conformance(args: &Conformance) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     let findings = runtime.block_on(async {
         let patience = Duration::from_secs(args.wait);
-        let trial = Trial::begin(at, Clients::new(transport), merchant, patience).await;
+        let trial = CaseRun::begin(at, ClientsByOrigin::new(transport), merchant, patience).await;
         let trial = trial.map_err(Failure::No)?;
         for (name, premise) in trial.premises().await {
             println!("{name:<9} {premise}");
@@ -98,7 +98,7 @@ pub(super) fn conformance(args: &Conformance) -> Result<(), Failure> {
     }
 }
 
-impl Conformance {
+impl ConformanceCommand {
     /// Only this machine, or a host that was named: what is tried ends in somebody's books.
     fn check_hosts(&self) -> Result<(), Failure> {
         let urls = [

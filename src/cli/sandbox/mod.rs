@@ -12,13 +12,13 @@ use tokio::net::TcpListener;
 use super::{Failure, environment};
 use crate::config;
 use crate::config::{ReloadOutcome, Snapshot};
-use crate::http::client::by_origin::Clients;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Transport;
 use crate::http::server::accept::serve;
-use crate::http::server::connection::{App, Door, Limits};
-use crate::process::drain::Lifetime;
+use crate::http::server::connection::{Door, Limits, Service};
+use crate::process::drain::Drain;
 use crate::protocol::key::Key;
-use crate::sandbox::fault::Fault;
+use crate::sandbox::fault::SandboxFault;
 use crate::sandbox::{Options, Sandbox as Platform};
 use crate::telemetry::metrics::Uncounted;
 
@@ -38,9 +38,9 @@ const LIMITS: Limits = Limits {
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(super) struct Sandbox {
+pub(super) struct SandboxCommand {
     #[command(subcommand)]
-    command: Option<Box<Command>>,
+    command: Option<Box<SandboxAction>>,
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
@@ -57,18 +57,18 @@ pub(super) struct Sandbox {
     #[arg(long, value_name = "ACTION")]
     closed: Vec<String>,
     /// Go wrong on purpose, for all orders; the page and POST /sandbox/faults change it
-    #[arg(long, value_name = "FAULT", value_parser = Fault::parse)]
-    fault: Vec<Fault>,
+    #[arg(long, value_name = "FAULT", value_parser = SandboxFault::parse)]
+    fault: Vec<SandboxFault>,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum SandboxAction {
     /// Try a merchant's own handler through a running sidecar: a table of what held
-    Conformance(conformance::Conformance),
+    Conformance(conformance::ConformanceCommand),
 }
 
-pub(super) fn sandbox(args: &Sandbox) -> Result<(), Failure> {
-    if let Some(Command::Conformance(args)) = args.command.as_deref() {
+pub(super) fn sandbox(args: &SandboxCommand) -> Result<(), Failure> {
+    if let Some(SandboxAction::Conformance(args)) = args.command.as_deref() {
         return conformance::conformance(args);
     }
     let runtime = tokio::runtime::Runtime::new();
@@ -117,12 +117,15 @@ pub(super) fn platform(
         post,
         closed,
     };
-    Ok(Arc::new(Platform::new(options, Clients::new(transport))))
+    Ok(Arc::new(Platform::new(
+        options,
+        ClientsByOrigin::new(transport),
+    )))
 }
 
 /// Serves a platform from now on; who called before has waited.
 pub(super) fn open(listener: TcpListener, platform: &Arc<Platform>) {
-    let app = App::new(platform.clone(), LIMITS, Arc::new(Lifetime::default()));
+    let app = Service::new(platform.clone(), LIMITS, Arc::new(Drain::default()));
     tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
 }
 
@@ -131,7 +134,7 @@ pub(super) fn demo_key(index: usize) -> Key {
     Key::new(DEMO_KEYS[index]).expect("is not empty")
 }
 
-fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::Watch, Failure> {
+fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::LiveConfig, Failure> {
     let snapshot = Snapshot::load(file, &environment)?;
     platform.set_merchants(&snapshot);
     let (followed, path) = (platform.clone(), file.to_owned());

@@ -19,7 +19,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::hint::Hints;
 use super::merchants::Snapshot;
 pub use reload::ReloadOutcome;
-use reload::{Follower, Step};
+use reload::{Follower, ReloadStep};
 
 /// How late a change is seen where file events do not work.
 const POLL: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(60);
 
 /// A handle on the merchants in force; clones share them. The thread ends with the last handle.
 #[derive(Clone)]
-pub struct Watch(Arc<Shared>);
+pub struct LiveConfig(Arc<Shared>);
 
 struct Shared {
     current: ArcSwap<Snapshot>,
@@ -47,12 +47,12 @@ struct Turn {
 /// Keeps `first`, loaded from `path`, in step with the file.
 ///
 /// `on_reload` hears of each change that was applied or refused, a refusal once for each content, and of whatever
-/// [`Watch::reload`] returns. It must not call `reload` itself. Fails only where no thread can be started.
+/// [`LiveConfig::reload`] returns. It must not call `reload` itself. Fails only where no thread can be started.
 pub fn watch(
     path: PathBuf,
     first: Snapshot,
     on_reload: impl Fn(&ReloadOutcome) + Send + 'static,
-) -> io::Result<Watch> {
+) -> io::Result<LiveConfig> {
     let outcome = ReloadOutcome::Applied {
         merchants: first.len(),
         digest: first.digest().into(),
@@ -74,16 +74,16 @@ pub fn watch(
     thread::Builder::new()
         .name("merchants".into())
         .spawn(move || follow(&weak))?;
-    Ok(Watch(shared))
+    Ok(LiveConfig(shared))
 }
 
-impl Watch {
+impl LiveConfig {
     /// The merchants in force, to keep for the length of a request.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.0.current.load_full()
     }
 
-    /// The merchants in force, cheaper than [`Watch::snapshot`] where they are not kept across an await.
+    /// The merchants in force, cheaper than [`LiveConfig::snapshot`] where they are not kept across an await.
     pub fn load(&self) -> Guard<Arc<Snapshot>> {
         self.0.current.load()
     }
@@ -102,7 +102,7 @@ impl Watch {
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for LiveConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Watch").field(&*self.load()).finish()
     }
@@ -115,14 +115,14 @@ impl Shared {
         // Watched before looked at: a change between the two is then at least hinted at.
         hints.follow(turn.follower.paths());
         match turn.follower.look(Instant::now(), &self.current) {
-            Step::Settled { reverted: true } => {
+            ReloadStep::Settled { reverted: true } => {
                 let merchants = self.current.load().len();
                 self.note(ReloadOutcome::Unchanged { merchants });
                 POLL
             }
-            Step::Settled { reverted: false } => POLL,
-            Step::Wait(rest) => rest.min(POLL),
-            Step::Done(outcome) => {
+            ReloadStep::Settled { reverted: false } => POLL,
+            ReloadStep::Wait(rest) => rest.min(POLL),
+            ReloadStep::Done(outcome) => {
                 self.tell(&turn, outcome);
                 POLL
             }

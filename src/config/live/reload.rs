@@ -53,7 +53,7 @@ pub enum ReloadOutcome {
 }
 
 /// What one look found.
-pub(super) enum Step {
+pub(super) enum ReloadStep {
     /// Nothing to do; `reverted` where refused content has gone back to what is in force.
     Settled { reverted: bool },
     /// Look again after this long.
@@ -71,12 +71,12 @@ pub(super) struct Follower {
 }
 
 struct Pending {
-    trial: Trial,
+    trial: ReloadTrial,
     since: Instant,
     quiet: Duration,
 }
 
-struct Trial {
+struct ReloadTrial {
     result: Result<Snapshot, Problems>,
     contents: Contents,
     took: Duration,
@@ -108,16 +108,16 @@ impl Follower {
     }
 
     /// Applies a change once it has been the same for long enough; reports one refusal for each content.
-    pub(super) fn look(&mut self, now: Instant, current: &ArcSwap<Snapshot>) -> Step {
+    pub(super) fn look(&mut self, now: Instant, current: &ArcSwap<Snapshot>) -> ReloadStep {
         let seen = self.observe();
         if holds(&seen, &self.in_force) {
             self.pending = None;
             let reverted = !std::mem::take(&mut self.refused).is_empty();
-            return Step::Settled { reverted };
+            return ReloadStep::Settled { reverted };
         }
         if holds(&seen, &self.refused) {
             self.pending = None;
-            return Step::Settled { reverted: false };
+            return ReloadStep::Settled { reverted: false };
         }
         let pending = match self.pending.take() {
             Some(pending) if holds(&seen, &pending.trial.contents) => pending,
@@ -127,9 +127,9 @@ impl Follower {
         if waited < pending.quiet {
             let rest = pending.quiet - waited;
             self.pending = Some(pending);
-            return Step::Wait(rest);
+            return ReloadStep::Wait(rest);
         }
-        Step::Done(self.decide(pending.trial, current))
+        ReloadStep::Done(self.decide(pending.trial, current))
     }
 
     /// Looks now, without the wait for quiet.
@@ -170,17 +170,17 @@ impl Follower {
         }
     }
 
-    fn load(&self) -> Trial {
+    fn load(&self) -> ReloadTrial {
         let start = Instant::now();
         let (result, contents) = merchants::attempt(&self.path, &|name| std::env::var(name).ok());
-        Trial {
+        ReloadTrial {
             result,
             contents,
             took: start.elapsed(),
         }
     }
 
-    fn decide(&mut self, trial: Trial, current: &ArcSwap<Snapshot>) -> ReloadOutcome {
+    fn decide(&mut self, trial: ReloadTrial, current: &ArcSwap<Snapshot>) -> ReloadOutcome {
         let old = current.load_full();
         let checked = trial.result.and_then(|new| self.guard(&old, new));
         match checked {
@@ -281,28 +281,28 @@ mod tests {
             fs::write(self.dir.path().join("m.toml"), text).unwrap();
         }
 
-        fn look_after(&mut self, ms: u64) -> Step {
+        fn look_after(&mut self, ms: u64) -> ReloadStep {
             self.now += Duration::from_millis(ms);
             self.follower.look(self.now, &self.current)
         }
 
         fn outcome_after(&mut self, ms: u64) -> ReloadOutcome {
             match self.look_after(ms) {
-                Step::Done(outcome) => outcome,
-                Step::Wait(rest) => panic!("waits for {rest:?}"),
-                Step::Settled { .. } => panic!("settled"),
+                ReloadStep::Done(outcome) => outcome,
+                ReloadStep::Wait(rest) => panic!("waits for {rest:?}"),
+                ReloadStep::Settled { .. } => panic!("settled"),
             }
         }
 
         fn is_settled_after(&mut self, ms: u64) -> bool {
-            matches!(self.look_after(ms), Step::Settled { .. })
+            matches!(self.look_after(ms), ReloadStep::Settled { .. })
         }
 
         fn waits_after(&mut self, ms: u64) -> Duration {
             match self.look_after(ms) {
-                Step::Wait(rest) => rest,
-                Step::Done(outcome) => panic!("{outcome:?}"),
-                Step::Settled { .. } => panic!("settled"),
+                ReloadStep::Wait(rest) => rest,
+                ReloadStep::Done(outcome) => panic!("{outcome:?}"),
+                ReloadStep::Settled { .. } => panic!("settled"),
             }
         }
     }
@@ -385,7 +385,7 @@ mod tests {
         desk.write(&entries(2));
         assert!(matches!(
             desk.look_after(300),
-            Step::Settled { reverted: false }
+            ReloadStep::Settled { reverted: false }
         ));
         desk.write("broken");
         desk.waits_after(0);
@@ -393,11 +393,11 @@ mod tests {
         desk.write(&entries(2));
         assert!(matches!(
             desk.look_after(300),
-            Step::Settled { reverted: true }
+            ReloadStep::Settled { reverted: true }
         ));
         assert!(matches!(
             desk.look_after(300),
-            Step::Settled { reverted: false }
+            ReloadStep::Settled { reverted: false }
         ));
     }
 

@@ -32,24 +32,24 @@ pub struct Settings {
     /// Worker threads; 0 in the file has become the number of cores.
     pub threads: usize,
     /// The listener for the app.
-    pub app: App,
+    pub app: AppSettings,
     /// The payment platform.
-    pub platform: Platform,
+    pub platform: PlatformSettings,
     /// The listener for callbacks; none without a `[callbacks]` section.
-    pub callbacks: Option<Callbacks>,
+    pub callbacks: Option<CallbackSettings>,
     /// What is kept of results, and for how long.
-    pub inbox: Inbox,
+    pub inbox: InboxSettings,
     /// The listener for operations.
-    pub admin: Admin,
+    pub admin: AdminSettings,
     /// What is logged.
-    pub log: Log,
+    pub log: LogSettings,
     /// What is allowed but worth a look.
     pub warnings: Vec<String>,
 }
 
 /// `[app]`
 #[derive(Debug, Clone)]
-pub struct App {
+pub struct AppSettings {
     /// At least one; relative socket paths count from the settings file.
     pub listen: Vec<Listen>,
     /// Bytes of one request body.
@@ -60,7 +60,7 @@ pub struct App {
 
 /// `[platform]`
 #[derive(Debug, Clone)]
-pub struct Platform {
+pub struct PlatformSettings {
     /// Scheme, host, port and a path prefix; no query, no fragment, no user.
     pub url: Url,
     /// To an open connection, TLS included.
@@ -75,13 +75,13 @@ pub struct Platform {
 
 /// `[callbacks]`
 #[derive(Debug, Clone)]
-pub struct Callbacks {
+pub struct CallbackSettings {
     /// At least one.
     pub listen: Vec<SocketAddr>,
     /// How the outside reaches this listener.
     pub public_url: Option<Url>,
     /// Certificate and key, where the listener speaks https itself.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsSettings>,
     /// Who may call back; empty = anyone.
     pub allow_from: Vec<IpNet>,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -90,7 +90,7 @@ pub struct Callbacks {
 
 /// `callbacks.tls`: PEM files, relative to the settings file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsSettings {
     /// The certificate chain.
     pub cert: PathBuf,
     /// Its private key.
@@ -99,7 +99,7 @@ pub struct Tls {
 
 /// `[inbox]`
 #[derive(Debug, Clone)]
-pub struct Inbox {
+pub struct InboxSettings {
     /// Where orders and events are kept.
     pub store: StoreAddress,
     /// When the platform is told `0000`.
@@ -136,7 +136,7 @@ pub enum Confirm {
 
 /// `[admin]`
 #[derive(Debug, Clone)]
-pub struct Admin {
+pub struct AdminSettings {
     /// Health, metrics, console, reload.
     pub listen: SocketAddr,
     /// The names, in lower case, that the listener is called by, beside its addresses.
@@ -147,7 +147,7 @@ pub struct Admin {
 
 /// `[log]`
 #[derive(Debug, Clone)]
-pub struct Log {
+pub struct LogSettings {
     /// For people or for machines.
     pub format: LogFormat,
     /// `error`, `warn`, `info`, `debug` or `trace`.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Acknowledge, Admin, App, Callbacks, Confirm, Inbox, Log, LogFormat, Platform, Settings, Tls,
-    warnings,
+    Acknowledge, AdminSettings, AppSettings, CallbackSettings, Confirm, InboxSettings, LogFormat,
+    LogSettings, PlatformSettings, Settings, TlsSettings, warnings,
 };
 use crate::config::layers::Layers;
 use crate::config::listen::Listen;
@@ -79,13 +79,13 @@ pub(super) fn settings(
     Some(settings)
 }
 
-fn app(layers: &mut Layers<'_>, folder: &Path) -> App {
+fn app(layers: &mut Layers<'_>, folder: &Path) -> AppSettings {
     let listen = layers.list("app.listen", |text| {
         let listen: Listen = text.parse().map_err(|error| format!("{error}"))?;
         listen.within(folder)
     });
     let listen = at_least_one(layers, "app.listen", listen);
-    App {
+    AppSettings {
         listen: listen.unwrap_or_else(|| vec![Listen::Tcp(([127, 0, 0, 1], 8080).into())]),
         max_body: layers
             .number("app.max_body", MAX_BODY, units::size, units::shown_size)
@@ -96,7 +96,7 @@ fn app(layers: &mut Layers<'_>, folder: &Path) -> App {
     }
 }
 
-fn platform(layers: &mut Layers<'_>, folder: &Path) -> Option<Platform> {
+fn platform(layers: &mut Layers<'_>, folder: &Path) -> Option<PlatformSettings> {
     let url = layers.text("platform.url", |text| web_url::parse(text, Tail::Nothing));
     if !layers.is_given("platform.url") {
         layers.problem("platform.url", "expected the platform's url");
@@ -112,7 +112,7 @@ fn platform(layers: &mut Layers<'_>, folder: &Path) -> Option<Platform> {
     let extra_paths = layers
         .list("platform.extra_paths", extra_path)
         .unwrap_or_default();
-    Some(Platform {
+    Some(PlatformSettings {
         url: url?,
         connect_timeout,
         timeout,
@@ -121,13 +121,13 @@ fn platform(layers: &mut Layers<'_>, folder: &Path) -> Option<Platform> {
     })
 }
 
-fn callbacks(layers: &mut Layers<'_>, folder: &Path) -> Option<Callbacks> {
+fn callbacks(layers: &mut Layers<'_>, folder: &Path) -> Option<CallbackSettings> {
     if !layers.has_section("callbacks") {
         return None;
     }
     let listen = layers.list("callbacks.listen", address);
     let listen = at_least_one(layers, "callbacks.listen", listen);
-    Some(Callbacks {
+    Some(CallbackSettings {
         listen: listen.unwrap_or_else(|| vec![([0, 0, 0, 0], 8081).into()]),
         public_url: layers.text("callbacks.public_url", |text| {
             web_url::parse(text, Tail::Nothing)
@@ -142,7 +142,7 @@ fn callbacks(layers: &mut Layers<'_>, folder: &Path) -> Option<Callbacks> {
     })
 }
 
-fn tls(layers: &mut Layers<'_>, folder: &Path) -> Option<Tls> {
+fn tls(layers: &mut Layers<'_>, folder: &Path) -> Option<TlsSettings> {
     let cert = layers.text("callbacks.tls.cert", |text| file(folder, text));
     let key = layers.text("callbacks.tls.key", |text| file(folder, text));
     let given = ["callbacks.tls.cert", "callbacks.tls.key"].map(|key| layers.is_given(key));
@@ -151,13 +151,17 @@ fn tls(layers: &mut Layers<'_>, folder: &Path) -> Option<Tls> {
         [false, true] => layers.problem("callbacks.tls.cert", "expected beside callbacks.tls.key"),
         _ => {}
     }
-    Some(Tls {
+    Some(TlsSettings {
         cert: cert?,
         key: key?,
     })
 }
 
-fn inbox(layers: &mut Layers<'_>, folder: &Path, env: &dyn Fn(&str) -> Option<String>) -> Inbox {
+fn inbox(
+    layers: &mut Layers<'_>,
+    folder: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> InboxSettings {
     let store = layers.text("inbox.store", |text| StoreAddress::parse(folder, text, env));
     let given = layers.argument("inbox.store");
     if given.is_some_and(|text| StoreAddress::names_password(folder, text)) {
@@ -174,7 +178,7 @@ fn inbox(layers: &mut Layers<'_>, folder: &Path, env: &dyn Fn(&str) -> Option<St
         "paid" => Ok(Confirm::Paid),
         _ => Err("expected \"off\" or \"paid\"".into()),
     });
-    Inbox {
+    InboxSettings {
         store: store.unwrap_or_else(|| StoreAddress::Sqlite(folder.join("countersign.db"))),
         acknowledge: acknowledge.unwrap_or(Acknowledge::Stored),
         retry_for: time(layers, "inbox.retry_for", MAX_KEEP, RETRY_FOR),
@@ -187,7 +191,7 @@ fn inbox(layers: &mut Layers<'_>, folder: &Path, env: &dyn Fn(&str) -> Option<St
     }
 }
 
-fn admin(layers: &mut Layers<'_>, folder: &Path) -> Admin {
+fn admin(layers: &mut Layers<'_>, folder: &Path) -> AdminSettings {
     let listen = layers
         .text("admin.listen", address)
         .unwrap_or(([127, 0, 0, 1], 9900).into());
@@ -209,7 +213,7 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> Admin {
             "can be reached from other machines, expected admin.token or admin.token_file";
         layers.problem("admin.listen", expected);
     }
-    Admin {
+    AdminSettings {
         listen,
         names,
         token: given.or(from_file),
@@ -232,7 +236,7 @@ fn host_name(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-fn log(layers: &mut Layers<'_>) -> Log {
+fn log(layers: &mut Layers<'_>) -> LogSettings {
     let format = layers.text("log.format", |text| match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
@@ -242,7 +246,7 @@ fn log(layers: &mut Layers<'_>) -> Log {
         "error" | "warn" | "info" | "debug" | "trace" => Ok(text.to_owned()),
         _ => Err("expected \"error\", \"warn\", \"info\", \"debug\" or \"trace\"".into()),
     });
-    Log {
+    LogSettings {
         format: format.unwrap_or(LogFormat::Text),
         level: level.unwrap_or_else(|| "info".into()),
     }

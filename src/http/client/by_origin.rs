@@ -17,12 +17,12 @@ const TIME: Duration = Duration::from_secs(10);
 const MAX_CLIENTS: usize = 4096;
 
 /// Clients by origin.
-pub struct Clients {
+pub struct ClientsByOrigin {
     transport: Transport,
     clients: Mutex<HashMap<String, Arc<Client>>>,
 }
 
-impl Clients {
+impl ClientsByOrigin {
     /// No client yet.
     pub fn new(transport: Transport) -> Self {
         Self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pingora::{Error, ErrorType};
 
-use super::exchange::{Broken, MAX_ANSWER};
+use super::exchange::{ExchangeError, MAX_ANSWER};
 
 /// Whether a request that failed may have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +33,12 @@ impl Sent {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum ClientError {
     /// No connection.
     #[error("{step} failed: {reason}")]
     Unreachable {
         /// What did not work: the look-up of the name, connecting, TLS.
-        step: Step,
+        step: ExchangeStep,
         /// In the words of whoever failed.
         reason: String,
         /// `No`, but for a query that a dead connection may have carried before.
@@ -66,7 +66,7 @@ pub enum Fault {
     NotHttp(&'static str),
 }
 
-impl Fault {
+impl ClientError {
     /// Whether the request may have arrived.
     pub fn sent(&self) -> Sent {
         match self {
@@ -77,12 +77,12 @@ impl Fault {
     }
 }
 
-impl Fault {
-    pub(super) fn of(broken: Broken) -> Self {
+impl ClientError {
+    pub(super) fn of(broken: ExchangeError) -> Self {
         match broken {
-            Broken::Silent(reason) | Broken::Ended(reason) => Self::CutOff(reason),
-            Broken::NotHttp(why) => Self::NotHttp(why),
-            Broken::TooLong => Self::TooLong,
+            ExchangeError::Silent(reason) | ExchangeError::Ended(reason) => Self::CutOff(reason),
+            ExchangeError::NotHttp(why) => Self::NotHttp(why),
+            ExchangeError::TooLong => Self::TooLong,
         }
     }
 
@@ -96,7 +96,7 @@ impl Fault {
 
 /// The steps to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ExchangeStep {
     /// The host's name to its addresses.
     Dns,
     /// The TCP connection.
@@ -105,7 +105,7 @@ pub enum Step {
     Tls,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for ExchangeStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dns => "DNS look-up",
@@ -116,29 +116,29 @@ impl fmt::Display for Step {
 }
 
 /// Why a socket could not be connected.
-pub(super) fn connect_fault(error: &io::Error) -> Fault {
+pub(super) fn connect_fault(error: &io::Error) -> ClientError {
     let reason = match error.kind() {
         ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route to host".to_owned(),
         _ => error.to_string(),
     };
-    unreachable(Step::Connect, reason)
+    unreachable(ExchangeStep::Connect, reason)
 }
 
 /// Why there is no connection with TLS: at its TCP or at its handshake.
-pub(super) fn tls_fault(error: &Error) -> Fault {
+pub(super) fn tls_fault(error: &Error) -> ClientError {
     let step = match error.etype() {
         ErrorType::TLSHandshakeFailure
         | ErrorType::TLSHandshakeTimedout
         | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => Step::Tls,
-        _ => Step::Connect,
+        | ErrorType::HandshakeError => ExchangeStep::Tls,
+        _ => ExchangeStep::Connect,
     };
     unreachable(step, reason(error))
 }
 
-fn unreachable(step: Step, reason: String) -> Fault {
-    Fault::Unreachable {
+fn unreachable(step: ExchangeStep, reason: String) -> ClientError {
+    ClientError::Unreachable {
         step,
         reason,
         sent: Sent::No,

@@ -34,7 +34,7 @@ pub struct Answered {
 
 /// Why there is no whole answer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Broken {
+pub enum ExchangeError {
     /// The connection ended before any byte of an answer.
     Silent(String),
     /// The connection ended inside the answer.
@@ -45,14 +45,14 @@ pub enum Broken {
     TooLong,
 }
 
-const BAD_HEAD: Broken = Broken::NotHttp("its header is malformed");
-const BAD_BODY: Broken = Broken::NotHttp("its body is malformed");
+const BAD_HEAD: ExchangeError = ExchangeError::NotHttp("its header is malformed");
+const BAD_BODY: ExchangeError = ExchangeError::NotHttp("its body is malformed");
 
 /// Sends `request` and reads the answer.
 pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request: &[u8],
-) -> Result<Answered, Broken> {
+) -> Result<Answered, ExchangeError> {
     let written = async {
         stream.write_all(request).await?;
         stream.flush().await
@@ -67,8 +67,10 @@ pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
             reusable: false,
             ..answered
         }),
-        (Err(Broken::Silent(_)), Some(error)) => Err(Broken::Silent(error.to_string())),
-        (Err(Broken::Ended(_)), Some(error)) => Err(Broken::Ended(error.to_string())),
+        (Err(ExchangeError::Silent(_)), Some(error)) => {
+            Err(ExchangeError::Silent(error.to_string()))
+        }
+        (Err(ExchangeError::Ended(_)), Some(error)) => Err(ExchangeError::Ended(error.to_string())),
         (Err(broken), Some(_)) => Err(broken),
     }
 }
@@ -76,14 +78,14 @@ pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
 async fn read_answer<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
-) -> Result<Answered, Broken> {
-    fill(stream, buffer).await.map_err(Broken::silent)?;
+) -> Result<Answered, ExchangeError> {
+    fill(stream, buffer).await.map_err(ExchangeError::silent)?;
     for _ in 0..=MAX_INTERIM {
         let head = loop {
-            if let Some(head) = Head::parse(buffer)? {
+            if let Some(head) = ResponseHead::parse(buffer)? {
                 break head;
             }
-            fill(stream, buffer).await.map_err(Broken::ended)?;
+            fill(stream, buffer).await.map_err(ExchangeError::ended)?;
         };
         match head.status {
             // What follows is no answer, but another protocol's.
@@ -92,7 +94,7 @@ async fn read_answer<S: AsyncRead + Unpin>(
             _ => return head.with_body(stream, buffer).await,
         }
     }
-    Err(Broken::NotHttp("no final status"))
+    Err(ExchangeError::NotHttp("no final status"))
 }
 
 /// Reads more, or fails where there is no more.
@@ -106,7 +108,7 @@ async fn fill<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) -> io
     }
 }
 
-impl Broken {
+impl ExchangeError {
     /// Only an end that says so is one: after anything else the request may be under way.
     fn silent(error: io::Error) -> Self {
         use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
@@ -122,7 +124,7 @@ impl Broken {
 }
 
 /// The head of an answer, and where its body ends.
-struct Head {
+struct ResponseHead {
     status: StatusCode,
     bytes: Bytes,
     body: BodyLength,
@@ -137,9 +139,9 @@ enum BodyLength {
     UntilClose,
 }
 
-impl Head {
+impl ResponseHead {
     /// Takes a whole head from the buffer.
-    fn parse(buffer: &mut BytesMut) -> Result<Option<Self>, Broken> {
+    fn parse(buffer: &mut BytesMut) -> Result<Option<Self>, ExchangeError> {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
         let parser = ParserConfig::default();
@@ -166,7 +168,7 @@ impl Head {
         self,
         stream: &mut S,
         buffer: &mut BytesMut,
-    ) -> Result<Answered, Broken> {
+    ) -> Result<Answered, ExchangeError> {
         let body = match self.body {
             BodyLength::Known(length) => read_length(stream, buffer, length).await?,
             BodyLength::Chunked => read_chunks(stream, buffer).await?,
@@ -182,7 +184,7 @@ impl Head {
 }
 
 impl BodyLength {
-    fn of(status: StatusCode, fields: &[Header<'_>], is_1_1: bool) -> Result<Self, Broken> {
+    fn of(status: StatusCode, fields: &[Header<'_>], is_1_1: bool) -> Result<Self, ExchangeError> {
         let length = content_length(fields)?;
         let mut codings = values(fields, "transfer-encoding");
         let coding = codings.next();
@@ -196,7 +198,7 @@ impl BodyLength {
             (status, ..) if status.is_informational() => Self::Known(0),
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, ..) => Self::Known(0),
             (_, Some(_), _) => Self::Chunked,
-            (_, None, Some(length)) if length > MAX_ANSWER => return Err(Broken::TooLong),
+            (_, None, Some(length)) if length > MAX_ANSWER => return Err(ExchangeError::TooLong),
             (_, None, Some(length)) => Self::Known(length),
             (_, None, None) => Self::UntilClose,
         })
@@ -212,7 +214,7 @@ fn values<'h>(fields: &'h [Header<'_>], name: &str) -> impl Iterator<Item = &'h 
 }
 
 /// Digits alone, and the same ones each time.
-fn content_length(fields: &[Header<'_>]) -> Result<Option<usize>, Broken> {
+fn content_length(fields: &[Header<'_>]) -> Result<Option<usize>, ExchangeError> {
     let mut lengths = values(fields, "content-length");
     let Some(digits) = lengths.next() else {
         return Ok(None);
@@ -243,9 +245,9 @@ async fn read_length<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
     length: usize,
-) -> Result<Bytes, Broken> {
+) -> Result<Bytes, ExchangeError> {
     while buffer.len() < length {
-        fill(stream, buffer).await.map_err(Broken::ended)?;
+        fill(stream, buffer).await.map_err(ExchangeError::ended)?;
     }
     Ok(buffer.copy_to_bytes(length))
 }
@@ -253,12 +255,14 @@ async fn read_length<S: AsyncRead + Unpin>(
 async fn read_to_end<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
-) -> Result<Bytes, Broken> {
+) -> Result<Bytes, ExchangeError> {
     loop {
         if buffer.len() > MAX_ANSWER {
-            return Err(Broken::TooLong);
+            return Err(ExchangeError::TooLong);
         }
-        let read = read_more(stream, buffer).await.map_err(Broken::ended)?;
+        let read = read_more(stream, buffer)
+            .await
+            .map_err(ExchangeError::ended)?;
         if read == 0 {
             return Ok(buffer.split().freeze());
         }
@@ -268,7 +272,7 @@ async fn read_to_end<S: AsyncRead + Unpin>(
 async fn read_chunks<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
-) -> Result<Bytes, Broken> {
+) -> Result<Bytes, ExchangeError> {
     let mut body = BytesMut::new();
     loop {
         let size = read_chunk_size(stream, buffer).await?;
@@ -277,10 +281,10 @@ async fn read_chunks<S: AsyncRead + Unpin>(
             return Ok(body.freeze());
         }
         if size > MAX_ANSWER - body.len() {
-            return Err(Broken::TooLong);
+            return Err(ExchangeError::TooLong);
         }
         while buffer.len() < size + 2 {
-            fill(stream, buffer).await.map_err(Broken::ended)?;
+            fill(stream, buffer).await.map_err(ExchangeError::ended)?;
         }
         body.extend_from_slice(&buffer[..size]);
         if &buffer[size..size + 2] != b"\r\n" {
@@ -293,17 +297,17 @@ async fn read_chunks<S: AsyncRead + Unpin>(
 async fn read_chunk_size<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
-) -> Result<usize, Broken> {
+) -> Result<usize, ExchangeError> {
     loop {
         match httparse::parse_chunk_size(buffer) {
             Ok(Status::Complete((length, size))) if length <= MAX_CHUNK_LINE => {
                 buffer.advance(length);
-                return usize::try_from(size).map_err(|_| Broken::TooLong);
+                return usize::try_from(size).map_err(|_| ExchangeError::TooLong);
             }
             Ok(Status::Partial) if buffer.len() <= MAX_CHUNK_LINE => {}
             _ => return Err(BAD_BODY),
         }
-        fill(stream, buffer).await.map_err(Broken::ended)?;
+        fill(stream, buffer).await.map_err(ExchangeError::ended)?;
     }
 }
 
@@ -311,18 +315,18 @@ async fn read_chunk_size<S: AsyncRead + Unpin>(
 async fn read_trailers<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
-) -> Result<(), Broken> {
+) -> Result<(), ExchangeError> {
     loop {
         if let Some(length) = trailers_length(buffer)? {
             buffer.advance(length);
             return Ok(());
         }
-        fill(stream, buffer).await.map_err(Broken::ended)?;
+        fill(stream, buffer).await.map_err(ExchangeError::ended)?;
     }
 }
 
 /// Apart, so that the fields do not make every exchange larger.
-fn trailers_length(buffer: &[u8]) -> Result<Option<usize>, Broken> {
+fn trailers_length(buffer: &[u8]) -> Result<Option<usize>, ExchangeError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(buffer, &mut fields) {
         Ok(Status::Complete((length, _))) if length <= MAX_HEAD => Ok(Some(length)),
@@ -338,7 +342,7 @@ mod tests {
     use tokio::io::duplex;
 
     /// The answer to an exchange with a server that says `pieces` and then closes, or stays open.
-    async fn answer_in(pieces: &[&[u8]], closes: bool) -> Result<Answered, Broken> {
+    async fn answer_in(pieces: &[&[u8]], closes: bool) -> Result<Answered, ExchangeError> {
         let (mut ours, mut theirs) = duplex(1 << 16);
         for piece in pieces {
             theirs.write_all(piece).await.unwrap();
@@ -349,7 +353,7 @@ mod tests {
         answered
     }
 
-    async fn answer(text: &str) -> Result<Answered, Broken> {
+    async fn answer(text: &str) -> Result<Answered, ExchangeError> {
         answer_in(&[text.as_bytes()], false).await
     }
 
@@ -467,9 +471,15 @@ mod tests {
             );
         }
         let switched = answer("HTTP/1.1 101 Switching Protocols\r\n\r\n").await;
-        assert_eq!(switched.unwrap_err(), Broken::NotHttp("no final status"));
+        assert_eq!(
+            switched.unwrap_err(),
+            ExchangeError::NotHttp("no final status")
+        );
         let for_ever = answer(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(MAX_INTERIM + 1)).await;
-        assert_eq!(for_ever.unwrap_err(), Broken::NotHttp("no final status"));
+        assert_eq!(
+            for_ever.unwrap_err(),
+            ExchangeError::NotHttp("no final status")
+        );
     }
 
     #[tokio::test]
@@ -478,12 +488,12 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
             MAX_ANSWER + 1
         );
-        assert_eq!(answer(&long).await.unwrap_err(), Broken::TooLong);
+        assert_eq!(answer(&long).await.unwrap_err(), ExchangeError::TooLong);
         let chunk = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
             MAX_ANSWER + 1
         );
-        assert_eq!(answer(&chunk).await.unwrap_err(), Broken::TooLong);
+        assert_eq!(answer(&chunk).await.unwrap_err(), ExchangeError::TooLong);
         let fields = "A: b\r\n".repeat(MAX_FIELDS + 1);
         let fields = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n");
         assert_eq!(answer(&fields).await.unwrap_err(), BAD_HEAD);
@@ -500,12 +510,15 @@ mod tests {
             while theirs.write_all(&[b'a'; 4096]).await.is_ok() {}
         });
         let broken = exchange(&mut ours, b"").await;
-        assert_eq!(broken.unwrap_err(), Broken::TooLong);
+        assert_eq!(broken.unwrap_err(), ExchangeError::TooLong);
     }
 
     #[tokio::test]
     async fn an_end_before_the_first_byte_is_told_from_one_after_it() {
-        assert!(matches!(answer_in(&[], true).await, Err(Broken::Silent(_))));
+        assert!(matches!(
+            answer_in(&[], true).await,
+            Err(ExchangeError::Silent(_))
+        ));
         for cut in [
             "H",
             "HTTP/1.1 200 OK\r\n",
@@ -516,7 +529,7 @@ mod tests {
         ] {
             let answered = answer_in(&[cut.as_bytes()], true).await;
             assert!(
-                matches!(answered, Err(Broken::Ended(_))),
+                matches!(answered, Err(ExchangeError::Ended(_))),
                 "{cut}: {answered:?}"
             );
         }

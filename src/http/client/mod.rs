@@ -31,14 +31,14 @@ use tokio::time::timeout_at;
 use url::Url;
 
 use super::client::connect::Transport;
-use super::client::error::{Fault, Sent, Step, connect_fault, tls_fault};
-use super::client::exchange::{Broken, exchange};
+use super::client::error::{ClientError, ExchangeStep, Sent, connect_fault, tls_fault};
+use super::client::exchange::{ExchangeError, exchange};
 use super::client::pool::{Connection, Pool};
 pub use super::client::request::Body;
 use super::client::request::Origin;
-use super::client::resolve::Addresses;
+use super::client::resolve::Resolver;
 pub use super::client::response::RawResponse;
-use super::io::stream::Wire;
+use super::io::stream::IoStream;
 
 /// Addresses that are tried when connecting fails.
 const MAX_ADDRESSES: usize = 4;
@@ -58,7 +58,7 @@ pub struct RawRequest(Vec<u8>);
 /// The client for one origin.
 pub struct Client {
     origin: Origin,
-    addresses: Addresses,
+    addresses: Resolver,
     transport: Transport,
     pool: Arc<Pool>,
     connect_time: Duration,
@@ -76,7 +76,7 @@ impl Client {
     ) -> Result<Self, String> {
         Ok(Self {
             origin: Origin::of(url)?,
-            addresses: Addresses::of(url, connect_time)?,
+            addresses: Resolver::of(url, connect_time)?,
             transport,
             pool: Arc::default(),
             connect_time,
@@ -106,30 +106,37 @@ impl Client {
         headers: &HeaderMap,
         body: &dyn Body,
         repeat: Repeat,
-    ) -> Result<RawResponse, Fault> {
+    ) -> Result<RawResponse, ClientError> {
         let request = self.request(path, headers, body);
         self.send(&request, repeat).await
     }
 
     /// Gets `path` below the prefix, and reads the answer as [`Client::send`] does.
-    pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<RawResponse, Fault> {
+    pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<RawResponse, ClientError> {
         let request = RawRequest(self.origin.request("GET", path, headers, None));
         self.send(&request, Repeat::Once).await
     }
 
     /// Sends a request of this client's and reads the whole answer within the time given to the client.
-    pub async fn send(&self, request: &RawRequest, repeat: Repeat) -> Result<RawResponse, Fault> {
+    pub async fn send(
+        &self,
+        request: &RawRequest,
+        repeat: Repeat,
+    ) -> Result<RawResponse, ClientError> {
         let request = request.0.as_slice();
         let now = Instant::now();
         let deadline = now + self.time;
         let Some(mut connection) = self.pool.take(&self.addresses.known(), now) else {
             let connection = self.connect(deadline).await?;
-            return self.exchange(connection, request).await?.map_err(Fault::of);
+            return self
+                .exchange(connection, request)
+                .await?
+                .map_err(ClientError::of);
         };
         self.transport.count.connection(true);
         connection.deadline.set(deadline);
         match self.exchange(connection, request).await? {
-            Err(Broken::Silent(reason)) if repeat == Repeat::Once => {
+            Err(ExchangeError::Silent(reason)) if repeat == Repeat::Once => {
                 tracing::debug!(
                     reason,
                     "a pooled connection was dead; the query goes out once more"
@@ -137,9 +144,11 @@ impl Client {
                 // The dead connection may have carried the request.
                 let connected = self.connect(deadline).await;
                 let connection = connected.map_err(|fault| fault.but_sent(Sent::Unknown))?;
-                self.exchange(connection, request).await?.map_err(Fault::of)
+                self.exchange(connection, request)
+                    .await?
+                    .map_err(ClientError::of)
             }
-            answered => answered.map_err(Fault::of),
+            answered => answered.map_err(ClientError::of),
         }
     }
 
@@ -148,14 +157,14 @@ impl Client {
         &self,
         mut connection: Box<Connection>,
         request: &[u8],
-    ) -> Result<Result<RawResponse, Broken>, Fault> {
+    ) -> Result<Result<RawResponse, ExchangeError>, ClientError> {
         let answered = {
             let Connection {
                 stream, deadline, ..
             } = &mut *connection;
             deadline.limit(pin!(exchange(stream, request))).await
         };
-        let answered = answered.ok_or(Fault::TimedOut {
+        let answered = answered.ok_or(ClientError::TimedOut {
             after: self.time,
             sent: Sent::Unknown,
         })?;
@@ -169,16 +178,16 @@ impl Client {
 
     /// A fresh connection to the first address that takes one. In a box: a handshake's state is large, and most requests
     /// need none.
-    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Box<Connection>, Fault>> {
+    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Box<Connection>, ClientError>> {
         Box::pin(self.open(deadline))
     }
 
-    async fn open(&self, deadline: Instant) -> Result<Box<Connection>, Fault> {
+    async fn open(&self, deadline: Instant) -> Result<Box<Connection>, ClientError> {
         self.addresses
             .find()
             .await
-            .map_err(|reason| Fault::Unreachable {
-                step: Step::Dns,
+            .map_err(|reason| ClientError::Unreachable {
+                step: ExchangeStep::Dns,
                 reason,
                 sent: Sent::No,
             })?;
@@ -196,25 +205,27 @@ impl Client {
             }
         }
         self.addresses.doubt();
-        Err(last.unwrap_or(Fault::TimedOut {
+        Err(last.unwrap_or(ClientError::TimedOut {
             after: self.connect_time,
             sent: Sent::No,
         }))
     }
 
-    async fn reach(&self, address: SocketAddr) -> Result<Wire, Fault> {
+    async fn reach(&self, address: SocketAddr) -> Result<IoStream, ClientError> {
         if self.origin.tls {
             let mut peer = HttpPeer::new(address, true, self.origin.server_name.clone());
             peer.options.ca.clone_from(&self.transport.ca);
             let stream = self.transport.connector.new_stream(&peer).await;
-            return stream.map(Wire::Pingora).map_err(|error| tls_fault(&error));
+            return stream
+                .map(IoStream::Pingora)
+                .map_err(|error| tls_fault(&error));
         }
         let connected = TcpStream::connect(address).await.and_then(|stream| {
             stream.set_nodelay(true)?;
             Ok(stream)
         });
         connected
-            .map(Wire::Tcp)
+            .map(IoStream::Tcp)
             .map_err(|error| connect_fault(&error))
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::http::io::deadline::Deadline;
-use crate::http::io::stream::Wire;
+use crate::http::io::stream::IoStream;
 
 /// A connection is dropped this long after its last request began: sooner than common servers close it, because a request
 /// that meets a closing connection is a submit whose fate nobody knows.
@@ -29,7 +29,7 @@ const SHELF_SIZE: usize = 1024;
 /// An open connection.
 pub struct Connection {
     /// The stream, with nothing on it that was not asked for.
-    pub stream: Wire,
+    pub stream: IoStream,
     /// When the exchange that is under way is given up.
     pub deadline: Deadline,
     address: SocketAddr,
@@ -40,7 +40,7 @@ pub struct Connection {
 
 impl Connection {
     /// A connection to `address` that this thread has opened.
-    pub fn new(stream: Wire, address: SocketAddr, now: Instant, deadline: Instant) -> Self {
+    pub fn new(stream: IoStream, address: SocketAddr, now: Instant, deadline: Instant) -> Self {
         Self {
             stream,
             deadline: Deadline::new(deadline),

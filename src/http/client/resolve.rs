@@ -16,7 +16,7 @@ const REFRESH: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// What is known of one host.
-pub(super) struct Addresses {
+pub(super) struct Resolver {
     host: String,
     port: u16,
     /// The host is an address itself.
@@ -29,7 +29,7 @@ pub(super) struct Addresses {
     time: Duration,
 }
 
-impl Addresses {
+impl Resolver {
     /// None is known yet, unless the URL has one in the name's place. A look-up may take `time`.
     pub(super) fn of(url: &Url, time: Duration) -> Result<Self, String> {
         let host = url.host().ok_or("the URL has no host")?;

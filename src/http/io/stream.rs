@@ -23,7 +23,7 @@ const WRITE_BUFFER: usize = 4096;
 
 /// An open stream of bytes, watched by the runtime that it was made in.
 #[derive(Debug)]
-pub enum Wire {
+pub enum IoStream {
     /// Plain TCP, nothing in between.
     Tcp(TcpStream),
     /// TLS, or a socket in the file system.
@@ -40,46 +40,46 @@ pub enum Accepted {
 
 impl Accepted {
     /// From here on this runtime watches it.
-    pub fn into_wire(self) -> io::Result<Wire> {
+    pub fn into_wire(self) -> io::Result<IoStream> {
         match self {
             Self::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
-                TcpStream::from_std(stream).map(Wire::Tcp)
+                TcpStream::from_std(stream).map(IoStream::Tcp)
             }
             Self::Unix(stream) => {
                 stream.set_nonblocking(true)?;
                 let stream = UnixStream::from_std(stream)?;
-                Ok(Wire::Pingora(Box::new(L4Stream::from(stream))))
+                Ok(IoStream::Pingora(Box::new(L4Stream::from(stream))))
             }
         }
     }
 }
 
-impl Wire {
-    /// As a session of Pingora's wants it; [`Wire::from`] takes it back.
+impl IoStream {
+    /// As a session of Pingora's wants it; [`IoStream::from`] takes it back.
     pub fn into_stream(self) -> Stream {
         match self {
-            Self::Tcp(stream) => Box::new(Buffered::new(stream)),
+            Self::Tcp(stream) => Box::new(BufferedStream::new(stream)),
             Self::Pingora(stream) => stream,
         }
     }
 }
 
 /// What a session has left.
-impl From<Stream> for Wire {
+impl From<Stream> for IoStream {
     fn from(stream: Stream) -> Self {
-        if !stream.as_any().is::<Buffered>() {
+        if !stream.as_any().is::<BufferedStream>() {
             return Self::Pingora(stream);
         }
-        let buffered = stream.into_any().downcast::<Buffered>();
+        let buffered = stream.into_any().downcast::<BufferedStream>();
         let buffered = buffered.expect("it was looked at").stream;
         debug_assert!(buffered.buffer().is_empty(), "a session has flushed");
         Self::Tcp(buffered.into_inner())
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for IoStream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -92,7 +92,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for IoStream {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -122,12 +122,12 @@ impl AsyncWrite for Wire {
 /// Plain TCP as Pingora's sessions and handshakes want it: what is written is gathered, and it says where it comes from.
 /// Unlike Pingora's own stream it can be taken apart again.
 #[derive(Debug)]
-pub struct Buffered {
+pub struct BufferedStream {
     stream: BufWriter<TcpStream>,
     digest: Arc<SocketDigest>,
 }
 
-impl Buffered {
+impl BufferedStream {
     fn new(stream: TcpStream) -> Self {
         Self {
             digest: Arc::new(SocketDigest::from_raw_fd(stream.as_raw_fd())),
@@ -136,7 +136,7 @@ impl Buffered {
     }
 }
 
-impl AsyncRead for Buffered {
+impl AsyncRead for BufferedStream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -146,7 +146,7 @@ impl AsyncRead for Buffered {
     }
 }
 
-impl AsyncWrite for Buffered {
+impl AsyncWrite for BufferedStream {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -165,37 +165,37 @@ impl AsyncWrite for Buffered {
 }
 
 #[async_trait]
-impl Shutdown for Buffered {
+impl Shutdown for BufferedStream {
     async fn shutdown(&mut self) {
         // The other side may be gone already.
         let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 
-impl UniqueID for Buffered {
+impl UniqueID for BufferedStream {
     fn id(&self) -> UniqueIDType {
         self.stream.get_ref().as_raw_fd()
     }
 }
 
-impl GetSocketDigest for Buffered {
+impl GetSocketDigest for BufferedStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         Some(self.digest.clone())
     }
 }
 
-impl GetTimingDigest for Buffered {
+impl GetTimingDigest for BufferedStream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }
 }
 
-impl GetProxyDigest for Buffered {
+impl GetProxyDigest for BufferedStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl Ssl for Buffered {}
+impl Ssl for BufferedStream {}
 
-impl Peek for Buffered {}
+impl Peek for BufferedStream {}

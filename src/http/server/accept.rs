@@ -189,9 +189,9 @@ fn open<H: Handler>(door: &Arc<Door<H>>, accepted: Accepted) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::server::connection::{App, Limits};
-    use crate::http::server::rejection::Refusal;
-    use crate::process::drain::Lifetime;
+    use crate::http::server::connection::{Limits, Service};
+    use crate::http::server::rejection::Rejection;
+    use crate::process::drain::Drain;
     use bytes::Bytes;
     use http::request::Parts;
     use http::{Request, Response};
@@ -218,18 +218,18 @@ mod tests {
             Response::new(Bytes::from_static(b"ok"))
         }
 
-        fn refuse(&self, _head: &Parts, why: Refusal, _started: Instant) -> Response<Bytes> {
+        fn refuse(&self, _head: &Parts, why: Rejection, _started: Instant) -> Response<Bytes> {
             Response::new(Bytes::from(format!("{why:?}")))
         }
     }
 
-    fn door(deaf: bool, lifetime: &Arc<Lifetime>) -> Door<Words> {
+    fn door(deaf: bool, drain: &Arc<Drain>) -> Door<Words> {
         let limits = Limits {
             max_body: 1024,
             max_in_flight: 64,
             max_connections: 64,
         };
-        Door::plain(App::new(Words { deaf }, limits, lifetime.clone()))
+        Door::plain(Service::new(Words { deaf }, limits, drain.clone()))
     }
 
     async fn body(mut client: TcpStream) -> String {
@@ -262,15 +262,15 @@ mod tests {
     async fn a_handler_that_is_deaf_to_the_end_is_answered_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let lifetime = Arc::<Lifetime>::default();
-        let served = tokio::spawn(serve(listener, Arc::new(door(true, &lifetime))));
+        let drain = Arc::<Drain>::default();
+        let served = tokio::spawn(serve(listener, Arc::new(door(true, &drain))));
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(REQUEST).await.unwrap();
-        while lifetime.in_flight() == 0 {
+        while drain.in_flight() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let began = Instant::now();
-        lifetime.drain(Duration::from_millis(600)).await;
+        drain.drain(Duration::from_millis(600)).await;
         assert!(began.elapsed() < Duration::from_millis(800));
         assert_eq!(body(client).await, "CutShort");
         served.abort();

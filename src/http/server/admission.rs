@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use pingora::protocols::IO;
 use pingora::protocols::http::ServerSession;
 
-use super::rejection::Refusal;
+use super::rejection::Rejection;
 
 /// Bytes of a request's line and fields (promises: 16 KiB).
 const MAX_HEADER: usize = 16 * 1024;
@@ -82,12 +82,12 @@ impl Public {
     }
 
     /// Checks a request whose header was read and whose body was not.
-    pub fn check(&self, session: &ServerSession) -> Result<(), Refusal> {
+    pub fn check(&self, session: &ServerSession) -> Result<(), Rejection> {
         let head = session.req_header();
         let raw = session
             .as_http1()
             .map(|session| session.get_headers_raw_bytes());
-        let raw = raw.ok_or(Refusal::Malformed)?;
+        let raw = raw.ok_or(Rejection::Malformed)?;
         let has_body = head.headers.contains_key(header::TRANSFER_ENCODING)
             || head
                 .headers
@@ -99,7 +99,7 @@ impl Public {
             && !(head.method == Method::GET && has_body)
             && !head.headers.contains_key(header::CONTENT_ENCODING);
         if !sound {
-            return Err(Refusal::Malformed);
+            return Err(Rejection::Malformed);
         }
         let client = peer(session).map(|peer| self.speaks_for(peer, &head.headers));
         let allowed = self.allow_from.is_empty()
@@ -107,7 +107,7 @@ impl Public {
         if allowed {
             Ok(())
         } else {
-            Err(Refusal::NotAllowed)
+            Err(Rejection::NotAllowed)
         }
     }
 

@@ -27,12 +27,12 @@ use super::admission::Public;
 use super::fast_path;
 pub use super::fast_path::CutOff;
 use super::fast_path::NotWhole;
-use super::permits::Places;
-pub use super::rejection::Refusal;
+use super::permits::Permits;
+pub use super::rejection::Rejection;
 use crate::http::io::buffer::read_more;
 use crate::http::io::deadline::{Deadline, within};
-use crate::http::io::stream::{Buffered, Wire};
-use crate::process::drain::{Lifetime, Subscription};
+use crate::http::io::stream::{BufferedStream, IoStream};
+use crate::process::drain::{Drain, Subscription};
 
 /// What turns requests into responses.
 pub trait Handler: Send + Sync + 'static {
@@ -43,7 +43,7 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Answers a request whose body was read whole. `started` is when its header was there. Is polled again when
-    /// [`Lifetime::is_over`] becomes true. After a panic, or at the end, the request is refused as it then is.
+    /// [`Drain::is_over`] becomes true. After a panic, or at the end, the request is refused as it then is.
     fn handle(
         &self,
         request: &mut Request<Bytes>,
@@ -51,7 +51,7 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Bytes>> + Send;
 
     /// Answers a request that is not going to be handled.
-    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes>;
+    fn refuse(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes>;
 }
 
 /// The bounds of one listener.
@@ -81,24 +81,24 @@ const BODY_PAUSE: Duration = Duration::from_millis(100);
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
 /// A handler behind a listener.
-pub struct App<H> {
+pub struct Service<H> {
     handler: H,
     limits: Limits,
-    in_flight: Places,
-    connections: Places,
-    lifetime: Arc<Lifetime>,
+    in_flight: Permits,
+    connections: Permits,
+    drain: Arc<Drain>,
     public: Option<Public>,
 }
 
-impl<H: Handler> App<H> {
+impl<H: Handler> Service<H> {
     /// Puts `handler` behind `limits`.
-    pub fn new(handler: H, limits: Limits, lifetime: Arc<Lifetime>) -> Self {
+    pub fn new(handler: H, limits: Limits, drain: Arc<Drain>) -> Self {
         Self {
             handler,
             limits,
-            in_flight: Places::new(limits.max_in_flight),
-            connections: Places::new(limits.max_connections),
-            lifetime,
+            in_flight: Permits::new(limits.max_in_flight),
+            connections: Permits::new(limits.max_connections),
+            drain,
             public: None,
         }
     }
@@ -124,13 +124,13 @@ impl<H: Handler> App<H> {
             session.set_keepalive(None);
             return refuse(&head, why);
         }
-        if self.lifetime.is_over() {
-            return refuse(&head, Refusal::Draining);
+        if self.drain.is_over() {
+            return refuse(&head, Rejection::Draining);
         }
         session.set_read_timeout(Some(BODY_TIME));
         let read = tokio::select! {
             read = self.read_body(session, &head) => read,
-            () = self.lifetime.until_over() => Err(Refusal::Draining),
+            () = self.drain.until_over() => Err(Rejection::Draining),
         };
         let body = match read {
             Ok(body) => body,
@@ -160,12 +160,12 @@ impl<H: Handler> App<H> {
             let (head, _) = request.into_parts();
             self.handler.refuse(&head, why, started)
         };
-        if self.lifetime.is_over() {
-            return refuse(request, Refusal::Draining);
+        if self.drain.is_over() {
+            return refuse(request, Rejection::Draining);
         }
         // Not before the body is there: one that drips would hold a place that a call could have.
         let Some(_place) = self.in_flight.take() else {
-            return refuse(request, Refusal::Overloaded);
+            return refuse(request, Rejection::Overloaded);
         };
         let handled = {
             let handled = AssertUnwindSafe(self.handler.handle(&mut request, started));
@@ -173,8 +173,8 @@ impl<H: Handler> App<H> {
             poll_fn(|context| {
                 subscription.register(context);
                 match handled.as_mut().poll(context) {
-                    Poll::Ready(handled) => Poll::Ready(handled.map_err(|_| Refusal::Panicked)),
-                    Poll::Pending if self.lifetime.is_cut() => Poll::Ready(Err(Refusal::CutShort)),
+                    Poll::Ready(handled) => Poll::Ready(handled.map_err(|_| Rejection::Panicked)),
+                    Poll::Pending if self.drain.is_cut() => Poll::Ready(Err(Rejection::CutShort)),
                     Poll::Pending => Poll::Pending,
                 }
             })
@@ -188,7 +188,7 @@ impl<H: Handler> App<H> {
         let head = Request::new(()).into_parts().0;
         let response = self
             .handler
-            .refuse(&head, Refusal::Malformed, Instant::now());
+            .refuse(&head, Rejection::Malformed, Instant::now());
         let (mut parts, body) = response.into_parts();
         parts
             .headers
@@ -198,13 +198,17 @@ impl<H: Handler> App<H> {
             .await;
     }
 
-    async fn read_body(&self, session: &mut ServerSession, head: &Parts) -> Result<Bytes, Refusal> {
+    async fn read_body(
+        &self,
+        session: &mut ServerSession,
+        head: &Parts,
+    ) -> Result<Bytes, Rejection> {
         let announced = head
             .headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|length| length > self.limits.max_body) {
-            return Err(Refusal::BodyTooLarge);
+            return Err(Rejection::BodyTooLarge);
         }
         if expects_continue(head) {
             // A client that waits for this would otherwise send its body a second later. To Pingora any response
@@ -212,7 +216,7 @@ impl<H: Handler> App<H> {
             session.set_close_on_response_before_downstream_finish(false);
             let written = session.write_continue_response().await;
             session.set_close_on_response_before_downstream_finish(true);
-            written.map_err(|_| Refusal::BodyIncomplete)?;
+            written.map_err(|_| Rejection::BodyIncomplete)?;
         }
         let whole = async {
             let mut body = BytesMut::new();
@@ -222,7 +226,7 @@ impl<H: Handler> App<H> {
                 .map_err(|error| broken_body(&error))?
             {
                 if body.len() + part.len() > self.limits.max_body {
-                    return Err(Refusal::BodyTooLarge);
+                    return Err(Rejection::BodyTooLarge);
                 }
                 if body.is_empty() && Some(part.len()) == announced {
                     return Ok(part);
@@ -233,17 +237,17 @@ impl<H: Handler> App<H> {
         };
         timeout(BODY_TIME, whole)
             .await
-            .unwrap_or(Err(Refusal::BodyIncomplete))
+            .unwrap_or(Err(Rejection::BodyIncomplete))
     }
 }
 
-impl<H: Handler> App<H> {
+impl<H: Handler> Service<H> {
     /// Serves a connection until it ends: plain requests at once, whatever else by a session.
-    async fn serve(&self, mut wire: Wire) {
+    async fn serve(&self, mut wire: IoStream) {
         let mut buffer = BytesMut::new();
         let mut time = HEADER_TIME;
         let mut deadline = Deadline::new(Instant::now() + time);
-        let mut subscription = self.lifetime.subscribe();
+        let mut subscription = self.drain.subscribe();
         loop {
             let next = self.plain(&mut wire, &mut buffer, &mut deadline, &mut subscription);
             match next.await {
@@ -266,7 +270,7 @@ impl<H: Handler> App<H> {
     /// Serves a connection until it ends, by sessions alone.
     async fn serve_by_sessions(&self, stream: Stream) {
         let mut next = Some((stream, BytesMut::new()));
-        let mut subscription = self.lifetime.subscribe();
+        let mut subscription = self.drain.subscribe();
         while let Some((stream, buffer)) = next {
             let session = self.session(stream, buffer, HEADER_TIME, &mut subscription);
             next = session.await;
@@ -276,7 +280,7 @@ impl<H: Handler> App<H> {
     /// Reads one request, and answers it where it is plain.
     async fn plain(
         &self,
-        stream: &mut Wire,
+        stream: &mut IoStream,
         buffer: &mut BytesMut,
         deadline: &mut Deadline,
         subscription: &mut Subscription<'_>,
@@ -305,10 +309,10 @@ impl<H: Handler> App<H> {
                 _ => return Next::End,
             }
         };
-        let _busy = self.lifetime.enter();
+        let _busy = self.drain.enter();
         let response = self.handle(request, Instant::now(), subscription).await;
         let cut_off = response.extensions().get::<CutOff>().is_some();
-        let keep_alive = keep_alive && !cut_off && !self.lifetime.is_draining();
+        let keep_alive = keep_alive && !cut_off && !self.drain.is_draining();
         let bytes = fast_path::write(&response, keep_alive);
         let written = async {
             stream.write_all(&bytes).await?;
@@ -350,11 +354,11 @@ impl<H: Handler> App<H> {
             }
             Ok(Ok(false)) | Err(_) => return None,
         }
-        let _busy = self.lifetime.enter();
+        let _busy = self.drain.enter();
         let response = self
             .respond(&mut session, Instant::now(), subscription)
             .await;
-        if self.lifetime.is_draining() {
+        if self.drain.is_draining() {
             session.set_keepalive(None);
         }
         match timeout(WRITE_TIME, write(&mut session, response)).await {
@@ -378,18 +382,18 @@ enum Next {
 
 /// The way into an app: connections are counted, and their TLS is done, before anything else is.
 pub struct Door<H> {
-    app: App<H>,
+    app: Service<H>,
     tls: Option<Acceptor>,
 }
 
 impl<H: Handler> Door<H> {
     /// A door in plain HTTP.
-    pub fn plain(app: App<H>) -> Self {
+    pub fn plain(app: Service<H>) -> Self {
         Self { app, tls: None }
     }
 
     /// A door in HTTPS. Pingora's own listeners would give a handshake a minute, uncounted.
-    pub fn tls(app: App<H>, tls: Acceptor) -> Self {
+    pub fn tls(app: Service<H>, tls: Acceptor) -> Self {
         Self {
             app,
             tls: Some(tls),
@@ -397,7 +401,7 @@ impl<H: Handler> Door<H> {
     }
 
     /// Serves a connection; ready when it has ended.
-    pub async fn serve(&self, wire: Wire) {
+    pub async fn serve(&self, wire: IoStream) {
         let Some(_place) = self.app.connections.take() else {
             return;
         };
@@ -410,7 +414,7 @@ impl<H: Handler> Door<H> {
     }
 
     /// `None` where a stranger is not let in.
-    async fn serve_guarded(&self, wire: Wire) -> Option<()> {
+    async fn serve_guarded(&self, wire: IoStream) -> Option<()> {
         let stream = wire.into_stream();
         let _from_there = match &self.app.public {
             Some(public) => Some(public.admit(stream.as_ref())?),
@@ -419,7 +423,7 @@ impl<H: Handler> Door<H> {
         let stream = match &self.tls {
             None => stream,
             Some(acceptor) => {
-                let plain = stream.into_any().downcast::<Buffered>().ok()?;
+                let plain = stream.into_any().downcast::<BufferedStream>().ok()?;
                 let handshake = timeout(HEADER_TIME, acceptor.tls_handshake(*plain));
                 Box::new(handshake.await.ok()?.ok()?)
             }
@@ -439,7 +443,7 @@ impl<H: Handler> Handler for Arc<H> {
         H::handle(self, request, started).await
     }
 
-    fn refuse(&self, head: &Parts, why: Refusal, started: Instant) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
         H::refuse(self, head, why, started)
     }
 }
@@ -468,10 +472,10 @@ async fn write(session: &mut ServerSession, response: Response<Bytes>) -> pingor
     Ok(())
 }
 
-fn broken_body(error: &Error) -> Refusal {
+fn broken_body(error: &Error) -> Rejection {
     match error.etype() {
-        ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => Refusal::Malformed,
-        _ => Refusal::BodyIncomplete,
+        ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd") => Rejection::Malformed,
+        _ => Rejection::BodyIncomplete,
     }
 }
 

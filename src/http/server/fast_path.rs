@@ -40,7 +40,7 @@ pub fn read(
     max_body: usize,
     reads: impl Fn(&HeaderName, &[u8]) -> bool,
 ) -> Result<(Request<Bytes>, bool), NotWhole> {
-    match Head::parse(buffer, max_body, reads).ok_or(NotWhole::Unusual)? {
+    match RequestHead::parse(buffer, max_body, reads).ok_or(NotWhole::Unusual)? {
         Status::Partial if buffer.len() > MAX_HEAD => Err(NotWhole::Unusual),
         Status::Partial => Err(NotWhole::Begun),
         Status::Complete(head) if buffer.len() - head.length < head.body => Err(NotWhole::Head),
@@ -52,7 +52,7 @@ pub fn read(
     }
 }
 
-struct Head {
+struct RequestHead {
     request: Request<()>,
     /// Bytes of the head.
     length: usize,
@@ -61,7 +61,7 @@ struct Head {
     keep_alive: bool,
 }
 
-impl Head {
+impl RequestHead {
     /// `None` where it is not plain.
     fn parse(
         bytes: &[u8],

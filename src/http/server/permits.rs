@@ -3,15 +3,15 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many places, and how many of them are taken.
-pub struct Places {
+pub struct Permits {
     taken: AtomicUsize,
     max: usize,
 }
 
 /// One of them, until it is dropped.
-pub struct Place<'p>(&'p Places);
+pub struct Permit<'p>(&'p Permits);
 
-impl Places {
+impl Permits {
     /// None is taken.
     pub fn new(max: usize) -> Self {
         Self {
@@ -21,15 +21,15 @@ impl Places {
     }
 
     /// `None` where all are taken.
-    pub fn take(&self) -> Option<Place<'_>> {
+    pub fn take(&self) -> Option<Permit<'_>> {
         // Counted before it is known to be free: one that is not is dropped, and no longer counts.
-        let place = Place(self);
+        let place = Permit(self);
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
         (before < self.max).then_some(place)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn there_are_so_many_and_each_comes_back() {
-        let places = Places::new(2);
+        let places = Permits::new(2);
         let first = places.take();
         let second = places.take();
         assert!(first.is_some() && second.is_some());

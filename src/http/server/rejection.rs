@@ -2,7 +2,7 @@
 
 /// Why a request is not handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Rejection {
     /// Not HTTP, or HTTP whose framing could be read in two ways.
     Malformed,
     /// More bytes than `Limits::max_body`.

@@ -24,7 +24,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::store_address::{Encryption, Postgres as Address};
+use crate::config::store_address::{Encryption, PostgresAddress as Address};
 use crate::inbox::store::StoreError;
 
 /// How long anybody waits for the server, connecting included.

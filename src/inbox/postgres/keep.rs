@@ -9,11 +9,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Statement;
 
 use super::database::Database;
-use crate::inbox::decide::{Known, New, Story, Verdict, cents, judge};
-use crate::inbox::event::State;
-use crate::inbox::store::{Arrival, Put, StoreError};
+use crate::inbox::decide::{Decision, KnownEvent, KnownHistory, NewEvent, cents, judge};
+use crate::inbox::event::EventState;
+use crate::inbox::store::{Arrival, PutOutcome, StoreError};
 use crate::protocol::envelope::Verified;
-use crate::protocol::result::Outcome;
+use crate::protocol::result::PaymentResult;
 
 /// Results of one transaction at most.
 const GROUP: usize = 256;
@@ -38,16 +38,16 @@ const KEEP: &str = "WITH held AS (
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11)";
 
 /// One result that waits.
-pub(super) struct Job {
-    pub(super) outcome: Verified<Outcome>,
+pub(super) struct KeepJob {
+    pub(super) outcome: Verified<PaymentResult>,
     pub(super) arrival: Arrival,
-    pub(super) reply: oneshot::Sender<Result<Put, StoreError>>,
+    pub(super) reply: oneshot::Sender<Result<PutOutcome, StoreError>>,
 }
 
-impl Job {
+impl KeepJob {
     /// What nobody else may touch while this is decided: its order, and its payment with this result.
     fn keys(&self) -> [String; 2] {
-        let Outcome {
+        let PaymentResult {
             merid,
             orderid,
             queryid,
@@ -62,8 +62,8 @@ impl Job {
 }
 
 /// Keeps what comes until every sender is gone.
-pub(super) async fn run(database: &Database, mut coming: mpsc::Receiver<Job>) {
-    let mut waiting: Vec<Job> = Vec::new();
+pub(super) async fn run(database: &Database, mut coming: mpsc::Receiver<KeepJob>) {
+    let mut waiting: Vec<KeepJob> = Vec::new();
     loop {
         if waiting.is_empty() {
             match coming.recv().await {
@@ -84,9 +84,9 @@ pub(super) async fn run(database: &Database, mut coming: mpsc::Receiver<Job>) {
 }
 
 /// Those that touch nothing in common; the others stay for the next one.
-fn take_group(waiting: &mut Vec<Job>) -> Vec<Job> {
+fn take_group(waiting: &mut Vec<KeepJob>) -> Vec<KeepJob> {
     let mut touched = HashSet::new();
-    let is_alone = |job: &mut Job| {
+    let is_alone = |job: &mut KeepJob| {
         let keys = job.keys();
         let is_alone = keys.iter().all(|key| !touched.contains(key));
         touched.extend(keys);
@@ -96,7 +96,7 @@ fn take_group(waiting: &mut Vec<Job>) -> Vec<Job> {
 }
 
 /// Whoever asked may have stopped waiting: a result that nobody takes is dropped.
-fn answer(group: Vec<Job>, kept: Result<Vec<Put>, StoreError>) {
+fn answer(group: Vec<KeepJob>, kept: Result<Vec<PutOutcome>, StoreError>) {
     match kept {
         Ok(puts) => {
             for (job, put) in group.into_iter().zip(puts) {
@@ -112,7 +112,7 @@ fn answer(group: Vec<Job>, kept: Result<Vec<Put>, StoreError>) {
 }
 
 /// Each stage is one round trip: its statements are sent before the first is answered.
-async fn keep(database: &Database, group: &[Job]) -> Result<Vec<Put>, StoreError> {
+async fn keep(database: &Database, group: &[KeepJob]) -> Result<Vec<PutOutcome>, StoreError> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
     let find = transaction.prepare_cached(KNOWN).await?;
@@ -124,7 +124,7 @@ async fn keep(database: &Database, group: &[Job]) -> Result<Vec<Put>, StoreError
         .map(|(job, known)| judge(&job.outcome, &known, job.arrival.deliverable))
         .collect();
     let news = group.iter().zip(&verdicts).filter_map(|(job, verdict)| {
-        let Verdict::New(new) = verdict else {
+        let Decision::NewEvent(new) = verdict else {
             return None;
         };
         Some(insert(&transaction, &write, job, new))
@@ -132,16 +132,16 @@ async fn keep(database: &Database, group: &[Job]) -> Result<Vec<Put>, StoreError
     try_join_all(news).await?;
     transaction.commit().await?;
     let puts = verdicts.into_iter().map(|verdict| match verdict {
-        Verdict::Known(put) => put,
-        Verdict::New(new) => new.kept(),
+        Decision::KnownHistory(put) => put,
+        Decision::NewEvent(new) => new.kept(),
     });
     Ok(puts.collect())
 }
 
 /// Another sidecar may be told the same story now: it waits until this transaction is over. In one order, so that no
 /// two wait for each other.
-async fn lock(transaction: &Transaction<'_>, group: &[Job]) -> Result<(), StoreError> {
-    let keys: BTreeSet<_> = group.iter().flat_map(Job::keys).collect();
+async fn lock(transaction: &Transaction<'_>, group: &[KeepJob]) -> Result<(), StoreError> {
+    let keys: BTreeSet<_> = group.iter().flat_map(KeepJob::keys).collect();
     let keys: Vec<_> = keys.into_iter().collect();
     let sql =
         "SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM unnest($1::text[]) AS key";
@@ -153,9 +153,9 @@ async fn lock(transaction: &Transaction<'_>, group: &[Job]) -> Result<(), StoreE
 async fn known(
     transaction: &Transaction<'_>,
     find: &Statement,
-    job: &Job,
-) -> Result<Known, StoreError> {
-    let Outcome {
+    job: &KeepJob,
+) -> Result<KnownHistory, StoreError> {
+    let PaymentResult {
         merid,
         orderid,
         queryid,
@@ -165,7 +165,7 @@ async fn known(
     let rows = transaction
         .query(find, &[merid, orderid, queryid, resultcode])
         .await?;
-    let mut known = Known {
+    let mut known = KnownHistory {
         signed: None,
         is_anothers: false,
         told: Vec::new(),
@@ -174,10 +174,10 @@ async fn known(
         known.signed = row.try_get(0)?;
         known.is_anothers = row.try_get(1)?;
         if let Some(id) = row.try_get(2)? {
-            known.told.push(Story {
+            known.told.push(KnownEvent {
                 id,
                 orderid: row.try_get(3)?,
-                state: State::stored(row.try_get(4)?),
+                state: EventState::stored(row.try_get(4)?),
             });
         }
     }
@@ -187,10 +187,10 @@ async fn known(
 async fn insert(
     transaction: &Transaction<'_>,
     write: &Statement,
-    job: &Job,
-    new: &New,
+    job: &KeepJob,
+    new: &NewEvent,
 ) -> Result<u64, StoreError> {
-    let Outcome {
+    let PaymentResult {
         json,
         merid,
         orderid,

@@ -20,17 +20,17 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Row;
 
-use super::activity::Note;
+use super::activity::ActivityEntry;
 use super::decide::cents;
-use super::event::{Event, Source, State};
+use super::event::{Event, EventState, Source};
 use super::store::{
-    AHEAD_ATTEMPT, AHEAD_LOOK, Arrival, Attempt, Counts, FIRST_LOOK, OldKey, OpenOrder, Put,
-    Recorded, Signed, Store, StoreError, Wanted,
+    AHEAD_ATTEMPT, AHEAD_LOOK, ActivityFilter, Arrival, AttemptRecord, Counts, FIRST_LOOK, OldKey,
+    OpenOrder, PutOutcome, RecordOutcome, SignedOrder, Store, StoreError,
 };
-use crate::config::store_address::Postgres as Address;
+use crate::config::store_address::PostgresAddress as Address;
 use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
-use crate::protocol::result::Outcome;
+use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 use database::{Database, PATIENCE};
 
@@ -56,7 +56,7 @@ const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, sour
 /// A store in a database that others share. Its thread ends with it.
 pub struct Postgres {
     database: Arc<Database>,
-    results: mpsc::Sender<keep::Job>,
+    results: mpsc::Sender<keep::KeepJob>,
     /// Who we are in leases; another one after each start.
     holder: i64,
 }
@@ -153,7 +153,12 @@ impl Store for Postgres {
         self.database.check()
     }
 
-    async fn record(&self, merid: &str, order: &Order, at: Millis) -> Result<Recorded, StoreError> {
+    async fn record(
+        &self,
+        merid: &str,
+        order: &Order,
+        at: Millis,
+    ) -> Result<RecordOutcome, StoreError> {
         let sql = "WITH new AS (
                 INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)
                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING amount, action
@@ -171,9 +176,9 @@ impl Store for Postgres {
             let Some(row) = rows.first() else { continue };
             let (before, by): (i64, &str) = (row.try_get(0)?, row.try_get(1)?);
             return Ok(if before == amount && by == action {
-                Recorded::Agrees
+                RecordOutcome::Agrees
             } else {
-                Recorded::Conflicts
+                RecordOutcome::Conflicts
             });
         }
         Err(StoreError::Slow)
@@ -186,8 +191,12 @@ impl Store for Postgres {
         done.map(drop)
     }
 
-    async fn put(&self, outcome: &Verified<Outcome>, arrival: Arrival) -> Result<Put, StoreError> {
-        let Outcome {
+    async fn put(
+        &self,
+        outcome: &Verified<PaymentResult>,
+        arrival: Arrival,
+    ) -> Result<PutOutcome, StoreError> {
+        let PaymentResult {
             merid,
             orderid,
             queryid,
@@ -203,7 +212,7 @@ impl Store for Postgres {
             }
         }
         let (reply, kept) = oneshot::channel();
-        let job = keep::Job {
+        let job = keep::KeepJob {
             outcome: outcome.clone(),
             arrival,
             reply,
@@ -267,8 +276,8 @@ impl Store for Postgres {
         rows.first().map(read_event).transpose()
     }
 
-    async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError> {
-        let Attempt {
+    async fn attempted(&self, attempt: AttemptRecord) -> Result<(), StoreError> {
+        let AttemptRecord {
             id,
             number,
             at,
@@ -336,9 +345,13 @@ impl Store for Postgres {
         rows.first().map(read_event).transpose()
     }
 
-    async fn events(&self, state: Option<State>, limit: u32) -> Result<Vec<Event>, StoreError> {
+    async fn events(
+        &self,
+        state: Option<EventState>,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
         let limit = i64::from(limit);
-        let rows = match state.map(State::name) {
+        let rows = match state.map(EventState::name) {
             None => {
                 let sql = format!("SELECT {EVENT} FROM events ORDER BY received_at DESC LIMIT $1");
                 self.database.rows(&sql, &[&limit]).await?
@@ -353,24 +366,24 @@ impl Store for Postgres {
         rows.iter().map(read_event).collect()
     }
 
-    async fn attempts(&self, id: &str) -> Result<Vec<Attempt>, StoreError> {
+    async fn attempts(&self, id: &str) -> Result<Vec<AttemptRecord>, StoreError> {
         let sql = "SELECT event, number, at, took, outcome FROM attempts WHERE event = $1 ORDER BY number";
         let rows = self.database.rows(sql, &[&id]).await?;
         let read = |row: &Row| {
-            Ok(Attempt {
+            Ok(AttemptRecord {
                 id: row.try_get(0)?,
                 number: number(row, 1)?,
                 at: row.try_get(2)?,
                 took: row.try_get(3)?,
                 outcome: row.try_get(4)?,
-                state: State::Pending,
+                state: EventState::Pending,
                 next: 0,
             })
         };
         rows.iter().map(read).collect()
     }
 
-    async fn decide(&self, id: &str, state: State, at: Millis) -> Result<bool, StoreError> {
+    async fn decide(&self, id: &str, state: EventState, at: Millis) -> Result<bool, StoreError> {
         // What the app took can be offered again, but not be taken back.
         let sql = "UPDATE events SET state = $2, next_attempt = $3,
                 received_at = CASE WHEN $2 = 'pending' THEN $3 ELSE received_at END
@@ -383,7 +396,7 @@ impl Store for Postgres {
         let mut counts = Counts::default();
         let sql = "SELECT state, count(*) FROM events GROUP BY state";
         for row in self.database.rows(sql, &[]).await? {
-            counts.set(State::stored(row.try_get(0)?), row.try_get(1)?);
+            counts.set(EventState::stored(row.try_get(0)?), row.try_get(1)?);
         }
         let sql = "SELECT min(received_at) FROM events WHERE state = 'pending'";
         counts.oldest_pending = only(&self.database.rows(sql, &[]).await?)?;
@@ -392,11 +405,15 @@ impl Store for Postgres {
         Ok(counts)
     }
 
-    async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError> {
+    async fn note(&self, notes: Vec<ActivityEntry>) -> Result<(), StoreError> {
         notes::write(&self.database, &notes).await
     }
 
-    async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError> {
+    async fn notes(
+        &self,
+        wanted: ActivityFilter,
+        limit: u32,
+    ) -> Result<Vec<ActivityEntry>, StoreError> {
         notes::read(&self.database, wanted, limit).await
     }
 
@@ -404,7 +421,7 @@ impl Store for Postgres {
         notes::find(&self.database, number, limit).await
     }
 
-    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<Signed>, StoreError> {
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
         notes::signed(&self.database, merid, orderid).await
     }
 
@@ -452,7 +469,7 @@ fn read_event(row: &Row) -> Result<Event, StoreError> {
         json: row.try_get(6)?,
         source: Source::parse(row.try_get(7)?),
         matched: row.try_get(8)?,
-        state: State::stored(row.try_get(9)?),
+        state: EventState::stored(row.try_get(9)?),
         received_at: row.try_get(10)?,
         next_attempt: row.try_get(11)?,
         attempts: number(row, 12)?,
@@ -473,11 +490,12 @@ fn only<'a, T: tokio_postgres::types::FromSql<'a>>(rows: &'a [Row]) -> Result<T,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::contract::{ARRIVAL, Place, attempt, order, outcome};
+    use crate::inbox::contract::{ARRIVAL, StoreUnderTest, attempt, order, outcome};
 
     #[tokio::test]
     async fn what_one_sidecar_has_in_hand_no_other_gets() {
-        let Some(place) = Place::database("what_one_sidecar_has_in_hand_no_other_gets") else {
+        let Some(place) = StoreUnderTest::database("what_one_sidecar_has_in_hand_no_other_gets")
+        else {
             return;
         };
         let (ours, theirs) = (place.open(), place.open());
@@ -488,7 +506,7 @@ mod tests {
         assert!(theirs.due(5, 1, 1).await.unwrap().is_empty());
         assert!(theirs.claim(&event).await.unwrap().is_none());
         assert!(ours.claim(&event).await.unwrap().is_some(), "still ours");
-        let failed = attempt(&event, State::Pending, 5);
+        let failed = attempt(&event, EventState::Pending, 5);
         ours.attempted(failed).await.unwrap();
         let event = theirs.due(5, 1, 1).await.unwrap().remove(0);
         assert!(theirs.claim(&event).await.unwrap().is_some());
@@ -503,7 +521,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_number_that_cannot_be_kept_takes_no_other_along() {
-        let Some(place) = Place::database("a_number_that_cannot_be_kept_takes_no_other_along")
+        let Some(place) =
+            StoreUnderTest::database("a_number_that_cannot_be_kept_takes_no_other_along")
         else {
             return;
         };

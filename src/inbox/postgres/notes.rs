@@ -5,16 +5,16 @@ use tokio_postgres::Row;
 use super::database::Database;
 use super::{EVENT, read_event};
 use crate::inbox::activity;
-use crate::inbox::activity::{Note, Weight, What};
+use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::event::Event;
-use crate::inbox::store::{OldKey, Signed, StoreError, Wanted};
+use crate::inbox::store::{ActivityFilter, OldKey, SignedOrder, StoreError};
 use crate::time::Millis;
 
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
                     stranger";
 
 /// Numbers come from a sequence for each weight, so that the oldest are found without counting.
-pub(super) async fn write(database: &Database, notes: &[Note]) -> Result<(), StoreError> {
+pub(super) async fn write(database: &Database, notes: &[ActivityEntry]) -> Result<(), StoreError> {
     for (weight, sequence, kept) in [
         (Weight::Step, "note_steps", activity::KEPT_STEPS),
         (Weight::Common, "note_commons", activity::KEPT_COMMON),
@@ -31,7 +31,7 @@ pub(super) async fn write(database: &Database, notes: &[Note]) -> Result<(), Sto
         );
         let common = weight == Weight::Common;
         let (at, took) = (each(&notes, |n| n.at), each(&notes, |n| n.took));
-        let text = |of: fn(&Note) -> &str| each(&notes, of);
+        let text = |of: fn(&ActivityEntry) -> &str| each(&notes, of);
         let (refused, stranger) = (each(&notes, |n| n.refused), each(&notes, |n| n.stranger));
         database
             .rows_aside(
@@ -62,15 +62,15 @@ pub(super) async fn write(database: &Database, notes: &[Note]) -> Result<(), Sto
     Ok(())
 }
 
-fn each<'n, T>(notes: &[&'n Note], of: impl Fn(&'n Note) -> T) -> Vec<T> {
+fn each<'n, T>(notes: &[&'n ActivityEntry], of: impl Fn(&'n ActivityEntry) -> T) -> Vec<T> {
     notes.iter().map(|note| of(note)).collect()
 }
 
 pub(super) async fn read(
     database: &Database,
-    wanted: Wanted,
+    wanted: ActivityFilter,
     limit: u32,
-) -> Result<Vec<Note>, StoreError> {
+) -> Result<Vec<ActivityEntry>, StoreError> {
     let sql = |wanted| {
         let of = |common| {
             format!(
@@ -86,15 +86,15 @@ pub(super) async fn read(
     };
     let limit = i64::from(limit);
     let rows = match wanted {
-        Wanted::Order(merid, orderid) => {
+        ActivityFilter::Order(merid, orderid) => {
             let sql = sql("orderid <> '' AND orderid = $2 AND merid = $3");
             database.rows(&sql, &[&limit, &orderid, &merid]).await?
         }
-        Wanted::Request(id) => {
+        ActivityFilter::Request(id) => {
             let sql = sql("request_id <> '' AND request_id = $2");
             database.rows(&sql, &[&limit, &id]).await?
         }
-        Wanted::Refusals => database.rows(&sql("refused"), &[&limit]).await?,
+        ActivityFilter::Refusals => database.rows(&sql("refused"), &[&limit]).await?,
     };
     rows.iter().map(read_note).collect()
 }
@@ -123,12 +123,12 @@ pub(super) async fn signed(
     database: &Database,
     merid: &str,
     orderid: &str,
-) -> Result<Option<Signed>, StoreError> {
+) -> Result<Option<SignedOrder>, StoreError> {
     let sql =
         "SELECT amount, action, signed_at, next_look FROM orders WHERE merid = $1 AND orderid = $2";
     let rows = database.rows(sql, &[&merid, &orderid]).await?;
     let read = |row: &Row| {
-        Ok(Signed {
+        Ok(SignedOrder {
             amount: u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default(),
             action: row.try_get(1)?,
             signed_at: row.try_get(2)?,
@@ -177,9 +177,9 @@ pub(super) const FORGET: &str = "WITH old AS (
         ) RETURNING 1
     ) SELECT count(*) FROM old";
 
-fn read_note(row: &Row) -> Result<Note, StoreError> {
+fn read_note(row: &Row) -> Result<ActivityEntry, StoreError> {
     let text = |column| row.try_get::<_, String>(column);
-    Ok(Note {
+    Ok(ActivityEntry {
         weight: if row.try_get(0)? {
             Weight::Common
         } else {
@@ -187,7 +187,7 @@ fn read_note(row: &Row) -> Result<Note, StoreError> {
         },
         at: row.try_get::<_, Millis>(1)?,
         took: row.try_get(2)?,
-        what: What::parse(row.try_get(3)?).unwrap_or(What::Call),
+        what: ActivityKind::parse(row.try_get(3)?).unwrap_or(ActivityKind::Call),
         way: text(4)?.into(),
         merid: text(5)?,
         orderid: text(6)?,

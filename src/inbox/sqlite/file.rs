@@ -55,7 +55,7 @@ pub(super) fn connect(path: &Path, more: OpenFlags) -> Result<Connection, StoreE
     connection.busy_handler(Some(wait_a_little))?;
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // A statement's own journal is a file otherwise: one for each note, in the system's folder for such files.
+    // A statement's own activity is a file otherwise: one for each note, in the system's folder for such files.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Otherwise SQLite plans a statement again for each new time that it is asked about.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;

@@ -3,24 +3,24 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{EVENT, state};
-use crate::inbox::decide::{Known, New, Story, Verdict, cents, judge};
-use crate::inbox::store::{Arrival, Put};
-use crate::protocol::result::Outcome;
+use crate::inbox::decide::{Decision, KnownEvent, KnownHistory, NewEvent, cents, judge};
+use crate::inbox::store::{Arrival, PutOutcome};
+use crate::protocol::result::PaymentResult;
 
 /// Keeps a result as it is judged.
 pub(super) fn put(
     transaction: &Transaction<'_>,
-    outcome: &Outcome,
+    outcome: &PaymentResult,
     arrival: Arrival,
-) -> rusqlite::Result<Put> {
-    let known = Known {
+) -> rusqlite::Result<PutOutcome> {
+    let known = KnownHistory {
         signed: signed(transaction, outcome)?,
         is_anothers: is_anothers(transaction, outcome)?,
         told: told_before(transaction, outcome)?,
     };
     let new = match judge(outcome, &known, arrival.deliverable) {
-        Verdict::Known(put) => return Ok(put),
-        Verdict::New(new) => new,
+        Decision::KnownHistory(put) => return Ok(put),
+        Decision::NewEvent(new) => new,
     };
     if new.holds_others() {
         hold(transaction, outcome)?;
@@ -36,26 +36,29 @@ pub(super) fn put(
     Ok(new.kept())
 }
 
-fn signed(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<Option<i64>> {
+fn signed(transaction: &Transaction<'_>, outcome: &PaymentResult) -> rusqlite::Result<Option<i64>> {
     transaction
         .prepare_cached("SELECT amount FROM orders WHERE merid = ?1 AND orderid = ?2")?
         .query_row(params![outcome.merid, outcome.orderid], |row| row.get(0))
         .optional()
 }
 
-fn is_anothers(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<bool> {
+fn is_anothers(transaction: &Transaction<'_>, outcome: &PaymentResult) -> rusqlite::Result<bool> {
     transaction
         .prepare_cached("SELECT 1 FROM orders WHERE orderid = ?1 AND merid <> ?2")?
         .exists(params![outcome.orderid, outcome.merid])
 }
 
-fn told_before(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<Vec<Story>> {
+fn told_before(
+    transaction: &Transaction<'_>,
+    outcome: &PaymentResult,
+) -> rusqlite::Result<Vec<KnownEvent>> {
     transaction
         .prepare_cached(
             "SELECT id, orderid, state FROM events WHERE merid = ?1 AND queryid = ?2 AND resultcode = ?3",
         )?
         .query_map(params![outcome.merid, outcome.queryid, outcome.resultcode], |row| {
-            Ok(Story {
+            Ok(KnownEvent {
                 id: row.get(0)?,
                 orderid: row.get(1)?,
                 state: state(row, 2)?,
@@ -64,7 +67,7 @@ fn told_before(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Re
         .collect()
 }
 
-fn hold(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<usize> {
+fn hold(transaction: &Transaction<'_>, outcome: &PaymentResult) -> rusqlite::Result<usize> {
     transaction
         .prepare_cached(
             "UPDATE events SET state = 'disputed'
@@ -75,8 +78,8 @@ fn hold(transaction: &Transaction<'_>, outcome: &Outcome) -> rusqlite::Result<us
 
 fn insert(
     transaction: &Transaction<'_>,
-    new: &New,
-    outcome: &Outcome,
+    new: &NewEvent,
+    outcome: &PaymentResult,
     arrival: Arrival,
 ) -> rusqlite::Result<usize> {
     let sql = format!(

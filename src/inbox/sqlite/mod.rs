@@ -23,19 +23,19 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 use tokio::sync::oneshot;
 
-use super::activity::Note;
+use super::activity::ActivityEntry;
 use super::decide::cents;
-use super::event::{Event, Source, State};
+use super::event::{Event, EventState, Source};
 use super::store::{
-    AHEAD_ATTEMPT, AHEAD_LOOK, Arrival, Attempt, Counts, FIRST_LOOK, OldKey, OpenOrder, Put,
-    Recorded, Signed, Store, StoreError, Wanted,
+    AHEAD_ATTEMPT, AHEAD_LOOK, ActivityFilter, Arrival, AttemptRecord, Counts, FIRST_LOOK, OldKey,
+    OpenOrder, PutOutcome, RecordOutcome, SignedOrder, Store, StoreError,
 };
 use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
-use crate::protocol::result::Outcome;
+use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 use file::{Lock, check_pages, connect, lock_file};
-use writer::{Job, Writer, in_savepoint};
+use writer::{WriteJob, Writer, in_savepoint};
 
 /// Jobs that wait for the writer at most; more are refused at once.
 const WAITING: usize = 4096;
@@ -47,7 +47,7 @@ const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, sour
 
 /// A store in one file. Its thread ends with it.
 pub struct Sqlite {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<WriteJob>,
     reader: Arc<Mutex<Connection>>,
     /// The last commit went well.
     sound: Arc<AtomicBool>,
@@ -124,7 +124,7 @@ impl Sqlite {
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (confirm, confirmed) = oneshot::channel();
-        let job: Job = Box::new(move |transaction| {
+        let job: WriteJob = Box::new(move |transaction| {
             let result = in_savepoint(transaction, work);
             // Whoever asked may have stopped waiting: a result that nobody takes is dropped.
             Box::new(move |committed| {
@@ -177,7 +177,12 @@ impl Store for Sqlite {
         .await
     }
 
-    async fn record(&self, merid: &str, order: &Order, at: Millis) -> Result<Recorded, StoreError> {
+    async fn record(
+        &self,
+        merid: &str,
+        order: &Order,
+        at: Millis,
+    ) -> Result<RecordOutcome, StoreError> {
         let (merid, order) = (merid.to_owned(), order.clone());
         self.write(move |transaction| record(transaction, &merid, &order, at))
             .await
@@ -196,7 +201,11 @@ impl Store for Sqlite {
         .await
     }
 
-    async fn put(&self, outcome: &Verified<Outcome>, arrival: Arrival) -> Result<Put, StoreError> {
+    async fn put(
+        &self,
+        outcome: &Verified<PaymentResult>,
+        arrival: Arrival,
+    ) -> Result<PutOutcome, StoreError> {
         let outcome = outcome.clone();
         self.write(move |transaction| keep::put(transaction, &outcome, arrival))
             .await
@@ -238,11 +247,12 @@ impl Store for Sqlite {
 
     /// One process has the file, and it has each event in flight once.
     async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError> {
-        let as_read = |now: &Event| now.state == State::Pending && now.attempts == event.attempts;
+        let as_read =
+            |now: &Event| now.state == EventState::Pending && now.attempts == event.attempts;
         Ok(self.event(&event.id).await?.filter(as_read))
     }
 
-    async fn attempted(&self, attempt: Attempt) -> Result<(), StoreError> {
+    async fn attempted(&self, attempt: AttemptRecord) -> Result<(), StoreError> {
         self.write(move |transaction| attempted(transaction, &attempt))
             .await
     }
@@ -287,7 +297,11 @@ impl Store for Sqlite {
         .await
     }
 
-    async fn events(&self, state: Option<State>, limit: u32) -> Result<Vec<Event>, StoreError> {
+    async fn events(
+        &self,
+        state: Option<EventState>,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
         self.read(move |connection| {
             let sql = |wanted| {
                 format!("SELECT {EVENT} FROM events {wanted} ORDER BY received_at DESC LIMIT ?1")
@@ -306,18 +320,18 @@ impl Store for Sqlite {
         .await
     }
 
-    async fn attempts(&self, id: &str) -> Result<Vec<Attempt>, StoreError> {
+    async fn attempts(&self, id: &str) -> Result<Vec<AttemptRecord>, StoreError> {
         let id = id.to_owned();
         self.read(move |connection| {
             let sql = "SELECT event, number, at, took, outcome FROM attempts WHERE event = ?1 ORDER BY number";
             collect(connection, sql, [id], |row| {
-                Ok(Attempt {
+                Ok(AttemptRecord {
                     id: row.get(0)?,
                     number: row.get(1)?,
                     at: row.get(2)?,
                     took: row.get(3)?,
                     outcome: row.get(4)?,
-                    state: State::Pending,
+                    state: EventState::Pending,
                     next: 0,
                 })
             })
@@ -325,7 +339,7 @@ impl Store for Sqlite {
         .await
     }
 
-    async fn decide(&self, id: &str, state: State, at: Millis) -> Result<bool, StoreError> {
+    async fn decide(&self, id: &str, state: EventState, at: Millis) -> Result<bool, StoreError> {
         let id = id.to_owned();
         self.write(move |transaction| {
             // What the app took can be offered again, but not be taken back.
@@ -341,12 +355,16 @@ impl Store for Sqlite {
         self.read(counts).await
     }
 
-    async fn note(&self, notes: Vec<Note>) -> Result<(), StoreError> {
+    async fn note(&self, notes: Vec<ActivityEntry>) -> Result<(), StoreError> {
         self.write(move |transaction| notes::write(transaction, &notes))
             .await
     }
 
-    async fn notes(&self, wanted: Wanted, limit: u32) -> Result<Vec<Note>, StoreError> {
+    async fn notes(
+        &self,
+        wanted: ActivityFilter,
+        limit: u32,
+    ) -> Result<Vec<ActivityEntry>, StoreError> {
         self.read(move |connection| notes::read(connection, wanted, limit))
             .await
     }
@@ -357,7 +375,7 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<Signed>, StoreError> {
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
         let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
         self.read(move |connection| notes::signed(connection, &merid, &orderid))
             .await
@@ -405,7 +423,7 @@ fn record(
     merid: &str,
     order: &Order,
     at: Millis,
-) -> rusqlite::Result<Recorded> {
+) -> rusqlite::Result<RecordOutcome> {
     let amount = cents(order.amount);
     let before = transaction
         .prepare_cached("SELECT amount, action FROM orders WHERE merid = ?1 AND orderid = ?2")?
@@ -415,9 +433,9 @@ fn record(
         .optional()?;
     match before {
         Some((before, action)) if before == amount && action == order.action => {
-            Ok(Recorded::Agrees)
+            Ok(RecordOutcome::Agrees)
         }
-        Some(_) => Ok(Recorded::Conflicts),
+        Some(_) => Ok(RecordOutcome::Conflicts),
         None => {
             let sql = "INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -430,13 +448,13 @@ fn record(
                 at + FIRST_LOOK
             ];
             transaction.prepare_cached(sql)?.execute(row)?;
-            Ok(Recorded::Agrees)
+            Ok(RecordOutcome::Agrees)
         }
     }
 }
 
-fn attempted(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite::Result<()> {
-    let Attempt {
+fn attempted(transaction: &Transaction<'_>, attempt: &AttemptRecord) -> rusqlite::Result<()> {
+    let AttemptRecord {
         id,
         number,
         at,
@@ -495,8 +513,8 @@ fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
     })
 }
 
-fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
-    Ok(State::stored(row.get_ref(column)?.as_str()?))
+fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<EventState> {
+    Ok(EventState::stored(row.get_ref(column)?.as_str()?))
 }
 
 fn collect<T>(
@@ -547,9 +565,9 @@ mod tests {
         old.turn().await;
         let new = Sqlite::take_over(&path).unwrap();
         for (store, amount, found) in [
-            (&old, 1, Recorded::Agrees),
-            (&new, 2, Recorded::Conflicts),
-            (&old, 1, Recorded::Agrees),
+            (&old, 1, RecordOutcome::Agrees),
+            (&new, 2, RecordOutcome::Conflicts),
+            (&old, 1, RecordOutcome::Agrees),
         ] {
             let recorded = store
                 .record("1", &order("ABCDEFGH", amount, "Bank"), 1)
@@ -566,7 +584,7 @@ mod tests {
         old.let_go();
         turn.await;
         let recorded = old.record("1", &order("ABCDEFGH", 1, "Bank"), 1).await;
-        assert_eq!(recorded.unwrap(), Recorded::Agrees);
+        assert_eq!(recorded.unwrap(), RecordOutcome::Agrees);
         assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(_))));
     }
 

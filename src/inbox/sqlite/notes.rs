@@ -4,16 +4,19 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{EVENT, collect, read_event, unsigned};
 use crate::inbox::activity;
-use crate::inbox::activity::{Note, Weight, What};
+use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::event::Event;
-use crate::inbox::store::{OldKey, Signed, Wanted};
+use crate::inbox::store::{ActivityFilter, OldKey, SignedOrder};
 use crate::time::Millis;
 
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
      stranger";
 
 /// Keeps them, and of each weight only the latest.
-pub(super) fn write(transaction: &Transaction<'_>, notes: &[Note]) -> rusqlite::Result<()> {
+pub(super) fn write(
+    transaction: &Transaction<'_>,
+    notes: &[ActivityEntry],
+) -> rusqlite::Result<()> {
     for note in notes {
         insert(transaction, note)?;
     }
@@ -27,7 +30,7 @@ pub(super) fn write(transaction: &Transaction<'_>, notes: &[Note]) -> rusqlite::
     Ok(())
 }
 
-fn insert(transaction: &Transaction<'_>, note: &Note) -> rusqlite::Result<usize> {
+fn insert(transaction: &Transaction<'_>, note: &ActivityEntry) -> rusqlite::Result<usize> {
     let sql = format!(
         "INSERT INTO notes (number, {NOTE}) SELECT
             coalesce((SELECT max(number) FROM notes WHERE common = ?1), 0) + 1,
@@ -52,9 +55,9 @@ fn insert(transaction: &Transaction<'_>, note: &Note) -> rusqlite::Result<usize>
 
 pub(super) fn read(
     connection: &Connection,
-    wanted: Wanted,
+    wanted: ActivityFilter,
     limit: u32,
-) -> rusqlite::Result<Vec<Note>> {
+) -> rusqlite::Result<Vec<ActivityEntry>> {
     let sql = |wanted| {
         let of = |common| {
             format!(
@@ -65,19 +68,19 @@ pub(super) fn read(
         format!("{} UNION ALL {} ORDER BY at DESC", of(0), of(1))
     };
     match wanted {
-        Wanted::Order(merid, orderid) => collect(
+        ActivityFilter::Order(merid, orderid) => collect(
             connection,
             &sql("orderid <> '' AND orderid = ?2 AND merid = ?3"),
             params![limit, orderid, merid],
             read_note,
         ),
-        Wanted::Request(id) => collect(
+        ActivityFilter::Request(id) => collect(
             connection,
             &sql("request_id <> '' AND request_id = ?2"),
             params![limit, id],
             read_note,
         ),
-        Wanted::Refusals => collect(connection, &sql("refused = 1"), [limit], read_note),
+        ActivityFilter::Refusals => collect(connection, &sql("refused = 1"), [limit], read_note),
     }
 }
 
@@ -102,11 +105,11 @@ pub(super) fn signed(
     connection: &Connection,
     merid: &str,
     orderid: &str,
-) -> rusqlite::Result<Option<Signed>> {
+) -> rusqlite::Result<Option<SignedOrder>> {
     let sql =
         "SELECT amount, action, signed_at, next_look FROM orders WHERE merid = ?1 AND orderid = ?2";
     let read = |row: &Row<'_>| {
-        Ok(Signed {
+        Ok(SignedOrder {
             amount: unsigned(row, 0)?,
             action: row.get(1)?,
             signed_at: row.get(2)?,
@@ -155,9 +158,9 @@ pub(super) fn forget(transaction: &Transaction<'_>, before: Millis) -> rusqlite:
     Ok(())
 }
 
-fn read_note(row: &Row<'_>) -> rusqlite::Result<Note> {
+fn read_note(row: &Row<'_>) -> rusqlite::Result<ActivityEntry> {
     let text = |column| row.get::<_, String>(column);
-    Ok(Note {
+    Ok(ActivityEntry {
         weight: if row.get(0)? {
             Weight::Common
         } else {
@@ -165,7 +168,7 @@ fn read_note(row: &Row<'_>) -> rusqlite::Result<Note> {
         },
         at: row.get(1)?,
         took: row.get(2)?,
-        what: What::parse(row.get_ref(3)?.as_str()?).unwrap_or(What::Call),
+        what: ActivityKind::parse(row.get_ref(3)?.as_str()?).unwrap_or(ActivityKind::Call),
         way: text(4)?.into(),
         merid: text(5)?,
         orderid: text(6)?,

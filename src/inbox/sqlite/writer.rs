@@ -13,8 +13,8 @@ use crate::inbox::store::StoreError;
 const GROUP: usize = 256;
 
 /// Works inside the group's transaction, and tells whoever asked once that is committed or has failed.
-pub(super) type Job = Box<dyn FnOnce(&Transaction<'_>) -> Confirm + Send>;
-type Confirm = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+pub(super) type WriteJob = Box<dyn FnOnce(&Transaction<'_>) -> CommitConfirmation + Send>;
+type CommitConfirmation = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// Takes what waits, commits it at once, confirms each job.
 pub(super) struct Writer {
@@ -25,7 +25,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Until every handle is gone.
-    pub(super) fn run(mut self, waiting: &Receiver<Job>) {
+    pub(super) fn run(mut self, waiting: &Receiver<WriteJob>) {
         while let Ok(first) = waiting.recv() {
             let mut confirmations = Vec::new();
             let group = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1));
@@ -41,8 +41,8 @@ impl Writer {
 /// Jobs that were not begun when something failed are dropped, and whoever waits for them is told that way.
 fn commit(
     connection: &mut Connection,
-    group: impl Iterator<Item = Job>,
-    confirmations: &mut Vec<Confirm>,
+    group: impl Iterator<Item = WriteJob>,
+    confirmations: &mut Vec<CommitConfirmation>,
 ) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for job in group {

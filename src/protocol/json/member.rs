@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::WrongType;
+use super::WrongTypeError;
 
 /// A name that is quickly told from others.
 #[derive(Debug)]
@@ -75,14 +75,14 @@ impl<'a> Member<'a> {
     }
 
     /// The value, decoded, where it is a string.
-    pub(super) fn string(&self) -> Result<Cow<'a, str>, WrongType> {
+    pub(super) fn string(&self) -> Result<Cow<'a, str>, WrongTypeError> {
         if self.is_unescaped {
             return Ok(Cow::Borrowed(&self.value[1..self.value.len() - 1]));
         }
         if !self.value.starts_with('"') {
-            return Err(WrongType);
+            return Err(WrongTypeError);
         }
         let decoded = serde_json::from_str(self.value);
-        decoded.map(Cow::Owned).map_err(|_| WrongType)
+        decoded.map(Cow::Owned).map_err(|_| WrongTypeError)
     }
 }

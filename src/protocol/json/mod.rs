@@ -80,17 +80,17 @@ impl<'a> Object<'a> {
     }
 
     /// A string member, decoded; `None` where it is missing or `null`.
-    pub fn string(&self, name: &str) -> Option<Result<Cow<'a, str>, WrongType>> {
+    pub fn string(&self, name: &str) -> Option<Result<Cow<'a, str>, WrongTypeError>> {
         Some(self.member(name)?.string())
     }
 
     /// A member that is a whole number written in digits alone: no sign, fraction or exponent.
-    pub fn integer(&self, name: &str) -> Option<Result<u64, WrongType>> {
+    pub fn integer(&self, name: &str) -> Option<Result<u64, WrongTypeError>> {
         let raw = self.raw(name)?;
         let digits = raw.bytes().all(|b| b.is_ascii_digit());
         Some(match raw.parse() {
             Ok(number) if digits => Ok(number),
-            _ => Err(WrongType),
+            _ => Err(WrongTypeError),
         })
     }
 
@@ -104,8 +104,8 @@ impl<'a> Object<'a> {
         self.members.iter().map(|member| {
             let text = match member.string() {
                 Ok(text) => text,
-                Err(WrongType) if member.is_null() => Cow::Borrowed(""),
-                Err(WrongType) => Cow::Borrowed(member.value),
+                Err(WrongTypeError) if member.is_null() => Cow::Borrowed(""),
+                Err(WrongTypeError) => Cow::Borrowed(member.value),
             };
             (member.name.text(), text)
         })
@@ -156,7 +156,7 @@ impl<'a> Object<'a> {
 
 /// A member is there and is not of the type that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WrongType;
+pub struct WrongTypeError;
 
 /// A string as a JSON literal.
 pub fn quoted(text: &str) -> String {
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(object.integer("b"), Some(Ok(12)));
         assert_eq!(object.string("c"), Some(Ok("张".into())));
         assert_eq!(object.raw("d"), None);
-        assert_eq!(object.string("b"), Some(Err(WrongType)));
+        assert_eq!(object.string("b"), Some(Err(WrongTypeError)));
     }
 
     #[test]
@@ -404,7 +404,7 @@ mod tests {
         ] {
             let text = format!("{{\"n\":{wrong}}}");
             let object = Object::parse(text.as_bytes()).unwrap();
-            assert_eq!(object.integer("n"), Some(Err(WrongType)), "{wrong}");
+            assert_eq!(object.integer("n"), Some(Err(WrongTypeError)), "{wrong}");
         }
     }
 

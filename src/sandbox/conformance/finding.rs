@@ -15,14 +15,14 @@ pub enum Doubt {
 }
 
 /// What is seen of a case that holds, or why it does not.
-pub type Outcome = Result<String, Doubt>;
+pub type CaseOutcome = Result<String, Doubt>;
 
 /// One case and what came of it.
 pub struct Finding {
     /// The case, in a word or two.
     pub case: &'static str,
     /// What was seen.
-    pub outcome: Outcome,
+    pub outcome: CaseOutcome,
     /// How long it took.
     pub took: Duration,
 }

@@ -16,16 +16,16 @@ use serde_json::json;
 use url::Url;
 
 use super::fault;
-use super::fault::{Fault, Sealed};
+use super::fault::{SandboxFault, Sealed};
 use super::notify::Way;
 use super::order;
-use super::order::Order;
-use crate::http::client::by_origin::Clients;
+use super::order::SandboxOrder;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::protocol::key::Key;
 use crate::protocol::result::ResultCode;
 use crate::time;
-use finding::{Doubt, Finding, Outcome};
-pub use sidecar::Addresses;
+use finding::{CaseOutcome, Doubt, Finding};
+pub use sidecar::SidecarAddresses;
 use sidecar::{Figures, Said, Sidecar};
 
 /// Of each order, in cents.
@@ -38,7 +38,7 @@ const LARGE: usize = 32 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A sidecar, and the merchant whose platform we play.
-pub struct Trial {
+pub struct CaseRun {
     sidecar: Sidecar,
     merid: String,
     key: Key,
@@ -49,11 +49,11 @@ pub struct Trial {
     numbered: AtomicUsize,
 }
 
-impl Trial {
+impl CaseRun {
     /// Finds out what can be tried and seen. `Err` where nobody listens for callbacks.
     pub async fn begin(
-        at: Addresses,
-        clients: Clients,
+        at: SidecarAddresses,
+        clients: ClientsByOrigin,
         (merid, key): (String, Key),
         patience: Duration,
     ) -> Result<Self, String> {
@@ -65,7 +65,7 @@ impl Trial {
             signs: Ok(()),
             numbered: AtomicUsize::new(0),
         };
-        let nothing = fault::seal("", &trial.key, &[Fault::EmptySign]);
+        let nothing = fault::seal("", &trial.key, &[SandboxFault::EmptySign]);
         let answered = trial.sidecar.tell(&nothing, Way::Get).await;
         answered.map_err(|why| format!("{}: {why}", trial.sidecar.at.back))?;
         let order = trial.unknown_order();
@@ -75,7 +75,7 @@ impl Trial {
 
     /// What the trial stands on, for its reader: name and what is so.
     pub async fn premises(&self) -> [(&'static str, String); 4] {
-        let Addresses {
+        let SidecarAddresses {
             back, app, admin, ..
         } = &self.sidecar.at;
         let orders = match &self.signs {
@@ -133,7 +133,7 @@ impl Trial {
         findings
     }
 
-    async fn each_result_once(&self) -> Outcome {
+    async fn each_result_once(&self) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         for result in ResultCode::ALL {
             let order = self.order().await?;
@@ -144,7 +144,7 @@ impl Trial {
         Ok(format!("each acknowledged; {taken}"))
     }
 
-    async fn repeats(&self) -> Outcome {
+    async fn repeats(&self) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         let order = self.order().await?;
         let told = self.told(&order, ResultCode::Paid, AMOUNT);
@@ -159,7 +159,7 @@ impl Trial {
         Ok(format!("all {REPEATS} acknowledged; {taken}"))
     }
 
-    async fn out_of_order(&self) -> Outcome {
+    async fn out_of_order(&self) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         let order = self.order().await?;
         for result in [ResultCode::Paid, ResultCode::Processing] {
@@ -173,7 +173,7 @@ impl Trial {
         ))
     }
 
-    async fn slow(&self) -> Outcome {
+    async fn slow(&self) -> CaseOutcome {
         if self.sidecar.at.back.scheme() != "http" {
             return Err(Doubt::Unseen("tried over plain http alone".to_owned()));
         }
@@ -189,7 +189,7 @@ impl Trial {
         Ok(format!("acknowledged, though it came in pieces; {taken}"))
     }
 
-    async fn large(&self) -> Outcome {
+    async fn large(&self) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         let order = self.order().await?;
         let result = order.result_json(ResultCode::Paid, AMOUNT, false);
@@ -201,7 +201,7 @@ impl Trial {
         Ok(format!("{} bytes acknowledged; {taken}", large.len()))
     }
 
-    async fn unknown(&self) -> Outcome {
+    async fn unknown(&self) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         let told = self.told(&self.unknown_order(), ResultCode::Paid, AMOUNT);
         self.acknowledged(&told, Way::Get).await?;
@@ -209,7 +209,10 @@ impl Trial {
         Ok(format!("acknowledged; {taken}, marked as unknown"))
     }
 
-    async fn restart_in_between(&self, restart: impl AsyncFn() -> Result<(), Doubt>) -> Outcome {
+    async fn restart_in_between(
+        &self,
+        restart: impl AsyncFn() -> Result<(), Doubt>,
+    ) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         let [earlier, later] = [self.order().await?, self.order().await?];
         let earlier = self.told(&earlier, ResultCode::Paid, AMOUNT);
@@ -223,7 +226,7 @@ impl Trial {
         Ok(format!("acknowledged before and after; {taken}"))
     }
 
-    async fn wrong_amount(&self) -> Outcome {
+    async fn wrong_amount(&self) -> CaseOutcome {
         if self.signs.is_err() {
             let unseen = "the sidecar does not know the order, nor its amount";
             return Err(Doubt::Unseen(unseen.to_owned()));
@@ -242,7 +245,7 @@ impl Trial {
         }
     }
 
-    async fn forged(&self) -> Outcome {
+    async fn forged(&self) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         let order = self.order().await?;
         let forged = self.forgeries(&order);
@@ -256,7 +259,7 @@ impl Trial {
         ))
     }
 
-    async fn front_shown(&self) -> Outcome {
+    async fn front_shown(&self) -> CaseOutcome {
         let front = self.front()?;
         let before = self.sidecar.figures().await;
         let order = self.order().await?;
@@ -277,7 +280,7 @@ impl Trial {
         Ok(format!("the app's page came with {said}; {kept}"))
     }
 
-    async fn front_refused(&self) -> Outcome {
+    async fn front_refused(&self) -> CaseOutcome {
         let front = self.front()?;
         let order = self.order().await?;
         let forged = self.forgeries(&order);
@@ -297,7 +300,7 @@ impl Trial {
     }
 
     /// An order that the ledger knows, where the sidecar signs any.
-    async fn order(&self) -> Result<Order, Doubt> {
+    async fn order(&self) -> Result<SandboxOrder, Doubt> {
         let order = self.unknown_order();
         if self.signs.is_ok() {
             let signed = self.sidecar.sign(self.submit(&order)).await;
@@ -306,10 +309,10 @@ impl Trial {
         Ok(order)
     }
 
-    fn unknown_order(&self) -> Order {
+    fn unknown_order(&self) -> SandboxOrder {
         let number = self.numbered.fetch_add(1, Ordering::Relaxed);
         let orderid = format!("CONF{:X}N{number}", time::now());
-        Order {
+        SandboxOrder {
             merid: self.merid.clone(),
             queryid: format!("Q{orderid}"),
             orderid,
@@ -325,8 +328,8 @@ impl Trial {
     }
 
     /// What an app asks to be signed.
-    fn submit(&self, order: &Order) -> String {
-        let Order {
+    fn submit(&self, order: &SandboxOrder) -> String {
+        let SandboxOrder {
             merid,
             orderid,
             action,
@@ -338,14 +341,18 @@ impl Trial {
             .to_string()
     }
 
-    fn told(&self, order: &Order, result: ResultCode, amount: u64) -> Sealed {
+    fn told(&self, order: &SandboxOrder, result: ResultCode, amount: u64) -> Sealed {
         fault::seal(&order.result_json(result, amount, false), &self.key, &[])
     }
 
     /// Results that the platform never said, the last of them an order of the app's own played back.
-    fn forgeries(&self, order: &Order) -> Vec<Sealed> {
+    fn forgeries(&self, order: &SandboxOrder) -> Vec<Sealed> {
         let paid = order.result_json(ResultCode::Paid, AMOUNT, false);
-        let forged = [Fault::WrongSign, Fault::OtherKey, Fault::EmptySign];
+        let forged = [
+            SandboxFault::WrongSign,
+            SandboxFault::OtherKey,
+            SandboxFault::EmptySign,
+        ];
         let mut forged: Vec<_> = forged
             .into_iter()
             .map(|fault| fault::seal(&paid, &self.key, &[fault]))
@@ -384,7 +391,7 @@ impl Trial {
     }
 
     /// Waits until the app took `count` results more than `before`; no more than these may have been kept.
-    async fn taken(&self, before: Result<Figures, String>, count: usize) -> Outcome {
+    async fn taken(&self, before: Result<Figures, String>, count: usize) -> CaseOutcome {
         let unseen =
             |_| Doubt::Unseen("acknowledged; whether the app took it is not seen".to_owned());
         let before = before.map_err(unseen)?;
@@ -417,7 +424,7 @@ impl Trial {
         }
     }
 
-    async fn nothing_kept(&self, before: &Result<Figures, String>) -> Outcome {
+    async fn nothing_kept(&self, before: &Result<Figures, String>) -> CaseOutcome {
         match (before, &self.sidecar.figures().await) {
             (Ok(before), Ok(now)) if now.kept() > before.kept() => {
                 Err(Doubt::Broken("kept for the app all the same".to_owned()))

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::{Position, Url};
 
-use crate::http::client::by_origin::Clients;
+use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::{Client, Repeat};
 use crate::protocol::json::Object;
 use crate::sandbox::fault::Sealed;
@@ -25,7 +25,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 const MAX_ANSWER: u64 = 64 * 1024;
 
 /// Where a sidecar is reached.
-pub struct Addresses {
+pub struct SidecarAddresses {
     /// Its `…/notify/back`.
     pub back: Url,
     /// Its `…/notify/front`, where that is tried.
@@ -98,8 +98,8 @@ impl Figures {
 
 /// A sidecar and the way to it.
 pub(super) struct Sidecar {
-    pub(super) at: Addresses,
-    pub(super) clients: Clients,
+    pub(super) at: SidecarAddresses,
+    pub(super) clients: ClientsByOrigin,
 }
 
 impl Sidecar {

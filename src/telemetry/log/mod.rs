@@ -50,7 +50,7 @@ pub fn start(format: LogFormat, level: &str) {
         .with_target(false);
     // A second start would be a test's in the same process; the first one stays.
     let _ = match format {
-        LogFormat::Text => log.fmt_fields(text::Fields).try_init(),
+        LogFormat::Text => log.fmt_fields(text::LogFields).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
 }

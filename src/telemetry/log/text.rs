@@ -47,25 +47,25 @@ fn to_the_second(at: OffsetDateTime) -> String {
 }
 
 /// The message and the fields of an event.
-pub(super) struct Fields;
+pub(super) struct LogFields;
 
-impl<'w> FormatFields<'w> for Fields {
+impl<'w> FormatFields<'w> for LogFields {
     fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
         thread_local! {
-            static LINE: RefCell<Line> = const { RefCell::new(Line(String::new())) };
+            static LINE: RefCell<LogLine> = const { RefCell::new(LogLine(String::new())) };
         }
         // Asked for again while it is written: by a value that logs when it is shown.
         LINE.with(|line| match line.try_borrow_mut() {
             Ok(mut line) => line.write(fields, &mut writer),
-            Err(_) => Line(String::new()).write(fields, &mut writer),
+            Err(_) => LogLine(String::new()).write(fields, &mut writer),
         })
     }
 }
 
 /// A line as it grows: the writer is asked once, because each of its pieces costs more than a field.
-struct Line(String);
+struct LogLine(String);
 
-impl Line {
+impl LogLine {
     fn write(&mut self, fields: impl RecordFields, writer: &mut Writer<'_>) -> fmt::Result {
         self.0.clear();
         fields.record(self);
@@ -84,7 +84,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for LogLine {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
         let is_usual = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
@@ -169,7 +169,7 @@ mod tests {
     fn a_line_reads_as_tracing_writes_it() {
         let (ours, theirs) = (Written::default(), Written::default());
         let by_us = log().with_writer(ours.clone());
-        let by_us = by_us.with_timer(Clock).fmt_fields(Fields).finish();
+        let by_us = by_us.with_timer(Clock).fmt_fields(LogFields).finish();
         let by_them = log().with_writer(theirs.clone()).finish();
         let (by_us, by_them) = (lines(by_us, &ours), lines(by_them, &theirs));
         // A line has its successor's time at its end.

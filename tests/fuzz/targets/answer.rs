@@ -3,6 +3,6 @@
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Some((sizes, answer)) = bytes.split_at_checked(4) {
-        countersign::oracle::answer(answer, sizes);
+        countersign::differential::answer(answer, sizes);
     }
 });
