@@ -1,5 +1,10 @@
-//! The order of the modules, held over the source: a module names only those above it in `src/lib.rs`, and a file of a
-//! folder only those above it in the folder's `mod.rs`.
+//! The structure of the source, held by tests.
+//!
+//! - A module names only modules above it in `src/lib.rs`, and a file of a folder only those above it in `mod.rs`.
+//! - A file of a folder takes no item from its own `mod.rs` and implements no type of it.
+//! - A type name belongs to one file, and a doc comment opens with a noun or a verb.
+//!
+//! `tests/prose.py --list` shows the places of the last two, and further counts.
 
 #![allow(
     clippy::unwrap_used,
@@ -226,4 +231,158 @@ fn a_name_from_below_is_found_however_it_is_written() {
     let broken: Vec<_> = named.iter().map(|it| order.broken_by(&inner, it)).collect();
     let late = "second::late".to_owned();
     assert_eq!(broken, [Some(late), Some("second::own::outer".to_owned())]);
+}
+
+/// Files that take an item of their own `mod.rs` or implement one of its types. Each is one too many: the item belongs in
+/// a module above both. This list may only shrink.
+const REACHING_UP: &[&str] = &[
+    "admin",
+    "cli",
+    "cli/sandbox",
+    "config/settings",
+    "http/client",
+    "inbound",
+    "inbox/postgres",
+    "inbox/sqlite",
+    "protocol/json",
+    "sandbox",
+];
+
+/// Names that two files give to types of their own, with the reason. None at present.
+const SHARED_NAMES: &[(&str, &str)] = &[];
+
+/// Doc comments that may open with a clause, in percent.
+const CLAUSES: f64 = 25.0;
+
+/// The part of a file before its unit tests.
+fn without_tests(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or(text)
+}
+
+/// The name that a line without indentation defines after one of these keywords.
+fn defined<'a>(line: &'a str, keywords: &[&str]) -> Option<&'a str> {
+    let mut rest = line;
+    if let Some(visible) = rest.strip_prefix("pub") {
+        rest = match visible.strip_prefix('(') {
+            Some(scope) => scope.split_once(')')?.1.trim_start(),
+            None => visible.trim_start(),
+        };
+    }
+    rest = rest.strip_prefix("async ").unwrap_or(rest);
+    let (keyword, rest) = rest.split_once(' ')?;
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+    let name = &rest[..end.unwrap_or(rest.len())];
+    (keywords.contains(&keyword) && !name.is_empty()).then_some(name)
+}
+
+#[test]
+fn a_file_takes_nothing_from_its_own_mod() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut looked_at, mut broken) = (0, BTreeSet::new());
+    for path in files(&src) {
+        let folder = path.parent().unwrap();
+        let above = folder.join("mod.rs");
+        if path.ends_with("mod.rs") || !above.exists() {
+            continue;
+        }
+        let parent = fs::read_to_string(&above).unwrap();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if parent.contains(&format!("#[cfg(test)]\nmod {name};")) {
+            continue;
+        }
+        let parent = without_tests(&parent);
+        let of = |keywords: &[&str]| -> BTreeSet<String> {
+            let lines = parent.lines();
+            let names = lines.filter_map(|line| defined(line, keywords));
+            names.map(str::to_owned).collect()
+        };
+        let items = of(&["struct", "enum", "trait", "type", "fn", "const", "static"]);
+        let types = of(&["struct", "enum"]);
+        let own = module(path.strip_prefix(&src).unwrap().to_str().unwrap());
+        let text = fs::read_to_string(&path).unwrap();
+        let text = without_tests(&text);
+        looked_at += 1;
+        let folder = folder.strip_prefix(&src).unwrap().to_str().unwrap();
+        let up = &own[..own.len() - 1];
+        let taken = named(&own, text)
+            .into_iter()
+            .filter(|path| path.len() > up.len() && path.starts_with(up))
+            .map(|path| path[up.len()].clone())
+            .filter(|name| items.contains(name));
+        let implemented = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix("impl")?;
+            let rest = rest.split_once("> ").map_or(rest, |(_, rest)| rest);
+            let rest = rest.trim_start();
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+            types.contains(&rest[..end]).then(|| rest[..end].to_owned())
+        });
+        for name in taken.chain(implemented) {
+            if !REACHING_UP.contains(&folder) {
+                broken.insert((own.join("::"), name));
+            }
+        }
+    }
+    assert!(looked_at > 80, "{looked_at} files");
+    assert!(
+        broken.is_empty(),
+        "(module, what it takes from its mod.rs): {broken:#?}"
+    );
+}
+
+#[test]
+fn a_type_name_belongs_to_one_file() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut places = BTreeMap::<String, BTreeSet<String>>::new();
+    for path in files(&src) {
+        let text = fs::read_to_string(&path).unwrap();
+        let file = path.strip_prefix(&src).unwrap().to_str().unwrap();
+        for line in without_tests(&text).lines() {
+            let kinds = ["struct", "enum", "trait", "type", "union"];
+            if let Some(name) = defined(line, &kinds) {
+                let at = places.entry(name.to_owned()).or_default();
+                at.insert(file.to_owned());
+            }
+        }
+    }
+    assert!(places.len() > 200, "{} types", places.len());
+    let allowed = |name: &str| SHARED_NAMES.iter().any(|(known, _)| *known == name);
+    places.retain(|name, at| at.len() > 1 && !allowed(name));
+    assert!(places.is_empty(), "types of one name: {places:#?}");
+}
+
+#[test]
+fn a_doc_comment_opens_with_a_noun_or_a_verb() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules = fs::read_to_string(root.join("tests/prose.toml")).unwrap();
+    let rules: toml::Table = rules.parse().unwrap();
+    let openers: Vec<_> = rules["openers"].as_array().unwrap().iter().collect();
+    let openers: Vec<_> = openers.iter().map(|it| it.as_str().unwrap()).collect();
+    assert!(openers.len() > 10);
+    let (mut docs, mut clauses) = (0, Vec::new());
+    for path in files(&root.join("src")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut before = "";
+        for line in without_tests(&text).lines().map(str::trim_start) {
+            let doc = |line: &str| line.starts_with("///") || line.starts_with("//!");
+            let opens = doc(line) && !doc(before);
+            before = line;
+            if !opens {
+                continue;
+            }
+            docs += 1;
+            let text = line[3..].trim_start();
+            let begins = |opener: &&str| {
+                let rest = text.strip_prefix(*opener);
+                rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+            };
+            if openers.iter().any(begins) {
+                clauses.push(format!("{}: {line}", path.display()));
+            }
+        }
+    }
+    assert!(docs > 1000, "{docs} doc comments");
+    let share = 100.0 * clauses.len() as f64 / docs as f64;
+    assert!(share <= CLAUSES, "{share:.1} %: {clauses:#?}");
 }
