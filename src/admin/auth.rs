@@ -18,14 +18,14 @@ use crate::config::settings;
 use crate::config::token::Token;
 
 /// A browser gives the token again after this.
-pub(super) const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
+pub const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
 /// Browsers signed in at once; one more signs the oldest out.
 const SESSIONS: usize = 64;
 const COOKIE: &str = "countersign-console";
 
 /// Why a request goes no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
+pub enum Stop {
     /// It calls us by a name that is not ours.
     ForeignHost,
     /// It acts on behalf of another site's page, or of no page of ours.
@@ -61,17 +61,17 @@ impl Guard {
     }
 
     /// Stands in each of our forms, and nobody else knows it.
-    pub(super) fn form_token(&self) -> &str {
+    pub fn form_token(&self) -> &str {
         &self.form_token
     }
 
     /// Whether there is anything to sign in with.
-    pub(super) fn asks_for_token(&self) -> bool {
+    pub fn asks_for_token(&self) -> bool {
         self.token.is_some()
     }
 
     /// Lets a request in, or says why not.
-    pub(super) fn admit(&self, request: &Request<Bytes>) -> Result<(), Stop> {
+    pub fn admit(&self, request: &Request<Bytes>) -> Result<(), Stop> {
         if let Some(token) = &self.token {
             if bearer(request.headers()).is_some_and(|given| token.is(given)) {
                 return Ok(());
@@ -87,7 +87,7 @@ impl Guard {
     }
 
     /// Lets in what any page of ours may ask, signed in or not.
-    pub(super) fn admit_browser(&self, request: &Request<Bytes>) -> Result<(), Stop> {
+    pub fn admit_browser(&self, request: &Request<Bytes>) -> Result<(), Stop> {
         let host = host(request);
         if host.is_some_and(|host| !self.is_ours(host)) {
             return Err(Stop::ForeignHost);
@@ -99,7 +99,7 @@ impl Guard {
     }
 
     /// Whether a form is one of ours.
-    pub(super) fn admit_form(&self, given: Option<&str>) -> Result<(), Stop> {
+    pub fn admit_form(&self, given: Option<&str>) -> Result<(), Stop> {
         if is_same(given.unwrap_or_default(), &self.form_token) {
             Ok(())
         } else {
@@ -108,7 +108,7 @@ impl Guard {
     }
 
     /// Exchanges the token for a session; the value of `Set-Cookie`.
-    pub(super) fn sign_in(&self, given: &str) -> Option<String> {
+    pub fn sign_in(&self, given: &str) -> Option<String> {
         self.token.as_ref().filter(|token| token.is(given.trim()))?;
         let id = random();
         let cookie = cookie(&id, SESSION_TIME);
@@ -124,7 +124,7 @@ impl Guard {
     }
 
     /// Ends the session; the value of `Set-Cookie`.
-    pub(super) fn sign_out(&self, headers: &HeaderMap) -> String {
+    pub fn sign_out(&self, headers: &HeaderMap) -> String {
         let given = session_id(headers).unwrap_or_default();
         self.sessions()
             .retain(|session| !is_same(&session.id, given));
@@ -197,7 +197,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The value of one of our cookies.
-pub(super) fn cookie_named<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+pub fn cookie_named<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let all = headers.get_all(header::COOKIE).into_iter();
     let mut pairs = all
         .filter_map(|value| value.to_str().ok())

@@ -4,91 +4,89 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
-use super::Admin;
+use super::context::AdminContext;
 use crate::config::ReloadOutcome;
 use crate::time;
 
-impl Admin {
-    pub(super) async fn ready(&self) -> Response<Bytes> {
-        if self.drain.is_draining() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
-        }
-        match self.store.check().await {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
-            Err(error) => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("the store cannot be written: {error}\n"),
-            ),
-        }
+pub async fn ready(admin: &AdminContext) -> Response<Bytes> {
+    if admin.drain.is_draining() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
+    match admin.store.check().await {
+        Ok(()) => text(StatusCode::OK, "ready\n"),
+        Err(error) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the store cannot be written: {error}\n"),
+        ),
+    }
+}
 
-    pub(super) async fn metrics(&self) -> Response<Bytes> {
-        // A file that was refused and then put back as it was is no reload, but all is well again.
-        let (_, last) = self.watch.last();
-        let refused = matches!(last, ReloadOutcome::Refused(_));
-        self.metrics.reload_ok.set(i64::from(!refused));
-        let others = self.drain.in_flight().saturating_sub(1);
-        let others = i64::try_from(others).unwrap_or(i64::MAX);
-        self.metrics.requests_in_flight.set(others);
-        let sound = self.store.check().await.is_ok();
-        self.metrics.store_ok.set(i64::from(sound));
-        match self.store.counts().await {
-            Ok(counts) => self.metrics.set_counts(&counts, time::now()),
-            Err(error) => tracing::warn!(%error, "events cannot be counted"),
-        }
-        typed(
+pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
+    // A file that was refused and then put back as it was is no reload, but all is well again.
+    let (_, last) = admin.watch.last();
+    let refused = matches!(last, ReloadOutcome::Refused(_));
+    admin.metrics.reload_ok.set(i64::from(!refused));
+    let others = admin.drain.in_flight().saturating_sub(1);
+    let others = i64::try_from(others).unwrap_or(i64::MAX);
+    admin.metrics.requests_in_flight.set(others);
+    let sound = admin.store.check().await.is_ok();
+    admin.metrics.store_ok.set(i64::from(sound));
+    match admin.store.counts().await {
+        Ok(counts) => admin.metrics.set_counts(&counts, time::now()),
+        Err(error) => tracing::warn!(%error, "events cannot be counted"),
+    }
+    typed(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        admin.metrics.text().into(),
+    )
+}
+
+pub fn version() -> Response<Bytes> {
+    let body = json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") });
+    json_body(StatusCode::OK, &body)
+}
+
+pub async fn reload(admin: &AdminContext) -> Response<Bytes> {
+    let watch = admin.watch.clone();
+    // Reads and checks files: not on a thread that serves others.
+    let Ok(outcome) = tokio::task::spawn_blocking(move || watch.reload()).await else {
+        return text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reload failed inside; the log has more\n",
+        );
+    };
+    match outcome {
+        ReloadOutcome::Applied {
+            merchants,
+            digest,
+            added,
+            removed,
+            changed,
+            warnings,
+            ..
+        } => json_body(
             StatusCode::OK,
-            "text/plain; version=0.0.4; charset=utf-8",
-            self.metrics.text().into(),
-        )
-    }
-
-    pub(super) fn version(&self) -> Response<Bytes> {
-        let body = json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") });
-        json_body(StatusCode::OK, &body)
-    }
-
-    pub(super) async fn reload(&self) -> Response<Bytes> {
-        let watch = self.watch.clone();
-        // Reads and checks files: not on a thread that serves others.
-        let Ok(outcome) = tokio::task::spawn_blocking(move || watch.reload()).await else {
-            return text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the reload failed inside; the log has more\n",
-            );
-        };
-        match outcome {
-            ReloadOutcome::Applied {
-                merchants,
-                digest,
-                added,
-                removed,
-                changed,
-                warnings,
-                ..
-            } => json_body(
-                StatusCode::OK,
-                &json!({
-                    "result": "applied", "merchants": merchants, "digest": digest,
-                    "added": added, "removed": removed, "changed": changed, "warnings": warnings,
-                }),
-            ),
-            ReloadOutcome::Unchanged { merchants } => json_body(
-                StatusCode::OK,
-                &json!({ "result": "unchanged", "merchants": merchants }),
-            ),
-            ReloadOutcome::Refused(problems) => {
-                let problems: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
-                let body = json!({
-                    "result": "refused", "merchants": self.watch.snapshot().len(), "problems": problems,
-                });
-                json_body(StatusCode::UNPROCESSABLE_ENTITY, &body)
-            }
+            &json!({
+                "result": "applied", "merchants": merchants, "digest": digest,
+                "added": added, "removed": removed, "changed": changed, "warnings": warnings,
+            }),
+        ),
+        ReloadOutcome::Unchanged { merchants } => json_body(
+            StatusCode::OK,
+            &json!({ "result": "unchanged", "merchants": merchants }),
+        ),
+        ReloadOutcome::Refused(problems) => {
+            let problems: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
+            let body = json!({
+                "result": "refused", "merchants": admin.watch.snapshot().len(), "problems": problems,
+            });
+            json_body(StatusCode::UNPROCESSABLE_ENTITY, &body)
         }
     }
 }
 
-pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
     typed(status, "text/plain; charset=utf-8", body.into())
 }
 
@@ -96,7 +94,7 @@ fn json_body(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
     typed(status, "application/json", format!("{body}\n").into())
 }
 
-pub(super) fn typed(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bytes> {
+pub fn typed(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -14,26 +14,26 @@ use crate::time;
 use crate::time::Millis;
 
 /// Minutes that are kept: six hours.
-pub(super) const MINUTES: usize = 360;
+pub const MINUTES: usize = 360;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What happened in one minute.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Minute {
+pub struct Minute {
     /// When it was over.
-    pub(super) until: Millis,
+    pub until: Millis,
     /// Calls of apps.
-    pub(super) calls: u64,
+    pub calls: u64,
     /// Those that were refused.
-    pub(super) calls_refused: u64,
+    pub calls_refused: u64,
     /// Callbacks.
-    pub(super) callbacks: u64,
+    pub callbacks: u64,
     /// Those that were refused.
-    pub(super) callbacks_refused: u64,
+    pub callbacks_refused: u64,
     /// Half of the calls took less, in seconds; `None` without calls.
-    pub(super) median: Option<f64>,
+    pub median: Option<f64>,
     /// All but one of a hundred calls took less, in seconds.
-    pub(super) p99: Option<f64>,
+    pub p99: Option<f64>,
 }
 
 /// Reads the metrics once a minute.
@@ -85,7 +85,7 @@ impl Pulse {
     }
 
     /// The whole minutes, oldest first, and the one that has begun.
-    pub(super) fn minutes(&self) -> (Vec<Minute>, Minute) {
+    pub fn minutes(&self) -> (Vec<Minute>, Minute) {
         let totals = Totals::read(&self.metrics);
         let ring = self.ring();
         let begun = totals.since(&ring.last, time::now());

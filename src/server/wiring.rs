@@ -7,6 +7,7 @@ use super::preflight::{StartError, to_platform};
 use super::report::{log_start, watch};
 use crate::admin::Admin;
 use crate::admin::auth::Guard;
+use crate::admin::context::AdminContext;
 use crate::admin::pulse::Pulse;
 use crate::config::settings::Settings;
 use crate::config::{Listen, LiveConfig, Snapshot, StoreAddress};
@@ -122,14 +123,14 @@ impl Parts {
     }
 
     pub(super) fn admin(&self, settings: &Settings) -> Admin {
-        Admin {
+        Admin::new(AdminContext {
             watch: self.watch.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
             drain: self.drain.clone(),
             guard: Guard::new(&settings.admin),
             pulse: self.pulse.clone(),
-        }
+        })
     }
 
     pub(super) fn upkeep(&self) -> Upkeep {

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::labels;
 use super::page::{Visit, order_address, see_other};
-use crate::admin::Admin;
+use crate::admin::context::AdminContext;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::store::StoreError;
 use crate::protocol::result::ResultCode;
@@ -18,27 +18,27 @@ const MOST_LISTED: u32 = 5000;
 
 /// What a person can do about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::admin) enum OperatorDecision {
+pub enum OperatorDecision {
     Replay,
     Discard,
 }
 
 impl OperatorDecision {
     /// From the last part of an address.
-    pub(in crate::admin) fn parse(name: &str) -> Option<Self> {
+    pub fn parse(name: &str) -> Option<Self> {
         [Self::Replay, Self::Discard]
             .into_iter()
             .find(|decision| decision.name() == name)
     }
 
-    pub(in crate::admin) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Replay => "replay",
             Self::Discard => "discard",
         }
     }
 
-    pub(in crate::admin) fn words(self, visit: &Visit<'_>) -> &'static str {
+    pub fn words(self, visit: &Visit<'_>) -> &'static str {
         match self {
             Self::Replay => visit.say("重放", "Replay"),
             Self::Discard => visit.say("丢弃", "Discard"),
@@ -53,7 +53,7 @@ impl OperatorDecision {
     }
 
     /// Whether it makes a difference: what the app took can be told again, but not be taken back.
-    pub(in crate::admin) fn fits(self, state: EventState) -> bool {
+    pub fn fits(self, state: EventState) -> bool {
         match self {
             Self::Replay => state != EventState::Pending,
             Self::Discard => !matches!(state, EventState::Delivered | EventState::Discarded),
@@ -61,112 +61,113 @@ impl OperatorDecision {
     }
 }
 
-impl Admin {
-    pub(in crate::admin) async fn events(
-        &self,
-        visit: &Visit<'_>,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let named = visit.parameter("state").unwrap_or_default();
-        let state = EventState::parse(&named).unwrap_or(EventState::Pending);
-        let wanted = visit
-            .parameter("limit")
-            .and_then(|limit| limit.parse().ok());
-        let limit = wanted.unwrap_or(LISTED).min(MOST_LISTED);
-        let events = self.store.events(Some(state), limit).await?;
-        let is_full = events.len() >= limit as usize && limit < MOST_LISTED;
-        let content = html! {
-            p.soft { (labels::about_state(visit.language, state)) }
-            @if events.is_empty() {
-                section { p { (visit.say("没有。", "None.")) } }
+pub async fn events(
+    admin: &AdminContext,
+    visit: &Visit<'_>,
+) -> Result<Response<Bytes>, StoreError> {
+    let named = visit.parameter("state").unwrap_or_default();
+    let state = EventState::parse(&named).unwrap_or(EventState::Pending);
+    let wanted = visit
+        .parameter("limit")
+        .and_then(|limit| limit.parse().ok());
+    let limit = wanted.unwrap_or(LISTED).min(MOST_LISTED);
+    let events = admin.store.events(Some(state), limit).await?;
+    let is_full = events.len() >= limit as usize && limit < MOST_LISTED;
+    let content = html! {
+        p.soft { (labels::about_state(visit.language, state)) }
+        @if events.is_empty() {
+            section { p { (visit.say("没有。", "None.")) } }
+        } @else {
+            section { (table(visit, &events)) }
+            @if is_full {
+                p { a href={ "/events?state=" (state.name()) "&limit=" (MOST_LISTED) } { (visit.say("显示更多", "Show more")) } }
+            }
+        }
+    };
+    Ok(visit.page(
+        StatusCode::OK,
+        labels::state(visit.language, state),
+        &content,
+    ))
+}
+
+/// The second page, which asks whether it is meant.
+pub async fn confirm(
+    admin: &AdminContext,
+    visit: &Visit<'_>,
+    id: &str,
+    decision: OperatorDecision,
+) -> Result<Response<Bytes>, StoreError> {
+    let Some(event) = admin.store.event(id).await? else {
+        return Ok(no_such(visit));
+    };
+    let (merid, orderid) = (&event.merid, &event.orderid);
+    let content = html! {
+        section {
+            dl {
+                dt { (visit.say("订单", "Order")) } dd { a href=(order_address(merid, orderid)) { span.number { (shown(orderid)) } } }
+                dt { (visit.say("商户", "Merchant")) } dd.number { (merid) }
+                dt { (visit.say("结果", "Result")) } dd { (result(visit, &event.resultcode)) ", " (labels::yuan(event.amount)) }
+                dt { (visit.say("状态", "State")) } dd { (labels::state(visit.language, event.state)) }
+                dt { (visit.say("事件", "Event")) } dd.number { (event.id) }
+            }
+            p {
+                @match decision {
+                    OperatorDecision::Replay => (visit.say(
+                        "将立即以相同的事件号再次投递给应用。",
+                        "The app is offered it again at once, under the same event id.",
+                    )),
+                    OperatorDecision::Discard => (visit.say("应用将不会得知此结果。", "The app is not to hear of this result.")),
+                }
+            }
+            @if event.state == EventState::Disputed && decision == OperatorDecision::Replay {
+                p.note.bad {
+                    (visit.say("此事件有争议：", "This event is disputed. "))
+                    (labels::about_state(visit.language, event.state))
+                }
+            }
+            @if decision.fits(event.state) {
+                form method="post" {
+                    (visit.form_token())
+                    div.actions {
+                        button.first { (decision.words(visit)) }
+                        a href=(order_address(merid, orderid)) { (visit.say("取消", "Cancel")) }
+                    }
+                }
             } @else {
-                section { (table(visit, &events)) }
-                @if is_full {
-                    p { a href={ "/events?state=" (state.name()) "&limit=" (MOST_LISTED) } { (visit.say("显示更多", "Show more")) } }
-                }
+                p.note { (visit.say("此事件当前的状态不需要这样做。", "In the state that it is in, there is nothing to do.")) }
             }
-        };
-        Ok(visit.page(
-            StatusCode::OK,
-            labels::state(visit.language, state),
-            &content,
-        ))
-    }
+        }
+    };
+    let title = match decision {
+        OperatorDecision::Replay => visit.say("重放此事件？", "Replay this event?"),
+        OperatorDecision::Discard => visit.say("丢弃此事件？", "Discard this event?"),
+    };
+    Ok(visit.page(StatusCode::OK, title, &content))
+}
 
-    /// The second page, which asks whether it is meant.
-    pub(in crate::admin) async fn confirm(
-        &self,
-        visit: &Visit<'_>,
-        id: &str,
-        decision: OperatorDecision,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let Some(event) = self.store.event(id).await? else {
-            return Ok(no_such(visit));
-        };
-        let (merid, orderid) = (&event.merid, &event.orderid);
-        let content = html! {
-            section {
-                dl {
-                    dt { (visit.say("订单", "Order")) } dd { a href=(order_address(merid, orderid)) { span.number { (shown(orderid)) } } }
-                    dt { (visit.say("商户", "Merchant")) } dd.number { (merid) }
-                    dt { (visit.say("结果", "Result")) } dd { (result(visit, &event.resultcode)) ", " (labels::yuan(event.amount)) }
-                    dt { (visit.say("状态", "State")) } dd { (labels::state(visit.language, event.state)) }
-                    dt { (visit.say("事件", "Event")) } dd.number { (event.id) }
-                }
-                p {
-                    @match decision {
-                        OperatorDecision::Replay => (visit.say(
-                            "将立即以相同的事件号再次投递给应用。",
-                            "The app is offered it again at once, under the same event id.",
-                        )),
-                        OperatorDecision::Discard => (visit.say("应用将不会得知此结果。", "The app is not to hear of this result.")),
-                    }
-                }
-                @if event.state == EventState::Disputed && decision == OperatorDecision::Replay {
-                    p.note.bad {
-                        (visit.say("此事件有争议：", "This event is disputed. "))
-                        (labels::about_state(visit.language, event.state))
-                    }
-                }
-                @if decision.fits(event.state) {
-                    form method="post" {
-                        (visit.form_token())
-                        div.actions {
-                            button.first { (decision.words(visit)) }
-                            a href=(order_address(merid, orderid)) { (visit.say("取消", "Cancel")) }
-                        }
-                    }
-                } @else {
-                    p.note { (visit.say("此事件当前的状态不需要这样做。", "In the state that it is in, there is nothing to do.")) }
-                }
-            }
-        };
-        let title = match decision {
-            OperatorDecision::Replay => visit.say("重放此事件？", "Replay this event?"),
-            OperatorDecision::Discard => visit.say("丢弃此事件？", "Discard this event?"),
-        };
-        Ok(visit.page(StatusCode::OK, title, &content))
-    }
-
-    pub(in crate::admin) async fn decide(
-        &self,
-        visit: &Visit<'_>,
-        id: &str,
-        decision: OperatorDecision,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let Some(event) = self.store.event(id).await? else {
-            return Ok(no_such(visit));
-        };
-        let done = self.store.decide(id, decision.state(), time::now()).await?;
-        tracing::info!(
-            event = id,
-            decision = decision.name(),
-            done,
-            "decided at the console"
-        );
-        let said = if done { decision.name() } else { "nothing" };
-        let address = order_address(&event.merid, &event.orderid);
-        Ok(see_other(&format!("{address}&done={said}")))
-    }
+pub async fn decide(
+    admin: &AdminContext,
+    visit: &Visit<'_>,
+    id: &str,
+    decision: OperatorDecision,
+) -> Result<Response<Bytes>, StoreError> {
+    let Some(event) = admin.store.event(id).await? else {
+        return Ok(no_such(visit));
+    };
+    let done = admin
+        .store
+        .decide(id, decision.state(), time::now())
+        .await?;
+    tracing::info!(
+        event = id,
+        decision = decision.name(),
+        done,
+        "decided at the console"
+    );
+    let said = if done { decision.name() } else { "nothing" };
+    let address = order_address(&event.merid, &event.orderid);
+    Ok(see_other(&format!("{address}&done={said}")))
 }
 
 fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
@@ -225,7 +226,7 @@ fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
 }
 
 /// Links to what can be done about an event.
-pub(in crate::admin) fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
+pub fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
     html! {
         span.actions {
             @for decision in [OperatorDecision::Replay, OperatorDecision::Discard] {
@@ -239,7 +240,7 @@ pub(in crate::admin) fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
 }
 
 /// A result code with its word.
-pub(in crate::admin) fn result(visit: &Visit<'_>, code: &str) -> Markup {
+pub fn result(visit: &Visit<'_>, code: &str) -> Markup {
     html! {
         @match ResultCode::parse(code) {
             Some(known) => { (visit.language.result(known)) " " span.soft.number { (shown(code)) } }
@@ -248,7 +249,7 @@ pub(in crate::admin) fn result(visit: &Visit<'_>, code: &str) -> Markup {
     }
 }
 
-pub(in crate::admin) fn no_such(visit: &Visit<'_>) -> Response<Bytes> {
+pub fn no_such(visit: &Visit<'_>) -> Response<Bytes> {
     let content = html! { section { p { (visit.say("可能已过保存期限。", "It may have been forgotten after inbox.keep.")) } } };
     visit.page(
         StatusCode::NOT_FOUND,

@@ -5,7 +5,7 @@ use crate::inbox::event::{EventState, Source};
 use crate::web::language::Language;
 
 /// The name of a state.
-pub(in crate::admin) fn state(language: Language, state: EventState) -> &'static str {
+pub fn state(language: Language, state: EventState) -> &'static str {
     match state {
         EventState::Pending => language.say("待投递", "Undelivered"),
         EventState::Delivered => language.say("已投递", "Delivered"),
@@ -16,7 +16,7 @@ pub(in crate::admin) fn state(language: Language, state: EventState) -> &'static
 }
 
 /// What a state means for whoever looks at a list of such events.
-pub(in crate::admin) fn about_state(language: Language, state: EventState) -> &'static str {
+pub fn about_state(language: Language, state: EventState) -> &'static str {
     match state {
         EventState::Pending => language.say("正在向应用投递，直到应用收下。", "Offered to the app until it takes them."),
         EventState::Delivered => language.say("应用已收下。", "The app took them."),
@@ -33,7 +33,7 @@ pub(in crate::admin) fn about_state(language: Language, state: EventState) -> &'
 }
 
 /// Where an event came from.
-pub(in crate::admin) fn source(language: Language, source: Source) -> &'static str {
+pub fn source(language: Language, source: Source) -> &'static str {
     match source {
         Source::Notification => language.say("平台通知", "notification"),
         Source::Query => language.say("查询得知", "query"),
@@ -41,7 +41,7 @@ pub(in crate::admin) fn source(language: Language, source: Source) -> &'static s
 }
 
 /// What a call's `sent` means.
-pub(in crate::admin) fn sent(language: Language, sent: &str) -> &'static str {
+pub fn sent(language: Language, sent: &str) -> &'static str {
     match sent {
         "no" => language.say("未发出", "nothing left this machine"),
         "yes" => language.say("平台已应答", "the platform answered"),
@@ -51,7 +51,7 @@ pub(in crate::admin) fn sent(language: Language, sent: &str) -> &'static str {
 }
 
 /// What is behind the outcome of a call, a callback or a question; empty where the code says it all.
-pub(in crate::admin) fn why(language: Language, code: &str) -> &'static str {
+pub fn why(language: Language, code: &str) -> &'static str {
     match code {
         // Callbacks.
         "malformed" => language.say("不是可读的信封", "no envelope that can be read"),
@@ -124,6 +124,6 @@ pub(in crate::admin) fn why(language: Language, code: &str) -> &'static str {
 }
 
 /// Cents as yuan.
-pub(in crate::admin) fn yuan(cents: u64) -> String {
+pub fn yuan(cents: u64) -> String {
     format!("¥ {}.{:02}", cents / 100, cents % 100)
 }

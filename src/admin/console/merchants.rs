@@ -8,7 +8,8 @@ use maud::{Markup, html};
 use url::{Position, Url};
 
 use super::page::{Visit, see_other};
-use crate::admin::Admin;
+use crate::admin::context::AdminContext;
+use crate::admin::health;
 use crate::config::{Merchant, ReloadOutcome};
 use crate::inbox::store::{OldKey, StoreError};
 use crate::time::Millis;
@@ -16,67 +17,65 @@ use crate::time::Millis;
 /// Merchants of one page.
 const LISTED: usize = 200;
 
-impl Admin {
-    pub(in crate::admin) async fn merchants(
-        &self,
-        visit: &Visit<'_>,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let seen = self.store.old_keys().await?;
-        let snapshot = self.watch.snapshot();
-        let (at, last) = self.watch.last();
-        let wanted = visit.parameter("merid").unwrap_or_default();
-        let listed: Vec<_> = snapshot
-            .iter()
-            .filter(|merchant| merchant.merid.contains(wanted.trim()))
-            .take(LISTED)
-            .collect();
-        let content = html! {
-            (reload_note(visit, at, &last))
-            section {
-                h2 { (visit.say("上次加载", "The last reload")) }
-                (reload(visit, at, &last))
-                @if !snapshot.warnings().is_empty() {
-                    details {
-                        summary { (visit.say("关于密钥的警告：", "Warnings about keys: ")) (snapshot.warnings().len()) }
-                        ul { @for warning in snapshot.warnings().iter().take(LISTED) { li { (warning) } } }
-                    }
-                }
-                form method="post" action="/merchants" {
-                    (visit.form_token())
-                    button { (visit.say("立即重新加载", "Reload now")) }
+pub async fn merchants(
+    admin: &AdminContext,
+    visit: &Visit<'_>,
+) -> Result<Response<Bytes>, StoreError> {
+    let seen = admin.store.old_keys().await?;
+    let snapshot = admin.watch.snapshot();
+    let (at, last) = admin.watch.last();
+    let wanted = visit.parameter("merid").unwrap_or_default();
+    let listed: Vec<_> = snapshot
+        .iter()
+        .filter(|merchant| merchant.merid.contains(wanted.trim()))
+        .take(LISTED)
+        .collect();
+    let content = html! {
+        (reload_note(visit, at, &last))
+        section {
+            h2 { (visit.say("上次加载", "The last reload")) }
+            (reload(visit, at, &last))
+            @if !snapshot.warnings().is_empty() {
+                details {
+                    summary { (visit.say("关于密钥的警告：", "Warnings about keys: ")) (snapshot.warnings().len()) }
+                    ul { @for warning in snapshot.warnings().iter().take(LISTED) { li { (warning) } } }
                 }
             }
-            section {
-                h2 { (visit.say("生效的商户：", "In force: ")) (snapshot.len()) }
-                @if snapshot.len() > 10 {
-                    form.search action="/merchants" {
-                        input name="merid" value=(wanted) maxlength="64" aria-label=(visit.say("按商户号筛选", "Only merids with")) placeholder="merid";
-                        button { (visit.say("筛选", "Filter")) }
-                    }
-                }
-                table {
-                    caption {
-                        (visit.say(
-                            "密钥仅以指纹显示；countersign check 显示相同的指纹。",
-                            "Keys by their fingerprints, the same that countersign check shows.",
-                        ))
-                        @if listed.len() < snapshot.len() { " " (visit.say("显示 ", "Shown: ")) (listed.len()) }
-                    }
-                    thead { tr { @for label in labels(visit) { th scope="col" { (label) } } } }
-                    tbody {
-                        @for merchant in listed { (row(visit, merchant, &seen)) }
-                    }
+            form method="post" action="/merchants" {
+                (visit.form_token())
+                button { (visit.say("立即重新加载", "Reload now")) }
+            }
+        }
+        section {
+            h2 { (visit.say("生效的商户：", "In force: ")) (snapshot.len()) }
+            @if snapshot.len() > 10 {
+                form.search action="/merchants" {
+                    input name="merid" value=(wanted) maxlength="64" aria-label=(visit.say("按商户号筛选", "Only merids with")) placeholder="merid";
+                    button { (visit.say("筛选", "Filter")) }
                 }
             }
-        };
-        Ok(visit.page(StatusCode::OK, visit.say("商户", "Merchants"), &content))
-    }
+            table {
+                caption {
+                    (visit.say(
+                        "密钥仅以指纹显示；countersign check 显示相同的指纹。",
+                        "Keys by their fingerprints, the same that countersign check shows.",
+                    ))
+                    @if listed.len() < snapshot.len() { " " (visit.say("显示 ", "Shown: ")) (listed.len()) }
+                }
+                thead { tr { @for label in labels(visit) { th scope="col" { (label) } } } }
+                tbody {
+                    @for merchant in listed { (row(visit, merchant, &seen)) }
+                }
+            }
+        }
+    };
+    Ok(visit.page(StatusCode::OK, visit.say("商户", "Merchants"), &content))
+}
 
-    /// The button; what came of it stands on the page that it leads to.
-    pub(in crate::admin) async fn reload_by_hand(&self) -> Response<Bytes> {
-        self.reload().await;
-        see_other("/merchants")
-    }
+/// The button; what came of it stands on the page that it leads to.
+pub async fn reload_by_hand(admin: &AdminContext) -> Response<Bytes> {
+    health::reload(admin).await;
+    see_other("/merchants")
 }
 
 fn labels(visit: &Visit<'_>) -> [&'static str; 5] {
@@ -147,11 +146,7 @@ fn reload(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcome) -> Markup {
 }
 
 /// What a refused edit is about; nothing where all is well.
-pub(in crate::admin) fn reload_note(
-    visit: &Visit<'_>,
-    at: SystemTime,
-    last: &ReloadOutcome,
-) -> Markup {
+pub fn reload_note(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcome) -> Markup {
     let ReloadOutcome::Refused(problems) = last else {
         return html! {};
     };

@@ -6,6 +6,10 @@ pub mod labels;
 
 pub mod page;
 
+pub mod login;
+
+pub mod rejection;
+
 pub mod events;
 
 pub mod timeline;

@@ -8,35 +8,34 @@ use super::labels;
 use super::merchants::reload_note;
 use super::page::Visit;
 use super::plots::{PlotLine, plot, top};
-use crate::admin::Admin;
+use crate::admin::context::AdminContext;
 use crate::admin::pulse::Minute;
 use crate::inbox::event::EventState;
 use crate::inbox::store::{Counts, StoreError};
 use crate::time;
 
-impl Admin {
-    pub(in crate::admin) async fn front(
-        &self,
-        visit: &Visit<'_>,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let counts = self.store.counts().await?;
-        let (minutes, begun) = self.pulse.minutes();
-        let (at, last) = self.watch.last();
-        let content = html! {
-            (reload_note(visit, at, &last))
-            (tiles(visit, &counts))
-            (plots(visit, &minutes, &begun))
-            p.soft {
-                @if visit.parameter("live").is_some() {
-                    (visit.say("本页每 30 秒刷新。", "This page loads itself again every 30 s.")) " "
-                    a href="/" { (visit.say("停止", "Stop")) }
-                } @else {
-                    a href="/?live" { (visit.say("每 30 秒自动刷新", "Load this page again every 30 s")) }
-                }
+/// Renders the overview.
+pub async fn overview(
+    admin: &AdminContext,
+    visit: &Visit<'_>,
+) -> Result<Response<Bytes>, StoreError> {
+    let counts = admin.store.counts().await?;
+    let (minutes, begun) = admin.pulse.minutes();
+    let (at, last) = admin.watch.last();
+    let content = html! {
+        (reload_note(visit, at, &last))
+        (tiles(visit, &counts))
+        (plots(visit, &minutes, &begun))
+        p.soft {
+            @if visit.parameter("live").is_some() {
+                (visit.say("本页每 30 秒刷新。", "This page loads itself again every 30 s.")) " "
+                a href="/" { (visit.say("停止", "Stop")) }
+            } @else {
+                a href="/?live" { (visit.say("每 30 秒自动刷新", "Load this page again every 30 s")) }
             }
-        };
-        Ok(visit.page(StatusCode::OK, visit.say("概览", "Overview"), &content))
-    }
+        }
+    };
+    Ok(visit.page(StatusCode::OK, visit.say("概览", "Overview"), &content))
 }
 
 fn tiles(visit: &Visit<'_>, counts: &Counts) -> Markup {

@@ -121,8 +121,8 @@ static CONTENT_SECURITY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 /// Who looks at a page, and which.
-pub(in crate::admin) struct Visit<'r> {
-    pub(in crate::admin) language: Language,
+pub struct Visit<'r> {
+    pub language: Language,
     /// Chosen on the page just now, and to be remembered.
     chosen: bool,
     path: &'r str,
@@ -132,12 +132,7 @@ pub(in crate::admin) struct Visit<'r> {
 }
 
 impl<'r> Visit<'r> {
-    pub(in crate::admin) fn new(
-        path: &'r str,
-        query: &'r str,
-        headers: &HeaderMap,
-        guard: &'r Guard,
-    ) -> Self {
+    pub fn new(path: &'r str, query: &'r str, headers: &HeaderMap, guard: &'r Guard) -> Self {
         let chosen = parameter(query.as_bytes(), "lang").and_then(|tag| Language::parse(&tag));
         let kept = || cookie_named(headers, LANGUAGE_COOKIE).and_then(Language::parse);
         let language = chosen
@@ -154,37 +149,27 @@ impl<'r> Visit<'r> {
         }
     }
 
-    pub(in crate::admin) fn say<T>(&self, chinese: T, english: T) -> T {
+    pub fn say<T>(&self, chinese: T, english: T) -> T {
         self.language.say(chinese, english)
     }
 
     /// One parameter of the address.
-    pub(in crate::admin) fn parameter(&self, name: &str) -> Option<String> {
+    pub fn parameter(&self, name: &str) -> Option<String> {
         parameter(self.query.as_bytes(), name)
     }
 
     /// What each form that acts carries.
-    pub(in crate::admin) fn form_token(&self) -> Markup {
+    pub fn form_token(&self) -> Markup {
         html! { input type="hidden" name="form" value=(self.form_token); }
     }
 
     /// A page with all that is around it. `title` is its heading too.
-    pub(in crate::admin) fn page(
-        &self,
-        status: StatusCode,
-        title: &str,
-        content: &Markup,
-    ) -> Response<Bytes> {
+    pub fn page(&self, status: StatusCode, title: &str, content: &Markup) -> Response<Bytes> {
         self.framed(status, title, Some(self.header()), content)
     }
 
     /// A page for who is not let in: without the way to any other.
-    pub(in crate::admin) fn bare_page(
-        &self,
-        status: StatusCode,
-        title: &str,
-        content: &Markup,
-    ) -> Response<Bytes> {
+    pub fn bare_page(&self, status: StatusCode, title: &str, content: &Markup) -> Response<Bytes> {
         self.framed(status, title, None, content)
     }
 
@@ -304,7 +289,7 @@ impl<'r> Visit<'r> {
     }
 
     /// A time, with how long ago it was.
-    pub(in crate::admin) fn when(&self, at: Millis) -> Markup {
+    pub fn when(&self, at: Millis) -> Markup {
         let text = time::shown(at, UtcOffset::UTC);
         html! {
             time datetime={ (text.replace(' ', "T")) "Z" } { (text) }
@@ -322,7 +307,7 @@ impl<'r> Visit<'r> {
     }
 
     /// A time span in its largest unit.
-    pub(in crate::admin) fn duration(&self, time: Millis) -> String {
+    pub fn duration(&self, time: Millis) -> String {
         let seconds = time / 1000;
         let (number, unit) = match seconds {
             0..60 => (seconds, self.say(" 秒", " s")),
@@ -335,14 +320,14 @@ impl<'r> Visit<'r> {
 }
 
 /// The first parameter of this name in a form or an address. One with a NUL is none: PostgreSQL takes no such text.
-pub(in crate::admin) fn parameter(form: &[u8], name: &str) -> Option<String> {
+pub fn parameter(form: &[u8], name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(form);
     let found = pairs.find_map(|(found, value)| (found == name).then(|| value.into_owned()));
     found.filter(|value| !value.contains('\0'))
 }
 
 /// Sends a browser on with GET.
-pub(in crate::admin) fn see_other(place: &str) -> Response<Bytes> {
+pub fn see_other(place: &str) -> Response<Bytes> {
     let mut response = typed(
         StatusCode::SEE_OTHER,
         "text/plain; charset=utf-8",
@@ -355,7 +340,7 @@ pub(in crate::admin) fn see_other(place: &str) -> Response<Bytes> {
 }
 
 /// The address of an order's story.
-pub(in crate::admin) fn order_address(merid: &str, orderid: &str) -> String {
+pub fn order_address(merid: &str, orderid: &str) -> String {
     let query = form_urlencoded::Serializer::new(String::new())
         .append_pair("merid", merid)
         .append_pair("orderid", orderid)

@@ -9,14 +9,14 @@ const HEIGHT: f64 = 64.0;
 const AIR: f64 = 2.0;
 
 /// One line of a plot: a value a minute, newest last; none where there was nothing to measure.
-pub(in crate::admin) struct PlotLine {
+pub struct PlotLine {
     /// Its class in the style sheet: `first` or `second`.
-    pub(in crate::admin) class: &'static str,
-    pub(in crate::admin) values: Vec<Option<f64>>,
+    pub class: &'static str,
+    pub values: Vec<Option<f64>>,
 }
 
 /// Draws the lines over six hours, on one scale from zero to `top`.
-pub(in crate::admin) fn plot(label: &str, lines: &[PlotLine], top: f64) -> Markup {
+pub fn plot(label: &str, lines: &[PlotLine], top: f64) -> Markup {
     html! {
         svg viewBox={ "0 0 " (MINUTES) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label=(label) {
             @for line in lines {
@@ -27,7 +27,7 @@ pub(in crate::admin) fn plot(label: &str, lines: &[PlotLine], top: f64) -> Marku
 }
 
 /// The highest value of all lines.
-pub(in crate::admin) fn top(lines: &[PlotLine]) -> f64 {
+pub fn top(lines: &[PlotLine]) -> f64 {
     let values = lines.iter().flat_map(|line| line.values.iter().flatten());
     values.fold(0.0, |top, value| value.max(top))
 }

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::events::{actions, no_such, result};
 use super::labels;
 use super::page::{Visit, order_address, see_other};
-use crate::admin::Admin;
+use crate::admin::context::AdminContext;
 use crate::inbox::activity::{ActivityEntry, ActivityKind};
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::store::{ActivityFilter, AttemptRecord, SignedOrder, StoreError};
@@ -49,157 +49,153 @@ impl Tone {
     }
 }
 
-impl Admin {
-    /// Search: one order is shown at once, several are listed.
-    pub(in crate::admin) async fn orders(
-        &self,
-        visit: &Visit<'_>,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let wanted = visit.parameter("q").unwrap_or_default();
-        let wanted = wanted.trim();
-        let found = self.store.find(wanted, FOUND).await?;
-        if let [(merid, orderid)] = found.as_slice() {
-            return Ok(see_other(&order_address(merid, orderid)));
-        }
-        let notes = match found.is_empty() {
-            true => {
-                self.store
-                    .notes(ActivityFilter::Request(wanted.to_owned()), NOTES)
-                    .await?
-            }
-            false => Vec::new(),
-        };
-        let content = html! {
-            @if !found.is_empty() {
-                section {
-                    ul {
-                        @for (merid, orderid) in &found {
-                            li {
-                                a.number href=(order_address(merid, orderid)) { (shown(orderid)) }
-                                " · " (visit.say("商户 ", "merchant ")) span.number { (merid) }
-                            }
-                        }
-                    }
-                }
-            } @else if !notes.is_empty() {
-                section { (table(visit, &notes)) }
-            } @else {
-                section {
-                    p { (visit.say("没有找到：", "Nothing goes by: ")) code { (shown(wanted)) } }
-                    p.soft {
-                        (visit.say(
-                            "可按订单号 (orderid)、平台流水号 (queryid) 或请求号 (x-request-id) 完整查找。",
-                            "Search for a whole orderid, queryid or x-request-id.",
-                        ))
-                    }
-                }
-            }
-        };
-        let status = if found.is_empty() && notes.is_empty() {
-            StatusCode::NOT_FOUND
-        } else {
-            StatusCode::OK
-        };
-        Ok(visit.page(status, visit.say("查找", "Search"), &content))
+/// Search: one order is shown at once, several are listed.
+pub async fn orders(
+    admin: &AdminContext,
+    visit: &Visit<'_>,
+) -> Result<Response<Bytes>, StoreError> {
+    let wanted = visit.parameter("q").unwrap_or_default();
+    let wanted = wanted.trim();
+    let found = admin.store.find(wanted, FOUND).await?;
+    if let [(merid, orderid)] = found.as_slice() {
+        return Ok(see_other(&order_address(merid, orderid)));
     }
-
-    pub(in crate::admin) async fn order(
-        &self,
-        visit: &Visit<'_>,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let [merid, orderid] =
-            ["merid", "orderid"].map(|name| visit.parameter(name).unwrap_or_default());
-        let signed = self.store.signed(&merid, &orderid).await?;
-        let events = self.store.events_of(&merid, &orderid, EVENTS).await?;
-        let wanted = ActivityFilter::Order(merid.clone(), orderid.clone());
-        let notes = self.store.notes(wanted, NOTES).await?;
-        if signed.is_none() && events.is_empty() && notes.is_empty() {
-            return Ok(no_such(visit));
+    let notes = match found.is_empty() {
+        true => {
+            admin
+                .store
+                .notes(ActivityFilter::Request(wanted.to_owned()), NOTES)
+                .await?
         }
-        let mut steps: Vec<_> = signed
-            .iter()
-            .map(|signed| of_ledger(visit, signed))
-            .collect();
-        // Newest first in the store: what happened in one millisecond stays in its order.
-        for note in notes.iter().rev() {
-            steps.extend(of_note(visit, note, signed.as_ref()));
-        }
-        for event in &events {
-            steps.push(of_event(visit, event));
-            let attempts = self.store.attempts(&event.id).await?;
-            steps.extend(of_attempts(visit, &attempts));
-        }
-        steps.sort_by_key(|step| step.at);
-        let content = html! {
-            p.soft { (visit.say("商户 ", "merchant ")) span.number { (merid) } }
-            (done(visit))
-            (summary(visit, signed.as_ref(), &events))
+        false => Vec::new(),
+    };
+    let content = html! {
+        @if !found.is_empty() {
             section {
-                h2 { (visit.say("经过", "What happened")) }
-                ol.story {
-                    @for step in &steps {
-                        li class=(step.tone.class()) {
-                            div.head { h3 { (step.title) } p.soft { (visit.when(step.at)) } }
-                            (step.details)
+                ul {
+                    @for (merid, orderid) in &found {
+                        li {
+                            a.number href=(order_address(merid, orderid)) { (shown(orderid)) }
+                            " · " (visit.say("商户 ", "merchant ")) span.number { (merid) }
                         }
                     }
                 }
-                (ahead(visit, signed.as_ref(), &events))
             }
-        };
-        let title = format!("{} {}", visit.say("订单", "Order"), shown(&orderid));
-        Ok(visit.page(StatusCode::OK, &title, &content))
-    }
-
-    /// What was refused lately, by reason.
-    pub(in crate::admin) async fn refusals(
-        &self,
-        visit: &Visit<'_>,
-    ) -> Result<Response<Bytes>, StoreError> {
-        let notes = self.store.notes(ActivityFilter::Refusals, NOTES).await?;
-        let mut reasons: Vec<(ActivityKind, &str, usize, Millis)> = Vec::new();
-        for note in &notes {
-            match reasons
-                .iter_mut()
-                .find(|it| (it.0, it.1) == (note.what, &*note.outcome))
-            {
-                Some(reason) => reason.2 += 1,
-                None => reasons.push((note.what, &note.outcome, 1, note.at)),
+        } @else if !notes.is_empty() {
+            section { (table(visit, &notes)) }
+        } @else {
+            section {
+                p { (visit.say("没有找到：", "Nothing goes by: ")) code { (shown(wanted)) } }
+                p.soft {
+                    (visit.say(
+                        "可按订单号 (orderid)、平台流水号 (queryid) 或请求号 (x-request-id) 完整查找。",
+                        "Search for a whole orderid, queryid or x-request-id.",
+                    ))
+                }
             }
         }
-        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.2));
-        let labels = visit.say(
-            ["原因", "对象", "次数", "最近"],
-            ["Reason", "Of", "Times", "Latest"],
-        );
-        let content = html! {
-            @if notes.is_empty() {
-                section { p { (visit.say("没有。", "None.")) } }
-            } @else {
-                section {
-                    h2 { (visit.say("按原因", "By reason")) }
-                    table {
-                        caption { (visit.say("最近 ", "Of the latest ")) (notes.len()) (visit.say(" 条拒绝", " refusals")) }
-                        thead { tr { @for label in labels { th scope="col" { (label) } } } }
-                        tbody {
-                            @for (what, reason, times, latest) in &reasons {
-                                tr {
-                                    th scope="row" data-label=(labels[0]) {
-                                        span { code { (reason) } " " span.soft { (labels::why(visit.language, reason)) } }
-                                    }
-                                    td data-label=(labels[1]) { (kind(visit, *what)) }
-                                    td data-label=(labels[2]) { (times) }
-                                    td data-label=(labels[3]) { span { (visit.when(*latest)) } }
+    };
+    let status = if found.is_empty() && notes.is_empty() {
+        StatusCode::NOT_FOUND
+    } else {
+        StatusCode::OK
+    };
+    Ok(visit.page(status, visit.say("查找", "Search"), &content))
+}
+
+pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<Bytes>, StoreError> {
+    let [merid, orderid] =
+        ["merid", "orderid"].map(|name| visit.parameter(name).unwrap_or_default());
+    let signed = admin.store.signed(&merid, &orderid).await?;
+    let events = admin.store.events_of(&merid, &orderid, EVENTS).await?;
+    let wanted = ActivityFilter::Order(merid.clone(), orderid.clone());
+    let notes = admin.store.notes(wanted, NOTES).await?;
+    if signed.is_none() && events.is_empty() && notes.is_empty() {
+        return Ok(no_such(visit));
+    }
+    let mut steps: Vec<_> = signed
+        .iter()
+        .map(|signed| of_ledger(visit, signed))
+        .collect();
+    // Newest first in the store: what happened in one millisecond stays in its order.
+    for note in notes.iter().rev() {
+        steps.extend(of_note(visit, note, signed.as_ref()));
+    }
+    for event in &events {
+        steps.push(of_event(visit, event));
+        let attempts = admin.store.attempts(&event.id).await?;
+        steps.extend(of_attempts(visit, &attempts));
+    }
+    steps.sort_by_key(|step| step.at);
+    let content = html! {
+        p.soft { (visit.say("商户 ", "merchant ")) span.number { (merid) } }
+        (done(visit))
+        (summary(visit, signed.as_ref(), &events))
+        section {
+            h2 { (visit.say("经过", "What happened")) }
+            ol.story {
+                @for step in &steps {
+                    li class=(step.tone.class()) {
+                        div.head { h3 { (step.title) } p.soft { (visit.when(step.at)) } }
+                        (step.details)
+                    }
+                }
+            }
+            (ahead(visit, signed.as_ref(), &events))
+        }
+    };
+    let title = format!("{} {}", visit.say("订单", "Order"), shown(&orderid));
+    Ok(visit.page(StatusCode::OK, &title, &content))
+}
+
+/// What was refused lately, by reason.
+pub async fn rejections(
+    admin: &AdminContext,
+    visit: &Visit<'_>,
+) -> Result<Response<Bytes>, StoreError> {
+    let notes = admin.store.notes(ActivityFilter::Refusals, NOTES).await?;
+    let mut reasons: Vec<(ActivityKind, &str, usize, Millis)> = Vec::new();
+    for note in &notes {
+        match reasons
+            .iter_mut()
+            .find(|it| (it.0, it.1) == (note.what, &*note.outcome))
+        {
+            Some(reason) => reason.2 += 1,
+            None => reasons.push((note.what, &note.outcome, 1, note.at)),
+        }
+    }
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.2));
+    let labels = visit.say(
+        ["原因", "对象", "次数", "最近"],
+        ["Reason", "Of", "Times", "Latest"],
+    );
+    let content = html! {
+        @if notes.is_empty() {
+            section { p { (visit.say("没有。", "None.")) } }
+        } @else {
+            section {
+                h2 { (visit.say("按原因", "By reason")) }
+                table {
+                    caption { (visit.say("最近 ", "Of the latest ")) (notes.len()) (visit.say(" 条拒绝", " refusals")) }
+                    thead { tr { @for label in labels { th scope="col" { (label) } } } }
+                    tbody {
+                        @for (what, reason, times, latest) in &reasons {
+                            tr {
+                                th scope="row" data-label=(labels[0]) {
+                                    span { code { (reason) } " " span.soft { (labels::why(visit.language, reason)) } }
                                 }
+                                td data-label=(labels[1]) { (kind(visit, *what)) }
+                                td data-label=(labels[2]) { (times) }
+                                td data-label=(labels[3]) { span { (visit.when(*latest)) } }
                             }
                         }
                     }
                 }
-                section { h2 { (visit.say("最近的拒绝", "The latest")) } (table(visit, &notes)) }
             }
-        };
-        Ok(visit.page(StatusCode::OK, visit.say("拒绝记录", "Refusals"), &content))
-    }
+            section { h2 { (visit.say("最近的拒绝", "The latest")) } (table(visit, &notes)) }
+        }
+    };
+    Ok(visit.page(StatusCode::OK, visit.say("拒绝记录", "Refusals"), &content))
 }
 
 fn done(visit: &Visit<'_>) -> Markup {

@@ -1,0 +1,84 @@
+//! Requests that get no page: a page with the reason for browsers, one line of text for other clients.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use maud::html;
+
+use super::page::{Visit, see_other};
+use crate::admin::auth::Stop;
+use crate::admin::health::text;
+
+/// Rejects a request that authentication stopped.
+pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<Bytes> {
+    let (status, words) = match stop {
+        Stop::NotSignedIn if wants_page(headers) => return see_other("/login"),
+        Stop::NotSignedIn => (
+            StatusCode::UNAUTHORIZED,
+            "expected the admin token, as in \"authorization: bearer …\"",
+        ),
+        Stop::ForeignHost => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "expected a host that is loopback, the listen address or one of admin.names",
+        ),
+        Stop::CrossSite => (
+            StatusCode::FORBIDDEN,
+            "expected an action from a page of this console; load the page again",
+        ),
+    };
+    let mut response = rejection(visit, headers, status, words);
+    if stop == Stop::NotSignedIn {
+        let challenge = HeaderValue::from_static("Bearer realm=\"countersign\"");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+/// Rejects a path that is none of ours.
+pub fn not_found(visit: &Visit<'_>, headers: &HeaderMap) -> Response<Bytes> {
+    let words = "expected /, /livez, /readyz, /metrics, /version or POST /-/reload";
+    rejection(visit, headers, StatusCode::NOT_FOUND, words)
+}
+
+/// Rejects a method that the page does not accept.
+pub fn wrong_method(
+    visit: &Visit<'_>,
+    headers: &HeaderMap,
+    methods: &'static str,
+) -> Response<Bytes> {
+    let words = "this address does not take this method";
+    let mut response = rejection(visit, headers, StatusCode::METHOD_NOT_ALLOWED, words);
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// A page for browsers, one line of text for other clients.
+fn rejection(
+    visit: &Visit<'_>,
+    headers: &HeaderMap,
+    status: StatusCode,
+    words: &str,
+) -> Response<Bytes> {
+    if !wants_page(headers) {
+        let mut response = text(status, format!("{words}\n"));
+        let by_accept = HeaderValue::from_static("Accept");
+        response.headers_mut().insert(header::VARY, by_accept);
+        return response;
+    }
+    let content = html! { section { p lang="en" { (words) } p { a href="/" { (visit.say("回到概览", "Back to the overview")) } } } };
+    visit.bare_page(
+        status,
+        status.canonical_reason().unwrap_or("Rejected"),
+        &content,
+    )
+}
+
+fn wants_page(headers: &HeaderMap) -> bool {
+    let accepted = headers
+        .get(header::ACCEPT)
+        .and_then(|accepted| accepted.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/html"))
+}

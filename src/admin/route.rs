@@ -1,0 +1,56 @@
+//! The paths of the admin listener and the methods that each accepts.
+
+use super::console::events::OperatorDecision;
+
+/// A page or an endpoint of the admin listener, by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminPage<'p> {
+    Live,
+    Ready,
+    Metrics,
+    Version,
+    Reload,
+    Login,
+    Logout,
+    Overview,
+    Orders,
+    Order,
+    Events,
+    Decide(&'p str, OperatorDecision),
+    Rejections,
+    Merchants,
+}
+
+impl<'p> AdminPage<'p> {
+    /// Finds the page at a path.
+    pub fn of(path: &'p str) -> Option<Self> {
+        Some(match path {
+            "/livez" => Self::Live,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/version" => Self::Version,
+            "/-/reload" => Self::Reload,
+            "/login" => Self::Login,
+            "/logout" => Self::Logout,
+            "/" => Self::Overview,
+            "/orders" => Self::Orders,
+            "/order" => Self::Order,
+            "/events" => Self::Events,
+            "/refusals" => Self::Rejections,
+            "/merchants" => Self::Merchants,
+            _ => {
+                let (id, decision) = path.strip_prefix("/events/")?.split_once('/')?;
+                Self::Decide(id, OperatorDecision::parse(decision)?)
+            }
+        })
+    }
+
+    /// Lists the methods that the page accepts, as in `Allow`.
+    pub fn methods(self) -> &'static str {
+        match self {
+            Self::Reload => "POST",
+            Self::Login | Self::Logout | Self::Decide(..) | Self::Merchants => "GET, HEAD, POST",
+            _ => "GET, HEAD",
+        }
+    }
+}
