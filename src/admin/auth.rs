@@ -1,4 +1,4 @@
-//! Who may look and act: the token, the sessions of browsers that gave it, and what keeps other sites' pages out.
+//! Authentication of the admin listener: the token, browser sessions, and protection against pages of other sites.
 //!
 //! A page of another site can make a browser send requests here, and with a name of its own that points here (DNS
 //! rebinding) even read the answers. So a browser must call us by a name of ours, and an action must come from a page
@@ -23,7 +23,7 @@ pub const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
 const SESSIONS: usize = 64;
 const COOKIE: &str = "countersign-console";
 
-/// Why a request goes no further.
+/// The reason that a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// It calls us by a name that is not ours.
@@ -49,7 +49,7 @@ struct Session {
 }
 
 impl Guard {
-    /// As `[admin]` says.
+    /// Builds the guard that `[admin]` describes.
     pub fn new(settings: &settings::AdminSettings) -> Self {
         Self {
             listen: settings.listen,
@@ -60,17 +60,17 @@ impl Guard {
         }
     }
 
-    /// Stands in each of our forms, and nobody else knows it.
+    /// The secret that each of our forms carries.
     pub fn form_token(&self) -> &str {
         &self.form_token
     }
 
-    /// Whether there is anything to sign in with.
+    /// Returns true where a token is configured.
     pub fn asks_for_token(&self) -> bool {
         self.token.is_some()
     }
 
-    /// Lets a request in, or says why not.
+    /// Admits a request or returns the reason against it.
     pub fn admit(&self, request: &Request<Bytes>) -> Result<(), Stop> {
         if let Some(token) = &self.token {
             if bearer(request.headers()).is_some_and(|given| token.is(given)) {
@@ -86,7 +86,7 @@ impl Guard {
         self.admit_browser(request)
     }
 
-    /// Lets in what any page of ours may ask, signed in or not.
+    /// Admits requests that need no token: by one of our host names, and not from another site's page.
     pub fn admit_browser(&self, request: &Request<Bytes>) -> Result<(), Stop> {
         let host = host(request);
         if host.is_some_and(|host| !self.is_ours(host)) {
@@ -98,7 +98,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether a form is one of ours.
+    /// Admits a form that a page of ours rendered.
     pub fn admit_form(&self, given: Option<&str>) -> Result<(), Stop> {
         if is_same(given.unwrap_or_default(), &self.form_token) {
             Ok(())
@@ -144,7 +144,7 @@ impl Guard {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An address cannot be made to point elsewhere; a name can.
+    /// Returns true for our own addresses and configured names. An address cannot be made to point elsewhere; a name can.
     fn is_ours(&self, authority: &str) -> bool {
         let name = authority
             .rsplit_once(':')
@@ -177,7 +177,8 @@ fn host(request: &Request<Bytes>) -> Option<&str> {
     target.or_else(|| host.map(|host| host.to_str().unwrap_or("?")))
 }
 
-/// Scripts say nothing about a site. Browsers do, all of them in `Origin` and the newer ones in `Sec-Fetch-Site` too.
+/// Returns true for actions from a page of another site. Browsers send `Origin`, newer ones `Sec-Fetch-Site` too (Fetch
+/// Metadata); scripts send neither.
 fn is_cross_site(headers: &HeaderMap, host: Option<&str>) -> bool {
     let elsewhere = |site: &http::HeaderValue| site != "same-origin";
     if headers.get("sec-fetch-site").is_some_and(elsewhere) {
@@ -219,7 +220,7 @@ fn is_same(one: &str, other: &str) -> bool {
     one.as_bytes().ct_eq(other.as_bytes()).into()
 }
 
-/// 128 bits that nobody can guess, in hex.
+/// Returns 128 random bits in hex.
 fn random() -> String {
     let mut bytes = [0; 16];
     getrandom(&mut bytes, GetRandomFlags::empty())

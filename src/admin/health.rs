@@ -22,7 +22,7 @@ pub async fn ready(admin: &AdminContext) -> Response<Bytes> {
 }
 
 pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
-    // A file that was refused and then put back as it was is no reload, but all is well again.
+    // A rejected file that is restored is no reload, but the last look at it was good.
     let (_, last) = admin.watch.last();
     let refused = matches!(last, ReloadOutcome::Refused(_));
     admin.metrics.reload_ok.set(i64::from(!refused));

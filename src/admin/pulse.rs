@@ -1,5 +1,4 @@
-//! The pulse: what happened in each of the last minutes, read off the metrics. In memory alone; it begins with the
-//! process.
+//! Figures of each of the last minutes, taken from the metrics. They live in memory and begin with the process.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,22 +16,22 @@ use crate::time::Millis;
 pub const MINUTES: usize = 360;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What happened in one minute.
+/// The figures of one minute.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Minute {
-    /// When it was over.
+    /// The end of the minute.
     pub until: Millis,
     /// Calls of apps.
     pub calls: u64,
-    /// Those that were refused.
-    pub calls_refused: u64,
+    /// Rejected calls.
+    pub calls_rejected: u64,
     /// Callbacks.
     pub callbacks: u64,
-    /// Those that were refused.
-    pub callbacks_refused: u64,
-    /// Half of the calls took less, in seconds; `None` without calls.
+    /// Rejected callbacks.
+    pub callbacks_rejected: u64,
+    /// The median duration of calls in seconds; `None` without calls.
     pub median: Option<f64>,
-    /// All but one of a hundred calls took less, in seconds.
+    /// The 99th percentile of the duration of calls in seconds.
     pub p99: Option<f64>,
 }
 
@@ -48,7 +47,7 @@ struct Ring {
     minutes: VecDeque<Minute>,
 }
 
-/// The counters as they stood at one moment.
+/// The counters at one moment.
 #[derive(Default, Clone)]
 struct Totals {
     calls: [u64; 2],
@@ -84,7 +83,7 @@ impl Pulse {
         }
     }
 
-    /// The whole minutes, oldest first, and the one that has begun.
+    /// Returns the complete minutes, oldest first, and the current one.
     pub fn minutes(&self) -> (Vec<Minute>, Minute) {
         let totals = Totals::read(&self.metrics);
         let ring = self.ring();
@@ -116,15 +115,15 @@ impl Totals {
             }
         }
         Self {
-            calls: all_and_refused(&metrics.calls, &["ok"]),
-            callbacks: all_and_refused(&metrics.callbacks, &["accepted", "repeated"]),
+            calls: all_and_rejected(&metrics.calls, &["ok"]),
+            callbacks: all_and_rejected(&metrics.callbacks, &["accepted", "repeated"]),
             times,
         }
     }
 
     fn since(&self, last: &Self, until: Millis) -> Minute {
-        let [calls, calls_refused] = [0, 1].map(|i| self.calls[i] - last.calls[i]);
-        let [callbacks, callbacks_refused] = [0, 1].map(|i| self.callbacks[i] - last.callbacks[i]);
+        let [calls, calls_rejected] = [0, 1].map(|i| self.calls[i] - last.calls[i]);
+        let [callbacks, callbacks_rejected] = [0, 1].map(|i| self.callbacks[i] - last.callbacks[i]);
         let before = last
             .times
             .iter()
@@ -139,16 +138,16 @@ impl Totals {
         Minute {
             until,
             calls,
-            calls_refused,
+            calls_rejected,
             callbacks,
-            callbacks_refused,
+            callbacks_rejected,
             median: quantile(&times, 0.5),
             p99: quantile(&times, 0.99),
         }
     }
 }
 
-fn all_and_refused(counters: &IntCounterVec, well: &[&str]) -> [u64; 2] {
+fn all_and_rejected(counters: &IntCounterVec, well: &[&str]) -> [u64; 2] {
     let mut sums = [0, 0];
     for family in counters.collect() {
         for metric in family.get_metric() {
@@ -166,7 +165,8 @@ fn all_and_refused(counters: &IntCounterVec, well: &[&str]) -> [u64; 2] {
     sums
 }
 
-/// As `histogram_quantile` of Prometheus: even within a bucket, and the last bound for what lies beyond it.
+/// Computes a quantile as `histogram_quantile` of Prometheus does: linear within a bucket, and the last bound for values
+/// beyond it.
 fn quantile(times: &[(f64, u64)], share: f64) -> Option<f64> {
     let all = times.last()?.1;
     let rank = share * all as f64;
@@ -225,8 +225,8 @@ mod tests {
             .with_label_values(&["back", "malformed"])
             .inc();
         let minute = Totals::read(&metrics).since(&first, 7);
-        assert_eq!((minute.calls, minute.calls_refused), (5, 1));
-        assert_eq!((minute.callbacks, minute.callbacks_refused), (2, 1));
+        assert_eq!((minute.calls, minute.calls_rejected), (5, 1));
+        assert_eq!((minute.callbacks, minute.callbacks_rejected), (2, 1));
         assert!(
             minute
                 .median

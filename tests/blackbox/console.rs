@@ -132,7 +132,11 @@ fn an_order_s_story_is_told_in_its_order() {
         &shop.sidecar,
         MERID,
         &orderid,
-        &["the-app-s-own-1", "Callback repeated", "The app took it"],
+        &[
+            "the-app-s-own-1",
+            "Callback repeated",
+            "The app accepted it",
+        ],
     );
     in_order(
         &told,
@@ -148,7 +152,7 @@ fn an_order_s_story_is_told_in_its_order() {
             "Result kept",
             "Paid 0000",
             "Delivery attempt 1",
-            "The app took it",
+            "The app accepted it",
         ],
     );
     assert!(told.contains("Callback repeated (back)"), "{told}");
@@ -237,18 +241,21 @@ fn an_unknown_outcome_and_the_watch_s_question_are_told() {
         &shop.sidecar,
         MERID,
         &orderid,
-        &["found", "The app took it"],
+        &["found", "The app accepted it"],
     );
     in_order(
         &told,
         &[
             "Sent to the platform (submit)",
-            "Refused",
+            "Rejected",
             "platform-cut-off",
             "sent: unknown",
         ],
     );
-    in_order(&told, &["Sent to", "The watch asked the platform", "found"]);
+    in_order(
+        &told,
+        &["Sent to", "Reconciliation queried the platform", "found"],
+    );
     in_order(
         &told,
         &["Sent to", "Result kept", "Paid 0000", "Delivery attempt 1"],
@@ -271,7 +278,7 @@ fn refused_callbacks_are_told_with_their_reason_and_strangers_as_such() {
         &shop.sidecar,
         MERID,
         &payment.orderid,
-        &["Callback refused (back)", "bad-signature", "disputed"],
+        &["Callback rejected (back)", "bad-signature", "disputed"],
     );
     assert_eq!(told.matches("Unverified").count(), 1, "{told}");
     in_order(&told, &["bad-signature", "Unverified"]);
@@ -363,12 +370,12 @@ fn a_replay_is_confirmed_on_a_page_of_its_own() {
     shop.listed(&orderid, "delivered");
     assert_eq!(shop.deliveries_of(&orderid).len(), before + 1);
     let place = answer.header("location").unwrap();
-    assert!(page(&shop.sidecar, place).contains("It is being offered to the app again"));
+    assert!(page(&shop.sidecar, place).contains("The app gets it again"));
     story(
         &shop.sidecar,
         MERID,
         &orderid,
-        &["The app took it", "Delivered"],
+        &["The app accepted it", "Delivered"],
     );
     for (path, status) in [("/events/0/replay", 404), ("/events/0/keep", 404)] {
         assert_eq!(
@@ -791,7 +798,7 @@ fn merchants_are_shown_by_fingerprint_with_the_last_use_of_old_keys() {
 fn a_reload_that_was_refused_is_shown_with_its_problems() {
     let sidecar = Sidecar::start(|_| {});
     let good = fs::read_to_string(sidecar.merchants_file()).unwrap();
-    assert!(!page(&sidecar, "/").contains("is refused"));
+    assert!(!page(&sidecar, "/").contains("was rejected"));
     fs::write(sidecar.merchants_file(), format!("{good}\noops = 1\n")).unwrap();
     let form = format!("form={}", form_token(&sidecar.admin("/merchants").text()));
     let reload = || post_with(sidecar.setup.admin, "/merchants", &[FORM], &form);
@@ -801,7 +808,7 @@ fn a_reload_that_was_refused_is_shown_with_its_problems() {
         in_order(
             &shown,
             &[
-                "The merchants file is refused",
+                "The merchants file was rejected",
                 "merchants.toml:",
                 "unknown key",
             ],
@@ -809,7 +816,7 @@ fn a_reload_that_was_refused_is_shown_with_its_problems() {
     }
     fs::write(sidecar.merchants_file(), good).unwrap();
     assert_eq!(reload().status, 303);
-    assert!(!page(&sidecar, "/").contains("is refused"));
+    assert!(!page(&sidecar, "/").contains("was rejected"));
 }
 
 #[test]
@@ -850,7 +857,7 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
     browser.reads(&[
         "Overview",
         "Parked",
-        "The merchants file is refused",
+        "The merchants file was rejected",
         "unknown key",
     ]);
     look("front-problem");
@@ -861,7 +868,7 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
     browser.reads(&["Unchanged"]);
     look("merchants");
     browser.open(&format!("{home}{}", &story_of(MERID, &paid)[1..]));
-    browser.reads(&["What happened", "Callback accepted", "The app took it"]);
+    browser.reads(&["What happened", "Callback accepted", "The app accepted it"]);
     look("story");
     browser.write("input[name=q]", &orderid);
     browser.click("form[role=search] button");
@@ -879,7 +886,7 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
     browser.reads(&["Replay this event?", &orderid, "under the same event id"]);
     look("replay-dark");
     browser.click("main form button.first");
-    browser.reads(&["It is being offered to the app again"]);
+    browser.reads(&["The app gets it again"]);
     shop.listed(&orderid, "delivered");
     browser.open(&format!("{home}refusals"));
     browser.reads(&["By reason", "bad-signature", "disputed"]);

@@ -1,4 +1,4 @@
-//! Lists of events, and a person's decisions about one: replay it, or discard it. Each is asked for once more first.
+//! Lists of events, and the decisions of operators about one: replay or discard. A second page confirms each.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -12,11 +12,11 @@ use crate::inbox::store::StoreError;
 use crate::protocol::result::ResultCode;
 use crate::time;
 
-/// Events of one list, at first and where more are asked for.
+/// Events of one list, at first and with "show more".
 const LISTED: u32 = 200;
 const MOST_LISTED: u32 = 5000;
 
-/// What a person can do about an event.
+/// A decision of an operator about an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OperatorDecision {
     Replay,
@@ -24,7 +24,7 @@ pub enum OperatorDecision {
 }
 
 impl OperatorDecision {
-    /// From the last part of an address.
+    /// Finds a decision by the last segment of a path.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Replay, Self::Discard]
             .into_iter()
@@ -52,7 +52,7 @@ impl OperatorDecision {
         }
     }
 
-    /// Whether it makes a difference: what the app took can be told again, but not be taken back.
+    /// Returns true where the decision makes a difference: an accepted event can be replayed, but not be discarded.
     pub fn fits(self, state: EventState) -> bool {
         match self {
             Self::Replay => state != EventState::Pending,
@@ -91,7 +91,7 @@ pub async fn events(
     ))
 }
 
-/// The second page, which asks whether it is meant.
+/// Renders the page that confirms a decision.
 pub async fn confirm(
     admin: &AdminContext,
     visit: &Visit<'_>,
@@ -115,9 +115,9 @@ pub async fn confirm(
                 @match decision {
                     OperatorDecision::Replay => (visit.say(
                         "将立即以相同的事件号再次投递给应用。",
-                        "The app is offered it again at once, under the same event id.",
+                        "The app gets it again at once, under the same event id.",
                     )),
-                    OperatorDecision::Discard => (visit.say("应用将不会得知此结果。", "The app is not to hear of this result.")),
+                    OperatorDecision::Discard => (visit.say("应用将不会得知此结果。", "The app will not get this result.")),
                 }
             }
             @if event.state == EventState::Disputed && decision == OperatorDecision::Replay {
@@ -135,7 +135,7 @@ pub async fn confirm(
                     }
                 }
             } @else {
-                p.note { (visit.say("此事件当前的状态不需要这样做。", "In the state that it is in, there is nothing to do.")) }
+                p.note { (visit.say("此事件当前的状态不需要这样做。", "Its present state does not allow this.")) }
             }
         }
     };
@@ -225,7 +225,7 @@ fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
     }
 }
 
-/// Links to what can be done about an event.
+/// Renders links to the decisions that an event allows.
 pub fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
     html! {
         span.actions {
@@ -239,7 +239,7 @@ pub fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
     }
 }
 
-/// A result code with its word.
+/// Renders a result code with its meaning.
 pub fn result(visit: &Visit<'_>, code: &str) -> Markup {
     html! {
         @match ResultCode::parse(code) {

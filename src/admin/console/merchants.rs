@@ -1,4 +1,4 @@
-//! The merchants in force, by the fingerprints of their keys, and what came of the last edit.
+//! The live merchants with the fingerprints of their keys, and the outcome of the last reload.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -72,7 +72,7 @@ pub async fn merchants(
     Ok(visit.page(StatusCode::OK, visit.say("商户", "Merchants"), &content))
 }
 
-/// The button; what came of it stands on the page that it leads to.
+/// Reloads, then redirects to the page that shows the outcome.
 pub async fn reload_by_hand(admin: &AdminContext) -> Response<Bytes> {
     health::reload(admin).await;
     see_other("/merchants")
@@ -112,7 +112,7 @@ fn row(visit: &Visit<'_>, merchant: &Merchant, seen: &[OldKey]) -> Markup {
     }
 }
 
-/// Without its query, which may hold an app's own secret.
+/// Renders a URL without its query, which may hold a secret of the app.
 fn address(url: Option<&Url>) -> Markup {
     html! {
         @match url {
@@ -145,7 +145,7 @@ fn reload(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcome) -> Markup {
     }
 }
 
-/// What a refused edit is about; nothing where all is well.
+/// Explains a rejected edit; empty after a good one.
 pub fn reload_note(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcome) -> Markup {
     let ReloadOutcome::Refused(problems) = last else {
         return html! {};
@@ -155,7 +155,7 @@ pub fn reload_note(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcome) -> M
             strong {
                 (visit.say(
                     "商户文件被拒绝，上一份仍然生效。",
-                    "The merchants file is refused; the last good merchants stay in force.",
+                    "The merchants file was rejected. The last good merchants stay live.",
                 ))
             }
             " " (visit.when(millis(at)))

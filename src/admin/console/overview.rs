@@ -1,4 +1,4 @@
-//! The front page: what needs a person, and how the last hours went.
+//! The overview: results that need attention, and plots of the last hours.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -74,8 +74,8 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
         values: minutes.iter().map(value).collect(),
     };
     let share = |part: u64, all: u64| (all > 0).then(|| 100.0 * part as f64 / all as f64);
-    let calls = |it: &Minute| share(it.calls_refused, it.calls);
-    let callbacks = |it: &Minute| share(it.callbacks_refused, it.callbacks);
+    let calls = |it: &Minute| share(it.calls_rejected, it.calls);
+    let callbacks = |it: &Minute| share(it.callbacks_rejected, it.callbacks);
     let newest = minutes.last().unwrap_or(begun);
     let number = |value: f64| format!("{value:.0}");
     let percent = |value: f64| format!("{value:.1}\u{a0}%");
@@ -85,11 +85,11 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
         div.plots {
             (figure(visit, visit.say("每分钟调用", "Calls a minute"), [
                 (all, line("first", &|it| Some(it.calls as f64)), Some(newest.calls as f64)),
-                (refused, line("second", &|it| Some(it.calls_refused as f64)), Some(newest.calls_refused as f64)),
+                (refused, line("second", &|it| Some(it.calls_rejected as f64)), Some(newest.calls_rejected as f64)),
             ], number))
             (figure(visit, visit.say("每分钟通知", "Callbacks a minute"), [
                 (all, line("first", &|it| Some(it.callbacks as f64)), Some(newest.callbacks as f64)),
-                (refused, line("second", &|it| Some(it.callbacks_refused as f64)), Some(newest.callbacks_refused as f64)),
+                (refused, line("second", &|it| Some(it.callbacks_rejected as f64)), Some(newest.callbacks_rejected as f64)),
             ], number))
             (figure(visit, visit.say("调用耗时", "Time of a call"), [
                 ("p50", line("first", &|it| it.median), newest.median),
@@ -111,7 +111,7 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
     }
 }
 
-/// One plot of two lines, with the newest figures and the highest in words.
+/// Renders one plot of two lines, with the newest and the highest value as text.
 fn figure(
     visit: &Visit<'_>,
     title: &str,

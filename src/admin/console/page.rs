@@ -1,5 +1,4 @@
-//! What every page of the console has: its frame, its style, its headers. It works without a script, and asks no other
-//! machine for anything.
+//! The frame, style and headers of every console page. Pages work without scripts and load nothing from other hosts.
 
 use std::sync::LazyLock;
 
@@ -120,7 +119,7 @@ static CONTENT_SECURITY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("base64 and constants are a header value")
 });
 
-/// Who looks at a page, and which.
+/// One request of a browser: its page, language and form token.
 pub struct Visit<'r> {
     pub language: Language,
     /// Chosen on the page just now, and to be remembered.
@@ -153,22 +152,22 @@ impl<'r> Visit<'r> {
         self.language.say(chinese, english)
     }
 
-    /// One parameter of the address.
+    /// Returns one parameter of the address.
     pub fn parameter(&self, name: &str) -> Option<String> {
         parameter(self.query.as_bytes(), name)
     }
 
-    /// What each form that acts carries.
+    /// Renders the hidden field that each form carries against cross-site requests.
     pub fn form_token(&self) -> Markup {
         html! { input type="hidden" name="form" value=(self.form_token); }
     }
 
-    /// A page with all that is around it. `title` is its heading too.
+    /// Renders a page with header and navigation. `title` is its heading too.
     pub fn page(&self, status: StatusCode, title: &str, content: &Markup) -> Response<Bytes> {
         self.framed(status, title, Some(self.header()), content)
     }
 
-    /// A page for who is not let in: without the way to any other.
+    /// Renders a page without navigation, for callers who are not signed in.
     pub fn bare_page(&self, status: StatusCode, title: &str, content: &Markup) -> Response<Bytes> {
         self.framed(status, title, None, content)
     }
@@ -206,11 +205,11 @@ impl<'r> Visit<'r> {
                 }
             }
         };
-        let mut response = typed(
-            status,
-            "text/html; charset=utf-8",
-            page.into_string().into(),
-        );
+        self.with_headers(status, page.into_string())
+    }
+
+    fn with_headers(&self, status: StatusCode, page: String) -> Response<Bytes> {
+        let mut response = typed(status, "text/html; charset=utf-8", page.into());
         let headers = response.headers_mut();
         let mut put = |name, value| headers.insert(name, value);
         put(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY.clone());
@@ -288,7 +287,7 @@ impl<'r> Visit<'r> {
         html! { a href={ "?" (query) } lang=(tag) hreflang=(tag) { (name) } }
     }
 
-    /// A time, with how long ago it was.
+    /// Renders a time with its age.
     pub fn when(&self, at: Millis) -> Markup {
         let text = time::shown(at, UtcOffset::UTC);
         html! {
@@ -306,7 +305,7 @@ impl<'r> Visit<'r> {
         }
     }
 
-    /// A time span in its largest unit.
+    /// Formats a time span in its largest unit.
     pub fn duration(&self, time: Millis) -> String {
         let seconds = time / 1000;
         let (number, unit) = match seconds {
@@ -319,14 +318,15 @@ impl<'r> Visit<'r> {
     }
 }
 
-/// The first parameter of this name in a form or an address. One with a NUL is none: PostgreSQL takes no such text.
+/// Finds the first parameter of this name in a form or an address. A value with a NUL counts as absent, because PostgreSQL
+/// accepts no such text.
 pub fn parameter(form: &[u8], name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(form);
     let found = pairs.find_map(|(found, value)| (found == name).then(|| value.into_owned()));
     found.filter(|value| !value.contains('\0'))
 }
 
-/// Sends a browser on with GET.
+/// Redirects a browser with GET.
 pub fn see_other(place: &str) -> Response<Bytes> {
     let mut response = typed(
         StatusCode::SEE_OTHER,
@@ -339,7 +339,7 @@ pub fn see_other(place: &str) -> Response<Bytes> {
     response
 }
 
-/// The address of an order's story.
+/// The address of an order's timeline.
 pub fn order_address(merid: &str, orderid: &str) -> String {
     let query = form_urlencoded::Serializer::new(String::new())
         .append_pair("merid", merid)

@@ -1,11 +1,11 @@
-//! Small plots of the last hours, as SVG that needs no script. What a plot shows stands beside it in words.
+//! Small plots of the last hours, as SVG without a script. The same figures are beside each plot as text.
 
 use maud::{Markup, html};
 
 use crate::admin::pulse::MINUTES;
 
 const HEIGHT: f64 = 64.0;
-/// Above the highest point, so that its line is not cut.
+/// Space above the highest point, so that its line is not cut.
 const AIR: f64 = 2.0;
 
 /// One line of a plot: a value a minute, newest last; none where there was nothing to measure.

@@ -1,4 +1,4 @@
-//! An order's story: everything that is known of it, in the order in which it happened.
+//! The timeline of an order: every known step, oldest first. Also search and the list of rejections.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -13,16 +13,16 @@ use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::store::{ActivityFilter, AttemptRecord, SignedOrder, StoreError};
 use crate::time::Millis;
 
-/// Orders that one number may stand for.
+/// Limit of orders that one search lists.
 const FOUND: u32 = 50;
-/// Events of one order; there is seldom more than one.
+/// Limit of events of one order; there is seldom more than one.
 const EVENTS: u32 = 20;
-/// Notes of one order, or of one list.
+/// Limit of activity entries of one order, or of one list.
 const NOTES: u32 = 200;
-/// Attempts of one event that are shown: the first, and the latest.
+/// Limit of attempts of one event: the first and the latest are shown.
 const ATTEMPTS: usize = 50;
 
-/// One step of a story.
+/// One step of a timeline.
 struct TimelineStep {
     at: Millis,
     tone: Tone,
@@ -30,7 +30,7 @@ struct TimelineStep {
     details: Markup,
 }
 
-/// How a step looks.
+/// The appearance of a step.
 enum Tone {
     Plain,
     Good,
@@ -49,7 +49,7 @@ impl Tone {
     }
 }
 
-/// Search: one order is shown at once, several are listed.
+/// Renders a search: redirects to a single match, lists several.
 pub async fn orders(
     admin: &AdminContext,
     visit: &Visit<'_>,
@@ -148,7 +148,7 @@ pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<B
     Ok(visit.page(StatusCode::OK, &title, &content))
 }
 
-/// What was refused lately, by reason.
+/// Renders the latest rejections, by reason.
 pub async fn rejections(
     admin: &AdminContext,
     visit: &Visit<'_>,
@@ -200,11 +200,11 @@ pub async fn rejections(
 
 fn done(visit: &Visit<'_>) -> Markup {
     let said = match visit.parameter("done").as_deref() {
-        Some("replay") => visit.say("已安排重放。", "It is being offered to the app again."),
-        Some("discard") => visit.say("已丢弃。", "It is discarded."),
+        Some("replay") => visit.say("已安排重放。", "The app gets it again."),
+        Some("discard") => visit.say("已丢弃。", "Discarded."),
         Some(_) => visit.say(
             "没有改变：状态已不同。",
-            "Nothing was changed: it is in another state by now.",
+            "Nothing changed: its state is different by now.",
         ),
         None => return html! {},
     };
@@ -300,7 +300,7 @@ fn of_call(
             "已签名交给应用，由浏览器发送",
             "Handed to the app signed, for the browser to send",
         ),
-        (_, true) => visit.say("调用失败", "Refused"),
+        (_, true) => visit.say("调用失败", "Rejected"),
     };
     steps.push(TimelineStep {
         at: note.at,
@@ -321,7 +321,7 @@ fn of_call(
 
 fn of_callback(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
     let title = match (note.refused, &*note.outcome) {
-        (true, _) => visit.say("通知被拒", "Callback refused"),
+        (true, _) => visit.say("通知被拒", "Callback rejected"),
         (false, "repeated") => visit.say("重复的通知", "Callback repeated"),
         (false, _) => visit.say("通知被接受", "Callback accepted"),
     };
@@ -336,7 +336,7 @@ fn of_callback(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
                 p.warn {
                     (visit.say(
                         "未验证：来者只是自称与此订单有关。",
-                        "Unverified: whoever sent it only claimed that it is about this order.",
+                        "Unverified: the sender only claimed that it is about this order.",
                     ))
                 }
             }
@@ -354,7 +354,7 @@ fn of_question(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
             _ => Tone::Plain,
         },
         title: visit
-            .say("监看查询平台", "The watch asked the platform")
+            .say("监看查询平台", "Reconciliation queried the platform")
             .to_owned(),
         details: html! { p { (outcome(visit, note)) " · " (note.took) " ms" } },
     }
@@ -381,7 +381,7 @@ fn of_event(visit: &Visit<'_>, event: &Event) -> TimelineStep {
     }
 }
 
-/// The first and the latest, where an app was down for days.
+/// Shows the first and the latest attempts, where an app was down for days.
 fn of_attempts(visit: &Visit<'_>, attempts: &[AttemptRecord]) -> Vec<TimelineStep> {
     let latest = attempts.len().saturating_sub(ATTEMPTS);
     let shown_ones = attempts
@@ -394,10 +394,10 @@ fn of_attempts(visit: &Visit<'_>, attempts: &[AttemptRecord]) -> Vec<TimelineSte
             TimelineStep {
                 at: attempt.at,
                 tone: if taken { Tone::Good } else { Tone::Bad },
-                title: format!("{} {}", visit.say("投递", "Deliver attempt"), attempt.number),
+                title: format!("{} {}", visit.say("投递", "Delivery attempt"), attempt.number),
                 details: html! {
                     p {
-                        @if taken { (visit.say("应用已收下", "The app took it")) } @else { (shown(&attempt.outcome)) }
+                        @if taken { (visit.say("应用已收下", "The app accepted it")) } @else { (shown(&attempt.outcome)) }
                         " · " (attempt.took) " ms"
                     }
                 },
@@ -406,7 +406,7 @@ fn of_attempts(visit: &Visit<'_>, attempts: &[AttemptRecord]) -> Vec<TimelineSte
         .collect()
 }
 
-/// What is going to happen next, by itself.
+/// Renders the next automatic steps.
 fn ahead(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) -> Markup {
     let next_look = signed.and_then(|signed| signed.next_look);
     html! {
@@ -414,7 +414,7 @@ fn ahead(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) -> M
             p.soft { (visit.say("下次投递：", "Next attempt: ")) (visit.when(event.next_attempt)) }
         }
         @if let Some(at) = next_look {
-            p.soft { (visit.say("监看下次查询：", "The watch asks next: ")) (visit.when(at)) }
+            p.soft { (visit.say("监看下次查询：", "Next query of the platform: ")) (visit.when(at)) }
         }
     }
 }
