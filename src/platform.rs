@@ -9,10 +9,10 @@ use crate::http::client::error::ClientError;
 use crate::http::client::{Client, Repeat};
 use crate::protocol::envelope;
 use crate::protocol::envelope::{Envelope, EnvelopeError, Verified, VerifyError};
-use crate::protocol::json::{Object, quoted};
+use crate::protocol::json::quoted;
+use crate::protocol::response::ResponseError;
 use crate::protocol::result;
-use crate::protocol::result::PaymentResult;
-use crate::protocol::result::ResponseError;
+use crate::protocol::result::{PaymentResult, ReadError};
 use crate::relay;
 
 /// The platform's query interface (document §3.4).
@@ -63,10 +63,10 @@ impl PlatformQuery {
             return Err(QueryError::Status(response.status().as_u16()));
         }
         let message = envelope::read(response.body(), "resp")?.verify(merchant.verifying_keys())?;
-        if let Some(respcode) = refusal(&message) {
+        if let Some(respcode) = result::failed_respcode(&message) {
             return Err(QueryError::Refused(respcode));
         }
-        let outcome = result::read_result(message)?;
+        let outcome = result::read_result(&message)?;
         if outcome.merid != merchant.merid {
             return Err(ResponseError::Foreign("merid").into());
         }
@@ -77,8 +77,8 @@ impl PlatformQuery {
     }
 }
 
-fn refusal(message: &[u8]) -> Option<String> {
-    let object = Object::parse(message).ok()?;
-    let respcode = object.string("respcode")?.ok()?;
-    (respcode != "00").then(|| respcode.into_owned())
+impl From<ReadError> for QueryError {
+    fn from(error: ReadError) -> Self {
+        Self::Answer(error.into())
+    }
 }

@@ -27,8 +27,7 @@ use crate::protocol::envelope::{Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
 use crate::protocol::result;
-use crate::protocol::result::PaymentResult;
-use crate::protocol::result::ResponseError;
+use crate::protocol::result::{PaymentResult, ReadError};
 use crate::protocol::subject::Subject;
 use crate::telemetry::Telemetry;
 use crate::telemetry::activity::ActivityLog;
@@ -242,9 +241,9 @@ impl Inbound {
                     VerifyError::NotBase64 => RejectionReason::Malformed,
                 })
             })?;
-        let outcome = result::read_result(message).map_err(|error| {
+        let outcome = result::read_result(&message).map_err(|error| {
             refused(match error {
-                ResponseError::Json(_) => RejectionReason::Malformed,
+                ReadError::Malformed(_) => RejectionReason::Malformed,
                 _ => RejectionReason::Incomplete,
             })
         })?;

@@ -90,7 +90,7 @@ pub(super) fn outcome(
         .unwrap()
         .verify([&key])
         .unwrap();
-    read_result(message).unwrap()
+    read_result(&message).unwrap()
 }
 
 pub(super) const ARRIVAL: Arrival = Arrival {

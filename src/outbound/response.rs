@@ -9,8 +9,8 @@ use crate::protocol::envelope;
 use crate::protocol::envelope::{EnvelopeError, Received, Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::response;
-use crate::protocol::response::{Completeness, PlatformResponse};
-use crate::protocol::result::ResponseError;
+use crate::protocol::response::{Completeness, PlatformResponse, ResponseError};
+use crate::protocol::result::ReadError;
 use crate::telemetry::metrics::Metrics;
 
 /// Verifies the answer to a call that must be answered with an envelope and status 200.
@@ -30,9 +30,6 @@ pub(super) fn verify(
         .map_err(|error| unverified(&error, &received))?;
     let answer = response::read_response(message, &call.json, &call.subject, completeness)?;
     metrics.count_oddities(&answer);
-    if answer.without_respcode {
-        metrics.oddities.with_label_values(&["no-respcode"]).inc();
-    }
     Ok(answer)
 }
 
@@ -95,12 +92,10 @@ impl From<ResponseError> for CallRejection {
         let detail = error.to_string();
         match error {
             ResponseError::Foreign(member) => Self::new(Code::ForeignAnswer, detail).at(member),
-            ResponseError::Incomplete(missing) => {
-                Self::new(Code::MalformedAnswer, detail).at(missing.field)
+            ResponseError::Read(ReadError::Unreadable { field, .. }) => {
+                Self::new(Code::MalformedAnswer, detail).at(field)
             }
-            ResponseError::Json(_) | ResponseError::PlayedBack => {
-                Self::new(Code::MalformedAnswer, detail)
-            }
+            ResponseError::Read(_) => Self::new(Code::MalformedAnswer, detail),
         }
     }
 }

@@ -1,107 +1,57 @@
-//! The envelope: sealing a message, reading one from a form or a JSON object, and verifying it.
+//! The envelope: sealing a payload, reading an envelope from a form or a JSON object, and verifying it.
 //!
-//! Knows nothing of what a message says. Only this file's [`Received::verify`] makes a [`Verified`] value.
+//! Knows nothing of what a payload says. Only this file makes a [`Verified`] value, and only from a signature that fits.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 
 use base64_simd::{STANDARD, STANDARD_NO_PAD};
-use md5::{Digest, Md5};
 use memchr::{memchr, memchr2, memchr3_iter};
-use subtle::ConstantTimeEq;
 
-use super::json::Object;
+use super::json::{JsonError, Object};
 use super::key::Key;
+use super::oddity::{Oddities, Oddity};
+use super::signature::{Signature, hex_digit};
 
-/// The platform's signature: MD5 over an envelope's text followed by the key (document §2.2).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Sign([u8; 16]);
-
-impl Sign {
-    /// Signs a text as it will be sent.
-    pub fn over(text: &[u8], key: &Key) -> Self {
-        let md5 = Md5::new().chain_update(text).chain_update(key.bytes());
-        Self::finish(md5)
-    }
-
-    pub(super) fn finish(md5: Md5) -> Self {
-        Self(md5.finalize().into())
-    }
-
-    /// Reads 32 hex digits of either case.
-    pub fn parse(hex: &str) -> Option<Self> {
-        let hex: &[u8; 32] = hex.as_bytes().try_into().ok()?;
-        let mut sign = [0; 16];
-        for (byte, pair) in sign.iter_mut().zip(hex.chunks_exact(2)) {
-            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
-        }
-        Some(Self(sign))
-    }
-
-    fn hex(self) -> [u8; 32] {
-        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
-        let mut hex = [0; 32];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = digit(byte >> 4);
-            pair[1] = digit(byte);
-        }
-        hex
-    }
-}
-
-impl fmt::Display for Sign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.hex()
-            .iter()
-            .try_for_each(|&digit| write!(f, "{}", char::from(digit)))
-    }
-}
-
-impl fmt::Debug for Sign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sign(…)")
-    }
-}
-
-/// A message sealed by us: base64 text and its sign.
+/// A payload sealed by us: base64 text and its signature.
 pub struct Envelope {
     text: String,
-    sign: Sign,
+    signature: Signature,
 }
 
 impl Envelope {
-    /// Seals a message's bytes as they are.
-    pub fn seal(message: &[u8], key: &Key) -> Self {
-        let text = STANDARD.encode_to_string(message);
-        let sign = Sign::over(text.as_bytes(), key);
-        Self { text, sign }
+    /// Seals a payload's bytes as they are.
+    pub fn seal(payload: &[u8], key: &Key) -> Self {
+        let text = STANDARD.encode_to_string(payload);
+        let signature = Signature::over(text.as_bytes(), key);
+        Self { text, signature }
     }
 
-    /// The message's bytes in base64.
+    /// Returns the payload's bytes in base64.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The sign over [`Envelope::text`].
-    pub fn sign(&self) -> Sign {
-        self.sign
+    /// Returns the signature over [`Envelope::text`].
+    pub fn sign(&self) -> Signature {
+        self.signature
     }
 
-    /// `req=…&sign=…`, percent-encoded: a form's body and a link's query alike. `name` is `req` or `resp`.
+    /// Writes `req=…&sign=…`, percent-encoded: a form's body and a link's query alike. `name` is `req` or `resp`.
     pub fn form(&self, name: &str) -> String {
         let mut form = Vec::with_capacity(self.form_length(name));
         self.write_form(name, &mut form);
         String::from_utf8(form).expect("base64, escapes and hex digits are ASCII")
     }
 
-    /// Bytes of [`Envelope::form`].
+    /// Counts the bytes of [`Envelope::form`].
     pub fn form_length(&self, name: &str) -> usize {
         let escapes = 2 * escaped(self.text.as_bytes()).count();
         name.len() + "=&sign=".len() + self.text.len() + escapes + 32
     }
 
-    /// Writes [`Envelope::form`] behind what is there.
+    /// Appends [`Envelope::form`] to a buffer.
     pub fn write_form(&self, name: &str, to: &mut Vec<u8>) {
         to.extend_from_slice(name.as_bytes());
         to.push(b'=');
@@ -118,57 +68,33 @@ impl Envelope {
         }
         to.extend_from_slice(&text[written..]);
         to.extend_from_slice(b"&sign=");
-        to.extend_from_slice(&self.sign.hex());
+        to.extend_from_slice(&self.signature.hex());
     }
 }
 
-/// Where the characters stand that mean something else in a form: of base64's only these.
+/// Finds the characters of base64 that mean something else in a form: only these three.
 fn escaped(text: &[u8]) -> impl Iterator<Item = usize> {
     memchr3_iter(b'+', b'/', b'=', text)
 }
 
-/// What a sender got wrong that can be put right without a guess. Tolerated, and counted by whoever asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Oddities {
-    /// A raw `+` (or the space that form decoding made of it) stood in the text.
-    pub raw_plus: bool,
-    /// The base64 text was broken into lines.
-    pub line_breaks: bool,
-    /// The base64 text had lost its padding.
-    pub unpadded: bool,
-}
-
-impl Oddities {
-    /// The oddities that were met, by the names that the metrics use.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        [
-            (self.raw_plus, "raw-plus"),
-            (self.line_breaks, "line-breaks"),
-            (self.unpadded, "unpadded"),
-        ]
-        .into_iter()
-        .filter_map(|(met, name)| met.then_some(name))
-    }
-}
-
-/// Why bytes are not an envelope: the sender's fault, before any key is looked at.
+/// Bytes that are no envelope: the sender is at fault, and no key was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
-    /// Neither a form nor a JSON object with both members.
+    /// Neither a form nor a JSON object with the payload's parameter.
     #[error("no envelope: expected {0} and sign, as a form or a JSON object")]
     Missing(&'static str),
-    /// A parameter stands twice, so two readers could take different ones.
-    #[error("{0} stands twice")]
+    /// A parameter given twice, so that two readers could take different ones.
+    #[error("{0} is given twice")]
     Doubled(&'static str),
-    /// A member of the JSON form is not a string.
+    /// A member of the JSON form that is no string.
     #[error("{0} is not a string")]
     NotAString(&'static str),
-    /// A `%` without two hex digits, or a value that is not text.
-    #[error("{0} is not valid percent-encoding of text")]
+    /// A `%` without two hex digits, or a value that is not UTF-8.
+    #[error("{0} is not valid percent-encoding of UTF-8")]
     BadEscape(&'static str),
 }
 
-/// Why an envelope is not believed.
+/// An envelope whose payload must not be believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// `sign` is empty: the platform could not find the key (document §2.2). Anyone could have sent this.
@@ -177,8 +103,8 @@ pub enum VerifyError {
     /// `sign` fits the text with none of the keys.
     #[error("sign does not fit the text with any of the merchant's keys")]
     BadSignature,
-    /// Signed, but the text is not base64 in the standard alphabet.
-    #[error("the signed text is not base64")]
+    /// The text is not base64 in the standard alphabet.
+    #[error("the text is not base64")]
     NotBase64,
 }
 
@@ -186,10 +112,10 @@ pub enum VerifyError {
 pub struct Received<'a> {
     text: Cow<'a, str>,
     sign: Cow<'a, str>,
-    raw_plus: bool,
+    pub(super) oddities: Oddities,
 }
 
-/// Something that carried a right sign. Only verification makes one.
+/// A payload that carried the right signature. Only verification makes one.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Verified<T> {
     inner: T,
@@ -198,12 +124,12 @@ pub struct Verified<T> {
 }
 
 impl<T> Verified<T> {
-    /// What the sender got wrong, and was put right.
+    /// Returns the deviations that were tolerated on the way.
     pub fn oddities(&self) -> Oddities {
         self.oddities
     }
 
-    /// Which of the keys that were tried fits: 0 is the first.
+    /// Returns which of the keys that were tried fits: 0 is the first.
     pub fn key_index(&self) -> usize {
         self.key_index
     }
@@ -213,12 +139,26 @@ impl<T> Verified<T> {
         self.inner
     }
 
-    pub(super) fn try_map<U, E>(self, f: impl FnOnce(T) -> Result<U, E>) -> Result<Verified<U>, E> {
+    /// Turns the value into what it says; `read` may add oddities.
+    pub(super) fn try_map<U, E>(
+        self,
+        read: impl FnOnce(T, &mut Oddities) -> Result<U, E>,
+    ) -> Result<Verified<U>, E> {
+        let mut oddities = self.oddities;
         Ok(Verified {
-            inner: f(self.inner)?,
-            oddities: self.oddities,
+            inner: read(self.inner, &mut oddities)?,
+            oddities,
             key_index: self.key_index,
         })
+    }
+
+    /// Borrows the value with the proof that it was verified.
+    pub(super) fn borrowed(&self) -> Verified<&T> {
+        Verified {
+            inner: &self.inner,
+            oddities: self.oddities,
+            key_index: self.key_index,
+        }
     }
 }
 
@@ -238,14 +178,23 @@ impl<T> fmt::Debug for Verified<T> {
 
 /// Reads an envelope, `{name}=…&sign=…` or `{"name": "…", "sign": "…"}`, in any order. `name` is `req` or
 /// `resp`; other parameters are ignored. A body that opens with `{` is read as JSON.
+///
+/// A `sign` that is missing or `null` reads as the empty one: verification then says that the payload is unsigned.
 pub fn read<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, EnvelopeError> {
-    match body.trim_ascii_start().first() {
-        Some(b'{') => read_json(body, name),
-        _ => read_form(body, name),
-    }
+    let mut oddities = Oddities::default();
+    let body = without_padding(body, &mut oddities);
+    let (text, sign) = match body.first() {
+        Some(b'{') => read_json(body, name)?,
+        _ => read_form(body, name, &mut oddities)?,
+    };
+    Ok(Received {
+        text,
+        sign,
+        oddities,
+    })
 }
 
-/// Whether a form has any of an envelope's parameters, however often and in whatever state.
+/// Returns true if a form has any of an envelope's parameters, however often and in whatever state.
 pub fn names_any(form: &[u8]) -> bool {
     let names = form
         .split(|&byte| byte == b'&')
@@ -258,23 +207,48 @@ pub fn names_any(form: &[u8]) -> bool {
     })
 }
 
-fn read_json<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, EnvelopeError> {
-    let object = Object::parse(body).map_err(|_| EnvelopeError::Missing(name))?;
-    let member = |name| match object.string(name) {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(_)) => Err(EnvelopeError::NotAString(name)),
-        None => Err(EnvelopeError::Missing(name)),
-    };
-    Ok(Received {
-        text: member(name)?,
-        sign: member("sign")?,
-        raw_plus: false,
-    })
+/// Cuts off what some senders put around an envelope: a byte order mark, white space, NULs.
+pub(super) fn without_padding<'a>(mut body: &'a [u8], oddities: &mut Oddities) -> &'a [u8] {
+    // The common case in two comparisons.
+    let is_plain = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
+    if is_plain(body.first()) && is_plain(body.last()) {
+        return body;
+    }
+    loop {
+        let (rest, oddity) = if let Some(rest) = body.strip_prefix(b"\xef\xbb\xbf") {
+            (rest, Oddity::ByteOrderMark)
+        } else if let Some(rest) = body.strip_prefix(b"\0").or(body.strip_suffix(b"\0")) {
+            (rest, Oddity::Nul)
+        } else if body.trim_ascii().len() < body.len() {
+            (body.trim_ascii(), Oddity::Whitespace)
+        } else {
+            return body;
+        };
+        oddities.add(oddity);
+        body = rest;
+    }
 }
 
-fn read_form<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, EnvelopeError> {
+type TextAndSign<'a> = (Cow<'a, str>, Cow<'a, str>);
+
+fn read_json<'a>(body: &'a [u8], name: &'static str) -> Result<TextAndSign<'a>, EnvelopeError> {
+    let object = Object::parse(body).map_err(|_| EnvelopeError::Missing(name))?;
+    let member = |name| match object.string(name) {
+        Some(Ok(value)) => Ok(Some(value)),
+        Some(Err(_)) => Err(EnvelopeError::NotAString(name)),
+        None => Ok(None),
+    };
+    let text = member(name)?.ok_or(EnvelopeError::Missing(name))?;
+    Ok((text, member("sign")?.unwrap_or_default()))
+}
+
+fn read_form<'a>(
+    body: &'a [u8],
+    name: &'static str,
+    oddities: &mut Oddities,
+) -> Result<TextAndSign<'a>, EnvelopeError> {
     let (mut text, mut sign) = (None, None);
-    let mut rest = Some(body.trim_ascii());
+    let mut rest = Some(body);
     while let Some(pairs) = rest {
         let pair;
         (pair, rest) = cut(pairs, b'&');
@@ -291,22 +265,18 @@ fn read_form<'a>(body: &'a [u8], name: &'static str) -> Result<Received<'a>, Env
             return Err(EnvelopeError::Doubled(name));
         }
     }
-    let (Some(text), Some(sign)) = (text, sign) else {
-        return Err(EnvelopeError::Missing(name));
-    };
+    let text = text.ok_or(EnvelopeError::Missing(name))?;
     // Base64 has no space: one can only have been a `+` before somebody's form decoding.
     let has_space = memchr(b' ', text.as_bytes()).is_some();
-    Ok(Received {
-        text: match has_space {
-            true => Cow::Owned(text.replace(' ', "+")),
-            false => text,
-        },
-        sign,
-        raw_plus: has_space || memchr(b'+', body).is_some(),
-    })
+    oddities.add_if(has_space || memchr(b'+', body).is_some(), Oddity::RawPlus);
+    let text = match has_space {
+        true => Cow::Owned(text.replace(' ', "+")),
+        false => text,
+    };
+    Ok((text, sign.unwrap_or_default()))
 }
 
-/// What stands before the first separator, and what after it.
+/// Splits at the first separator.
 fn cut(bytes: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
     match memchr(separator, bytes) {
         Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
@@ -332,67 +302,150 @@ fn percent_decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
     String::from_utf8(decoded).ok().map(Cow::Owned)
 }
 
-fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
-}
-
-impl Received<'_> {
-    /// Believes the text where the sign fits it with one of the keys, and decodes it. Every key is tried in
+impl<'a> Received<'a> {
+    /// Believes the text where the signature fits it with one of the keys, and decodes it. Every key is tried in
     /// turn; each comparison takes constant time.
     pub fn verify<'k>(
         &self,
         keys: impl IntoIterator<Item = &'k Key>,
     ) -> Result<Verified<Vec<u8>>, VerifyError> {
-        if self.sign.is_empty() {
-            return Err(VerifyError::Unsigned);
-        }
-        let sign = Sign::parse(&self.sign).ok_or(VerifyError::BadSignature)?;
-        let fits = |key: &Key| bool::from(Sign::over(self.text.as_bytes(), key).0.ct_eq(&sign.0));
-        let key_index = keys
-            .into_iter()
-            .position(fits)
-            .ok_or(VerifyError::BadSignature)?;
-        let (inner, oddities) = self.decode().ok_or(VerifyError::NotBase64)?;
-        Ok(Verified {
-            inner,
+        let key_index = self.fitting_key(keys)?;
+        let (inner, oddities) = self.decoded().ok_or(VerifyError::NotBase64)?;
+        Ok(self.verified(inner, oddities, key_index))
+    }
+
+    /// Decodes the payload once, for a reader who must look into it to find the key.
+    pub fn decode(self) -> Result<Payload<'a>, VerifyError> {
+        let (bytes, oddities) = self.decoded().ok_or(VerifyError::NotBase64)?;
+        Ok(Payload {
+            received: self,
+            bytes,
             oddities,
-            key_index,
         })
     }
 
-    /// The message's bytes, whoever wrote them: for messages that say they are unsigned, and for people.
+    /// Returns the payload's bytes, whoever wrote them: for payloads that say they are unsigned, and for display.
     pub fn unverified(&self) -> Option<Vec<u8>> {
-        self.decode().map(|(message, _)| message)
+        self.decoded().map(|(payload, _)| payload)
     }
 
-    /// The base64 text as it is to be signed.
+    /// Returns the base64 text as it is to be signed.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The sign as it was sent.
+    /// Returns `sign` as it was sent.
     pub fn sign(&self) -> &str {
         &self.sign
     }
 
-    fn decode(&self) -> Option<(Vec<u8>, Oddities)> {
+    /// Returns true if `sign` is the empty one of §2.2: blank, or the word that some languages print for it.
+    pub fn is_unsigned(&self) -> bool {
+        let sign = self.sign.trim();
+        sign.is_empty() || sign.eq_ignore_ascii_case("null")
+    }
+
+    fn fitting_key<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Key>,
+    ) -> Result<usize, VerifyError> {
+        let Some(signature) = Signature::parse(&self.sign) else {
+            return Err(match self.is_unsigned() {
+                true => VerifyError::Unsigned,
+                false => VerifyError::BadSignature,
+            });
+        };
+        keys.into_iter()
+            .position(|key| signature.fits(self.text.as_bytes(), key))
+            .ok_or(VerifyError::BadSignature)
+    }
+
+    fn verified<T>(&self, inner: T, mut oddities: Oddities, key_index: usize) -> Verified<T> {
+        oddities.extend(self.oddities);
+        oddities.add_if(
+            self.sign.bytes().any(|digit| digit.is_ascii_uppercase()),
+            Oddity::UpperCaseSign,
+        );
+        Verified {
+            inner,
+            oddities,
+            key_index,
+        }
+    }
+
+    fn decoded(&self) -> Option<(Vec<u8>, Oddities)> {
         let line_breaks = memchr2(b'\r', b'\n', self.text.as_bytes()).is_some();
         let text = match line_breaks {
             true => Cow::Owned(self.text.replace(['\r', '\n'], "")),
             false => Cow::Borrowed(self.text.as_ref()),
         };
-        // Some senders strip the padding; half a padding is nobody's habit and refused.
+        // Some senders strip the padding; half a padding is nobody's habit and rejected.
         let unpadded = !text.len().is_multiple_of(4);
         let alphabet = if unpadded { STANDARD_NO_PAD } else { STANDARD };
-        let message = alphabet.decode_to_vec(text.as_bytes()).ok()?;
-        let oddities = Oddities {
-            raw_plus: self.raw_plus,
-            line_breaks,
-            unpadded,
-        };
-        Some((message, oddities))
+        let payload = alphabet.decode_to_vec(text.as_bytes()).ok()?;
+        let mut oddities = Oddities::default();
+        oddities.add_if(line_breaks, Oddity::LineBreaks);
+        oddities.add_if(unpadded, Oddity::Unpadded);
+        Some((payload, oddities))
+    }
+}
+
+/// A payload that was decoded, and is not believed yet.
+pub struct Payload<'a> {
+    received: Received<'a>,
+    bytes: Vec<u8>,
+    oddities: Oddities,
+}
+
+impl Payload<'_> {
+    /// Returns the decoded bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Parses the payload once; the object then says whose keys to verify with.
+    pub fn claim(&self) -> Result<Claimed<'_>, JsonError> {
+        let object = Object::parse(&self.bytes)?;
+        Ok(Claimed {
+            payload: self,
+            object,
+        })
+    }
+
+    /// Believes the bytes where the signature fits with one of the keys: for a payload that cannot be parsed.
+    pub fn verify<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Key>,
+    ) -> Result<Verified<&[u8]>, VerifyError> {
+        let key_index = self.received.fitting_key(keys)?;
+        Ok(self
+            .received
+            .verified(&*self.bytes, self.oddities, key_index))
+    }
+}
+
+/// A payload that was parsed, and is not believed yet.
+pub struct Claimed<'p> {
+    payload: &'p Payload<'p>,
+    object: Object<'p>,
+}
+
+impl<'p> Claimed<'p> {
+    /// Returns what the payload claims.
+    pub fn object(&self) -> &Object<'p> {
+        &self.object
+    }
+
+    /// Believes the object where the signature fits with one of the keys.
+    pub fn verify<'k>(
+        self,
+        keys: impl IntoIterator<Item = &'k Key>,
+    ) -> Result<Verified<Object<'p>>, VerifyError> {
+        let Payload {
+            received, oddities, ..
+        } = self.payload;
+        let key_index = received.fitting_key(keys)?;
+        Ok(received.verified(self.object, *oddities, key_index))
     }
 }
 
@@ -430,15 +483,7 @@ mod tests {
 
     #[test]
     fn what_is_not_an_envelope_is_refused() {
-        for body in [
-            "",
-            "resp=QQ==",
-            "sign=x",
-            "<html>",
-            "RESP=QQ==&sign=x",
-            "{}",
-            "[]",
-        ] {
+        for body in ["", "sign=x", "<html>", "RESP=QQ==&sign=x", "{}", "[]"] {
             assert_eq!(error(body), EnvelopeError::Missing("resp"), "{body}");
         }
         for body in [
@@ -464,8 +509,10 @@ mod tests {
                 .verify([&key("k")])
                 .unwrap_err()
         };
-        assert_eq!(verify(""), VerifyError::Unsigned);
-        let right = Sign::over(b"QQ==", &key("k")).to_string();
+        for unsigned in ["", "%20", "null", "NULL"] {
+            assert_eq!(verify(unsigned), VerifyError::Unsigned, "{unsigned}");
+        }
+        let right = Signature::over(b"QQ==", &key("k")).to_string();
         for wrong in [
             "0",
             &right[..31],
@@ -498,7 +545,7 @@ mod tests {
             "QQ==\tQQ==",
             "Q*==",
         ] {
-            let sign = Sign::over(text.as_bytes(), &key("k"));
+            let sign = Signature::over(text.as_bytes(), &key("k"));
             let body = format!("resp={text}&sign={sign}");
             let verdict = read(body.as_bytes(), "resp").unwrap().verify([&key("k")]);
             assert_eq!(verdict.unwrap_err(), VerifyError::NotBase64, "{text}");

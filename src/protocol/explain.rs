@@ -9,9 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use md5::{Digest, Md5};
 
-use super::envelope::Sign;
 use super::json::Object;
 use super::key::Key;
+use super::signature::Signature;
 
 /// A key that may have made the sign.
 pub struct Candidate<'a> {
@@ -135,7 +135,7 @@ pub fn explain(text: &str, sign: &str, candidates: &[Candidate<'_>]) -> Explanat
     if sign.is_empty() {
         return Explanation::Empty;
     }
-    let Some(wanted) = Sign::parse(sign) else {
+    let Some(wanted) = Signature::parse(sign) else {
         return Explanation::NotASign;
     };
     let Some((candidate, mut causes)) = search(text, wanted, candidates) else {
@@ -154,7 +154,7 @@ pub fn explain(text: &str, sign: &str, candidates: &[Candidate<'_>]) -> Explanat
 /// The fewest assumptions that give `wanted`, the right merchant before others.
 fn search<'c, 'k>(
     text: &str,
-    wanted: Sign,
+    wanted: Signature,
     candidates: &'c [Candidate<'k>],
 ) -> Option<(&'c Candidate<'k>, Vec<Cause>)> {
     let named = named_merchant(text);
@@ -179,7 +179,11 @@ fn search<'c, 'k>(
 }
 
 /// Every way to get `wanted` from the variants of the text and of one key.
-fn fitting(texts: &[(Option<Cause>, Cow<'_, [u8]>)], wanted: Sign, key: &Key) -> Vec<Vec<Cause>> {
+fn fitting(
+    texts: &[(Option<Cause>, Cow<'_, [u8]>)],
+    wanted: Signature,
+    key: &Key,
+) -> Vec<Vec<Cause>> {
     let keys = key_variants(key.bytes());
     let mut found = Vec::new();
     for (text_cause, text) in texts {
@@ -188,7 +192,7 @@ fn fitting(texts: &[(Option<Cause>, Cow<'_, [u8]>)], wanted: Sign, key: &Key) ->
                 let md5 = parts
                     .iter()
                     .fold(Md5::new(), |md5, part| md5.chain_update(part));
-                if Sign::finish(md5) == wanted {
+                if Signature::finish(md5) == wanted {
                     let causes = [order_cause, *text_cause, *key_cause];
                     found.push(causes.into_iter().flatten().collect());
                 }

@@ -1,21 +1,22 @@
-//! Members of a message: their types, their bounds, and the error that names one.
+//! Members of a payload: their types, their bounds, and the error that names one.
 
 use std::borrow::Cow;
 
 use url::Url;
 
 use super::json::Object;
+use super::oddity::{Oddities, Oddity};
 
 /// Amounts are whole cents, at most what a signed 64-bit integer holds.
 pub const MAX_AMOUNT: u64 = i64::MAX as u64;
 
-/// A member that breaks a rule: which, and what was expected. Never what stood there.
+/// A member that breaks a rule: which, and what was expected. Never its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: expected {expected}")]
 pub struct FieldError {
     /// The member's name.
     pub field: &'static str,
-    /// What the document asks for.
+    /// The document's rule.
     pub expected: &'static str,
 }
 
@@ -23,19 +24,55 @@ pub(super) const ORDERID: &str = "8 to 32 letters and digits";
 
 pub(super) const URL: &str = "an absolute http or https URL";
 
-pub(super) fn amount(message: &Object<'_>) -> Option<u64> {
-    message
+/// Reads the amount of a request: an integer, because the platform reads it too and may be strict.
+pub(super) fn amount(request: &Object<'_>) -> Option<u64> {
+    request
         .integer("txnamt")?
         .ok()
         .filter(|&amount| amount <= MAX_AMOUNT)
 }
 
-pub(super) fn orderid<'a>(message: &Object<'a>) -> Result<Option<Cow<'a, str>>, FieldError> {
+/// Reads an amount in cents as the platform may write it: quoted or not, with a fraction of zeros or none.
+pub(super) fn amount_of_result(
+    result: &Object<'_>,
+    oddities: &mut Oddities,
+) -> Result<u64, FieldError> {
+    let wrong = FieldError {
+        field: "txnamt",
+        expected: "a whole number of cents",
+    };
+    let raw = result.raw("txnamt").ok_or(wrong)?;
+    let text = match result.string("txnamt") {
+        Some(Ok(text)) => {
+            oddities.add(Oddity::QuotedAmount);
+            text
+        }
+        _ => Cow::Borrowed(raw),
+    };
+    let (cents, zeros) = match text.split_once('.') {
+        Some((cents, zeros)) => (cents, Some(zeros)),
+        None => (&*text, None),
+    };
+    if let Some(zeros) = zeros {
+        oddities.add(Oddity::AmountWithZeros);
+        if zeros.is_empty() || zeros.bytes().any(|digit| digit != b'0') {
+            return Err(wrong);
+        }
+    }
+    // No floating point: 2^53 and more are amounts too.
+    let is_plain = is_integer(cents) && cents.len() <= 19;
+    let amount = cents.parse().ok().filter(|_| is_plain);
+    amount
+        .filter(|&amount: &u64| amount <= MAX_AMOUNT)
+        .ok_or(wrong)
+}
+
+pub(super) fn orderid<'a>(request: &Object<'a>) -> Result<Option<Cow<'a, str>>, FieldError> {
     let wrong = FieldError {
         field: "orderid",
         expected: ORDERID,
     };
-    let Some(orderid) = optional_string(message, "orderid").map_err(|_| wrong)? else {
+    let Some(orderid) = optional_string(request, "orderid").map_err(|_| wrong)? else {
         return Ok(None);
     };
     let right =
@@ -44,14 +81,14 @@ pub(super) fn orderid<'a>(message: &Object<'a>) -> Result<Option<Cow<'a, str>>, 
 }
 
 pub(super) fn callback_url(
-    message: &Object<'_>,
+    request: &Object<'_>,
     field: &'static str,
 ) -> Result<Option<Url>, FieldError> {
     let wrong = FieldError {
         field,
         expected: URL,
     };
-    let Some(text) = optional_string(message, field)? else {
+    let Some(text) = optional_string(request, field)? else {
         return Ok(None);
     };
     let absolute = text
@@ -66,11 +103,12 @@ pub(super) fn callback_url(
     }
 }
 
+/// Reads a member of a request that must be a string where it is given. `null` counts as not given.
 pub(super) fn optional_string<'a>(
-    message: &Object<'a>,
+    request: &Object<'a>,
     field: &'static str,
 ) -> Result<Option<Cow<'a, str>>, FieldError> {
-    match message.string(field) {
+    match request.string(field) {
         None => Ok(None),
         Some(Ok(text)) => Ok(Some(text)),
         Some(Err(_)) => Err(FieldError {
@@ -78,4 +116,56 @@ pub(super) fn optional_string<'a>(
             expected: "a string",
         }),
     }
+}
+
+/// Reads a member that the document calls a string and that the platform may write as an integer: its digits are kept,
+/// beyond 2^53 too. `null` counts as missing.
+pub(super) fn optional_text<'a>(
+    message: &Object<'a>,
+    field: &'static str,
+    oddities: &mut Oddities,
+) -> Result<Option<Cow<'a, str>>, FieldError> {
+    match message.string(field) {
+        None => Ok(None),
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => match message.raw(field) {
+            Some(raw) if is_integer(raw) => {
+                oddities.add(Oddity::IntegerForString);
+                Ok(Some(Cow::Borrowed(raw)))
+            }
+            _ => Err(FieldError {
+                field,
+                expected: "a string or an integer",
+            }),
+        },
+    }
+}
+
+/// Checks a member whose content nobody here reads: any scalar or `null`.
+pub(super) fn check_scalar(
+    message: &Object<'_>,
+    field: &'static str,
+    oddities: &mut Oddities,
+) -> Result<(), FieldError> {
+    let Some(raw) = message.raw(field) else {
+        return Ok(());
+    };
+    match raw.as_bytes().first() {
+        Some(b'"') => {}
+        Some(b'{' | b'[') => {
+            return Err(FieldError {
+                field,
+                expected: "a string, a number, true, false or null",
+            });
+        }
+        _ => oddities.add(Oddity::OtherScalar),
+    }
+    Ok(())
+}
+
+/// Returns true for `0|[1-9][0-9]*`: no sign, no leading zero, no fraction, no exponent.
+fn is_integer(text: &str) -> bool {
+    let digits = text.as_bytes();
+    let has_leading_zero = digits.len() > 1 && digits[0] == b'0';
+    !digits.is_empty() && !has_leading_zero && digits.iter().all(u8::is_ascii_digit)
 }

@@ -1,8 +1,11 @@
 //! The platform's protocol, pure: no clock, disk, socket or runtime.
 //!
-//! A message is one JSON object. It travels as an envelope: its bytes in base64 (`req` from the app's side,
+//! A payload is one JSON object. It travels as an envelope: its bytes in base64 (`req` from the app's side,
 //! `resp` from the platform's) and `sign`, the MD5 of that text followed by the merchant's key
-//! (document §2.2). Signing covers bytes, so nothing here ever parses a message and prints it again.
+//! (document §2.2). Signing covers bytes, so nothing here ever parses a payload and prints it again.
+//!
+//! Platforms vary. One reader judges a payload alike on every path: what means the same is accepted and counted
+//! ([`oddity`]), everything else is an error that says what is wrong ([`result::ReadError`]).
 //!
 //! ```
 //! use countersign::protocol::{envelope::{self, Envelope}, key::Key};
@@ -14,7 +17,7 @@
 //! let form = Envelope::seal(query.as_bytes(), &key).form("req");
 //! assert!(form.ends_with("&sign=7d3c4fbcea6f4e436ae785b2f9c75053"));
 //!
-//! // The other side: nothing is believed before the sign fits.
+//! // The other side: nothing is believed before the signature fits.
 //! let received = envelope::read(form.as_bytes(), "req")?;
 //! let verified = received.verify([&key]).expect("signed with this key");
 //! assert_eq!(verified.as_slice(), query.as_bytes());
@@ -24,6 +27,10 @@
 pub mod key;
 
 pub mod json;
+
+pub mod oddity;
+
+pub mod signature;
 
 pub mod envelope;
 

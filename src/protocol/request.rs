@@ -1,13 +1,14 @@
 //! Requests of the app: a submit (document §3.1.3) and a query (§3.4.3).
 //!
-//! A member that is `null` counts as missing. Members that the document does not know stay as they are.
+//! A member that is `null` counts as missing, and so does a nullable one that is empty. Members that the document does
+//! not know stay as they are.
 
 use std::borrow::Cow;
 
 use super::field::{FieldError, ORDERID, URL, amount, callback_url, optional_string, orderid};
 use super::json::Object;
 
-/// What a submit asks for (document §3.1.3), as far as it concerns the ledger.
+/// An order, as far as the ledger keeps a submit (document §3.1.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// The merchant's order number: 8–32 letters and digits.
@@ -25,7 +26,10 @@ pub fn read_submit(message: &Object<'_>) -> Result<Order, FieldError> {
         field: "backurl",
         expected: URL,
     })?;
-    callback_url(message, "fronturl")?;
+    // Nullable (§3.1.3): an empty one is none.
+    if message.raw("fronturl") != Some("\"\"") {
+        callback_url(message, "fronturl")?;
+    }
     optional_string(message, "accname")?;
     optional_string(message, "accno")?;
     Ok(order)
@@ -90,6 +94,16 @@ mod tests {
             (order.orderid.as_str(), order.amount, order.action),
             ("ABCDEFGH", 1, "Bank")
         );
+    }
+
+    #[test]
+    fn an_empty_fronturl_counts_as_missing() {
+        for nothing in ["\"\"", "null"] {
+            let member = format!("\"fronturl\":{nothing},\"backurl\"");
+            submit(&SUBMIT.replacen("\"backurl\"", &member, 1)).unwrap();
+        }
+        submit(&SUBMIT.replacen("\"backurl\"", "\"fronturl\":\" \",\"backurl\"", 1)).unwrap_err();
+        submit(&SUBMIT.replacen("https://a/b", "", 1)).unwrap_err();
     }
 
     #[test]

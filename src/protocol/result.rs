@@ -1,29 +1,39 @@
-//! Results of payments: what a notification (document §3.2.3, §3.3.3) or a query's response (§3.4.4) states.
+//! Results of payments, as a notification (document §3.2.3, §3.3.3) or a query's response (§3.4.4) states them.
 
 use std::borrow::Cow;
 
 use super::envelope::Verified;
-use super::field::{FieldError, amount, optional_string};
+use super::field::{FieldError, amount_of_result, check_scalar, optional_text};
 use super::json::{JsonError, Object};
+use super::oddity::Oddities;
 
-/// Why a signed text is no answer to what was asked.
+/// A verified payload that is no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResponseError {
-    /// Not one strict JSON object.
-    #[error("the signed text is malformed: {0}")]
-    Json(#[from] JsonError),
-    /// A mandatory member is missing or of another type.
-    #[error("the signed text is no complete answer: {0}")]
-    Incomplete(#[from] FieldError),
-    /// The very text that we sent.
-    #[error("the signed text is our own request played back")]
-    PlayedBack,
-    /// About another merchant or order.
-    #[error("the answer is signed, but speaks of another {0}")]
-    Foreign(&'static str),
+pub enum ReadError {
+    /// A request of ours, or the response to a failed query, sent back as a result. It carries our signature or the
+    /// platform's, names no payment, and anyone who saw it can send it: nothing to review.
+    #[error("the payload is a request or a failed query's response, not a result")]
+    Reflected,
+    /// A result with a mandatory member that is missing, or with one of another type. Needs manual review.
+    #[error("{field}: expected {expected}")]
+    Unreadable {
+        /// The member's name.
+        field: &'static str,
+        /// The document's rule, with the tolerances of this module.
+        expected: &'static str,
+    },
+    /// Not one strict JSON object. Needs manual review.
+    #[error("the payload is malformed: {0}")]
+    Malformed(#[from] JsonError),
 }
 
-/// A verified result: what a notification (§3.2.3, §3.3.3) or a query's answer (§3.4.4) says of a payment.
+impl From<FieldError> for ReadError {
+    fn from(FieldError { field, expected }: FieldError) -> Self {
+        Self::Unreadable { field, expected }
+    }
+}
+
+/// A result: what the platform says of one payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentResult {
     /// The platform's plain JSON, byte for byte.
@@ -40,56 +50,122 @@ pub struct PaymentResult {
     pub amount: u64,
 }
 
-/// Reads a verified message as a result: complete, every member of its type. Our own request played back has no
-/// `queryid` and is none.
-pub fn read_result(message: Verified<Vec<u8>>) -> Result<Verified<PaymentResult>, ResponseError> {
-    message.try_map(|bytes| {
-        let object = Object::parse(&bytes)?;
-        check_result(&object)?;
-        let failed = optional_string(&object, "respcode")?.is_some_and(|code| code != "00");
-        if failed {
-            return Err(ResponseError::Incomplete(FieldError {
-                field: "respcode",
-                expected: "00, which stands for an answer about a payment",
-            }));
+/// Reads a verified payload as a result.
+///
+/// The same result in other types reads alike: `"1280"`, `1280` and `1280.0` are one amount, `1001` and `"1001"` one
+/// code, and an integer `0` is never `0000`. Each such difference is an oddity of the value that comes back.
+pub fn read_result(payload: &Verified<Vec<u8>>) -> Result<Verified<PaymentResult>, ReadError> {
+    payload
+        .borrowed()
+        .try_map(|bytes, oddities| read(&Object::parse(bytes)?, oddities))
+}
+
+/// Reads a verified payload that was parsed already as a result, as [`read_result`] does.
+pub fn read_result_of(
+    payload: &Verified<Object<'_>>,
+) -> Result<Verified<PaymentResult>, ReadError> {
+    payload
+        .borrowed()
+        .try_map(|object, oddities| read(object, oddities))
+}
+
+/// Returns the `respcode` of a failed query's response (§3.4.4); `None` where the payload is anything else.
+pub fn failed_respcode(payload: &[u8]) -> Option<String> {
+    let object = Object::parse(payload).ok()?;
+    let respcode = optional_text(&object, "respcode", &mut Oddities::default()).ok()??;
+    (respcode != "00").then(|| respcode.into_owned())
+}
+
+fn read(object: &Object<'_>, oddities: &mut Oddities) -> Result<PaymentResult, ReadError> {
+    let has = |name| object.raw(name).is_some();
+    if has("action") || !(has("resultcode") || has("txnamt")) {
+        return Err(ReadError::Reflected);
+    }
+    let respcode = optional_text(object, "respcode", oddities)?;
+    if respcode.is_some_and(|respcode| respcode != "00") {
+        if ["orderid", "queryid"]
+            .iter()
+            .all(|name| is_blank(object, name))
+        {
+            return Err(ReadError::Reflected);
         }
-        for field in ["resultmsg", "paytime"] {
-            optional_string(&object, field)?;
-        }
-        let member = |name| {
-            let value = optional_string(&object, name)?;
-            Ok::<_, FieldError>(value.map(Cow::into_owned).unwrap_or_default())
-        };
-        Ok(PaymentResult {
-            json: object.text().to_owned(),
-            merid: member("merid")?,
-            orderid: member("orderid")?,
-            queryid: member("queryid")?,
-            resultcode: member("resultcode")?,
-            amount: amount(&object).unwrap_or_default(),
-        })
+        return Err(ReadError::Unreadable {
+            field: "respcode",
+            expected: "00, because this payload names a payment",
+        });
+    }
+    let members = ResultMembers::read(object, oddities)?;
+    Ok(PaymentResult {
+        json: object.text().to_owned(),
+        merid: members.merid.into_owned(),
+        orderid: members.orderid.into_owned(),
+        queryid: members.queryid.into_owned(),
+        resultcode: members.resultcode.into_owned(),
+        amount: members.amount,
     })
 }
 
-/// The members that every result names (§3.2.3, §3.3.3, §3.4.4), with their types.
-pub(super) fn check_result(message: &Object<'_>) -> Result<(), FieldError> {
-    for field in ["queryid", "merid", "orderid"] {
-        optional_string(message, field)?
-            .filter(|value| !value.is_empty())
-            .ok_or(FieldError {
-                field,
-                expected: "a string that is not empty",
-            })?;
-    }
-    amount(message).ok_or(FieldError {
-        field: "txnamt",
-        expected: "a whole number of cents",
-    })?;
-    optional_string(message, "resultcode")?;
-    Ok(())
+/// The members that every result has (§3.2.3, §3.3.3, §3.4.4), borrowed: a response needs no copy of them.
+pub(super) struct ResultMembers<'a> {
+    merid: Cow<'a, str>,
+    orderid: Cow<'a, str>,
+    queryid: Cow<'a, str>,
+    resultcode: Cow<'a, str>,
+    amount: u64,
 }
 
-/// The platform's word on a payment (`resultcode`, §3.2.3).
+impl<'a> ResultMembers<'a> {
+    pub(super) fn read(object: &Object<'a>, oddities: &mut Oddities) -> Result<Self, FieldError> {
+        let mut mandatory = |field| {
+            let value = optional_text(object, field, oddities)?;
+            value.filter(|value| !value.is_empty()).ok_or(FieldError {
+                field,
+                expected: "a string or an integer, not empty",
+            })
+        };
+        let queryid = mandatory("queryid")?;
+        let merid = mandatory("merid")?;
+        let orderid = mandatory("orderid")?;
+        let resultcode = optional_text(object, "resultcode", oddities)?.unwrap_or_default();
+        if is_ambiguous(&resultcode) {
+            return Err(FieldError {
+                field: "resultcode",
+                expected: "the four digits of a code, not a number that is equal to one",
+            });
+        }
+        let amount = amount_of_result(object, oddities)?;
+        for field in ["resultmsg", "paytime"] {
+            check_scalar(object, field, oddities)?;
+        }
+        Ok(Self {
+            merid,
+            orderid,
+            queryid,
+            resultcode,
+            amount,
+        })
+    }
+}
+
+/// Returns true for a code that is none of the document's, and that a comparison of numbers takes for one: in PHP
+/// `0 == "0000"` and `"1002.0" == "1002"` hold.
+fn is_ambiguous(resultcode: &str) -> bool {
+    if resultcode.len() == 4 || resultcode.is_empty() {
+        return false;
+    }
+    let number = resultcode.trim().parse::<f64>();
+    number.is_ok_and(|number| {
+        let known = ResultCode::ALL.iter().map(|known| known.code().parse());
+        known.into_iter().any(|known| known == Ok(number))
+    })
+}
+
+/// Returns true for a member that says nothing: missing, `null`, `""`, or the `0` of an unset number.
+pub(super) fn is_blank(object: &Object<'_>, name: &str) -> bool {
+    matches!(object.raw(name), None | Some("\"\"" | "0"))
+}
+
+/// The state of a payment (`resultcode`, §3.2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultCode {
     /// `0000`: paid, and settled to the usable account.
@@ -105,7 +181,7 @@ pub enum ResultCode {
 }
 
 impl ResultCode {
-    /// All of them, in the document's order.
+    /// All codes, in the document's order.
     pub const ALL: [Self; 5] = [
         Self::Paid,
         Self::NotPaid,
@@ -126,22 +202,22 @@ impl ResultCode {
         Self::ALL.into_iter().find(|known| known.code() == code)
     }
 
-    /// Whether the platform will say nothing else of this payment.
+    /// Returns true if the platform will report no other state of this payment.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Paid | Self::Failed)
     }
 
-    /// The four digits.
+    /// Returns the four digits.
     pub fn code(self) -> &'static str {
         self.row().0
     }
 
-    /// The document's own words.
+    /// Returns the document's own name for the state.
     pub fn chinese(self) -> &'static str {
         self.row().1
     }
 
-    /// The same in English.
+    /// Returns the state's name in English.
     pub fn english(self) -> &'static str {
         self.row().2
     }
@@ -158,5 +234,131 @@ impl ResultCode {
             Self::Failed => ("1003", "交易失败", "failed"),
             Self::Investigation => ("1004", "协查调单", "under investigation"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::envelope::{self, Envelope};
+    use crate::protocol::key::Key;
+
+    const PAID: &str = r#"{"resultcode":"1003","resultmsg":"x","queryid":"9007199254740993","txnamt":1280,"merid":"1","orderid":"12345678","paytime":"2017-03-01 12:00:05"}"#;
+
+    fn verified(json: &str) -> Verified<Vec<u8>> {
+        let key = Key::new("k").unwrap();
+        let form = Envelope::seal(json.as_bytes(), &key).form("resp");
+        let received = envelope::read(form.as_bytes(), "resp").unwrap();
+        received.verify([&key]).unwrap()
+    }
+
+    /// Reads [`PAID`] with one part of it written otherwise.
+    fn varied(from: &str, to: &str) -> Result<Verified<PaymentResult>, ReadError> {
+        assert!(PAID.contains(from), "{from}");
+        read_result(&verified(&PAID.replacen(from, to, 1)))
+    }
+
+    #[test]
+    fn other_types_mean_the_same_and_are_counted() {
+        let plain = read_result(&verified(PAID)).unwrap();
+        assert!(plain.oddities().is_empty());
+        for (from, to, oddity) in [
+            (
+                r#""9007199254740993""#,
+                "9007199254740993",
+                "integer-for-string",
+            ),
+            (r#""1003""#, "1003", "integer-for-string"),
+            (r#"merid":"1""#, r#"merid":1"#, "integer-for-string"),
+            (r#""12345678""#, "12345678", "integer-for-string"),
+            (":1280", r#":"1280""#, "quoted-amount"),
+            (":1280", ":1280.00", "amount-with-zeros"),
+            (r#""2017-03-01 12:00:05""#, "1488340805000", "other-scalar"),
+            (r#""x""#, "false", "other-scalar"),
+        ] {
+            let odd = varied(from, to).unwrap();
+            assert_eq!(odd.oddities().names().collect::<Vec<_>>(), [oddity], "{to}");
+            let json = plain.json.clone();
+            let alike = PaymentResult {
+                json,
+                ..odd.into_inner()
+            };
+            assert_eq!(alike, *plain, "{to}");
+        }
+        let quoted = varied(":1280", r#":"1280.0""#).unwrap();
+        assert_eq!(quoted.amount, 1280);
+        assert_eq!(quoted.oddities().names().count(), 2);
+    }
+
+    #[test]
+    fn a_nullable_member_may_be_absent_null_or_empty() {
+        for nothing in ["null", r#""""#] {
+            assert_eq!(varied(r#""1003""#, nothing).unwrap().resultcode, "");
+        }
+        let absent = varied(r#""resultcode":"1003","#, "").unwrap();
+        assert_eq!(absent.resultcode, "");
+        for nothing in ["null", r#""""#] {
+            varied(r#""2017-03-01 12:00:05""#, nothing).unwrap();
+            varied(r#""x""#, nothing).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_change_of_meaning_is_unreadable_and_names_its_field() {
+        for (from, to, field) in [
+            (":1280", ":1280.5", "txnamt"),
+            (":1280", ":1.28e3", "txnamt"),
+            (":1280", ":-1280", "txnamt"),
+            (":1280", ":\"\"", "txnamt"),
+            (":1280", ":\"01280\"", "txnamt"),
+            (":1280", ":\" 1280\"", "txnamt"),
+            (":1280", ":\"+1280\"", "txnamt"),
+            (":1280", ":\"1280.\"", "txnamt"),
+            (":1280", ":\"１２８０\"", "txnamt"),
+            (":1280", ":9223372036854775808", "txnamt"),
+            (":1280", ":null", "txnamt"),
+            (":1280", ":[1280]", "txnamt"),
+            (r#""9007199254740993""#, "9.0", "queryid"),
+            (r#""9007199254740993""#, "1e9", "queryid"),
+            (r#""9007199254740993""#, "-1", "queryid"),
+            (r#""9007199254740993""#, "true", "queryid"),
+            (r#""9007199254740993""#, r#""""#, "queryid"),
+            (r#""9007199254740993""#, "null", "queryid"),
+            (r#""1003""#, "1003.0", "resultcode"),
+            (r#""1003""#, "true", "resultcode"),
+            (r#""1003""#, "0", "resultcode"),
+            (r#""1003""#, r#""0""#, "resultcode"),
+            (r#""1003""#, r#""00000""#, "resultcode"),
+            (r#""1003""#, r#""1002.0""#, "resultcode"),
+            (r#""1003""#, r#"" 1002""#, "resultcode"),
+            (r#""x""#, "{}", "resultmsg"),
+            (r#""2017-03-01 12:00:05""#, "[1]", "paytime"),
+            ("{", r#"{"respcode":"25","#, "respcode"),
+            ("{", r#"{"respcode":"","#, "respcode"),
+        ] {
+            match varied(from, to) {
+                Err(ReadError::Unreadable { field: named, .. }) => assert_eq!(named, field, "{to}"),
+                other => panic!("{to}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn requests_and_failed_queries_are_reflected() {
+        for json in [
+            r#"{"merid":"1","orderid":"12345678"}"#,
+            r#"{"respcode":"25","respmsg":"no"}"#,
+            r#"{"respcode":25,"respmsg":"no","resultcode":"","queryid":"","txnamt":0,"orderid":null}"#,
+            r#"{"action":"Bank","txnamt":1280,"merid":"1","orderid":"12345678","queryid":"1","resultcode":"0000"}"#,
+            "{}",
+        ] {
+            assert_eq!(
+                read_result(&verified(json)).unwrap_err(),
+                ReadError::Reflected,
+                "{json}"
+            );
+        }
+        let malformed = read_result(&verified(r#"{"merid":"1","merid":"1"}"#));
+        assert!(matches!(malformed, Err(ReadError::Malformed(_))));
     }
 }

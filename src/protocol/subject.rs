@@ -1,10 +1,10 @@
-//! The members that name a merchant, an order and a payment.
+//! The subject of a payload: the members that name a merchant, an order and a payment.
 
 use std::borrow::Cow;
 
 use super::json::{Object, WrongTypeError};
 
-/// The members that say whom and what a message is about.
+/// The merchant, order and payment that a payload is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Subject {
     /// The merchant.
@@ -16,7 +16,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A merchant's order.
+    /// Names a merchant's order.
     pub fn about(merid: &str, orderid: &str) -> Self {
         Self {
             merid: Some(merid.to_owned()),
@@ -25,7 +25,8 @@ impl Subject {
         }
     }
 
-    /// Reads what is there; empty members count as missing, and one of another type is taken as it stands.
+    /// Reads the members that are there. An empty one counts as missing, and one of another type is taken as it is
+    /// written.
     pub fn of(message: &Object<'_>) -> Self {
         let member = |name| Some(subject_member(message, name)?.into_owned());
         Self {
@@ -35,38 +36,62 @@ impl Subject {
         }
     }
 
-    /// The merchant for a log line; a dash where it is missing or too odd to print.
+    /// Returns the merchant for a log line; a dash where it is missing or too odd to print.
     pub fn shown_merid(&self) -> &str {
         printable(self.merid.as_deref())
     }
 
-    /// The order for a log line; a dash where it is missing or too odd to print.
+    /// Returns the order for a log line; a dash where it is missing or too odd to print.
     pub fn shown_orderid(&self) -> &str {
         printable(self.orderid.as_deref())
     }
 
-    /// The first member that this and the message name and that differs.
-    pub(super) fn differs(&self, message: &Object<'_>) -> Option<&'static str> {
+    /// Finds the first member that both name with different values, apart from those to `skip`.
+    pub(super) fn differs(
+        &self,
+        message: &Object<'_>,
+        skip: impl Fn(&str) -> bool,
+    ) -> Option<&'static str> {
         let named = [
             ("merid", &self.merid),
             ("orderid", &self.orderid),
             ("queryid", &self.queryid),
         ];
-        let differs =
-            |ours: &str, name| subject_member(message, name).is_some_and(|theirs| theirs != ours);
+        let differs = |ours: &str, name| {
+            subject_member(message, name).is_some_and(|theirs| theirs != ours) && !skip(name)
+        };
         named
             .into_iter()
             .find_map(|(name, ours)| differs(ours.as_deref()?, name).then_some(name))
     }
 }
 
-/// Empty members count as missing, and one of another type is taken as it stands.
+/// Reads a member as text. An empty one counts as missing, and one of another type is taken as it is written.
 fn subject_member<'a>(message: &Object<'a>, name: &str) -> Option<Cow<'a, str>> {
     let text = match message.string(name)? {
         Ok(text) => text,
         Err(WrongTypeError) => Cow::Borrowed(message.raw(name)?),
     };
     (!text.is_empty()).then_some(text)
+}
+
+/// Finds the merchant that a payload names although it cannot be parsed, for the choice of the keys to verify with.
+///
+/// The first digits behind the first `"merid"` are taken. They are no more than a hint: what they say is never
+/// believed, stored or shown before a signature of that merchant fits.
+pub fn merid_hint(payload: &[u8]) -> Option<&str> {
+    const NAME: &[u8] = b"\"merid\"";
+    let at = memchr::memmem::find(payload, NAME)? + NAME.len();
+    let value = payload[at..].trim_ascii_start().strip_prefix(b":")?;
+    let value = value.trim_ascii_start();
+    let value = value.strip_prefix(b"\"").unwrap_or(value);
+    let length = value
+        .iter()
+        .take_while(|byte| byte.is_ascii_alphanumeric())
+        .count();
+    std::str::from_utf8(&value[..length])
+        .ok()
+        .filter(|merid| !merid.is_empty())
 }
 
 fn printable(text: Option<&str>) -> &str {

@@ -3,8 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::protocol::envelope::Sign;
 use crate::protocol::key::Key;
+use crate::protocol::signature::Signature;
 
 /// One thing that goes wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,9 +125,9 @@ pub fn seal(message: &str, key: &Key, faults: &[SandboxFault]) -> Sealed {
     } else {
         key
     };
-    let mut sign = Sign::over(text.as_bytes(), key).to_string();
+    let mut sign = Signature::over(text.as_bytes(), key).to_string();
     if has(SandboxFault::WrongSign) {
-        sign = Sign::over(sign.as_bytes(), key).to_string();
+        sign = Signature::over(sign.as_bytes(), key).to_string();
     }
     if has(SandboxFault::UpperCaseSign) {
         sign = sign.to_uppercase();

@@ -12,6 +12,7 @@ use crate::http::client::connect::Count;
 use crate::inbox::event::EventState;
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
+use crate::protocol::oddity::Oddity;
 use crate::protocol::subject::Subject;
 use crate::time::Millis;
 
@@ -170,7 +171,7 @@ impl Metrics {
                 "oddities_total",
                 "Oddities of answers and callbacks that were tolerated",
                 "kind",
-                &["raw-plus", "line-breaks", "unpadded", "no-respcode"],
+                &Oddity::ALL.map(Oddity::name),
             )?,
             old_key_answers: counter(
                 "old_key_answers_total",

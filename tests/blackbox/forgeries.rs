@@ -275,8 +275,9 @@ impl Forger {
             self.signed(name, payment.json());
         }
         for (name, amount) in [
-            ("an amount as text", "\"1280\""),
-            ("an amount as a float", "1280.0"),
+            ("an amount as text with a space", "\"1280 \""),
+            ("an amount as text with a sign", "\"+1280\""),
+            ("an amount as a float of another value", "1280.01"),
             ("an amount with cents", "12.80"),
             ("an amount with an exponent", "128e1"),
             ("an amount with a float exponent", "1.28E+3"),
@@ -307,7 +308,7 @@ impl Forger {
             ("a list for the orderid", &order, "[]"),
             ("an empty merid", &merid, "\"\""),
             ("null for the merid", &merid, "null"),
-            ("a number for the merid", &merid, MERID),
+            ("a fraction for the merid", &merid, "100000000000001.0"),
             (
                 "an empty queryid",
                 "\"queryid\":\"",
@@ -319,17 +320,17 @@ impl Forger {
                 "\"queryid\":null,\"q\":",
             ),
             (
-                "a number for the queryid",
+                "an exponent for the queryid",
                 "\"queryid\":",
-                "\"queryid\":1,\"q\":",
+                "\"queryid\":1e3,\"q\":",
             ),
             ("a number for the result", "\"0000\"", "0"),
             ("a list for the result", "\"0000\"", "[\"0000\"]"),
             ("an object for the message", "\"\\u7ed3\\u679c结果\"", "{}"),
             (
-                "a number for the time",
+                "a list for the time",
                 "\"2017-03-01 12:00:05\"",
-                "20170301",
+                "[20170301]",
             ),
             ("the amount twice", "\"merid\"", "\"txnamt\":1280,\"merid\""),
             (

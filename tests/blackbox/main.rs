@@ -25,6 +25,7 @@ mod wire;
 mod bodies;
 mod broken_http;
 mod calls;
+mod dialects;
 mod fields;
 mod listener;
 mod oddities;

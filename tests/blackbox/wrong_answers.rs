@@ -61,7 +61,9 @@ fn wrong_signs() -> Vec<Kind> {
     let mut flipped = sign.clone().into_bytes();
     flipped[31] = if flipped[31] == b'0' { b'1' } else { b'0' };
     vec![
-        ("no sign", enveloped(format!("resp={resp}")), MALFORMED),
+        ("no sign", enveloped(format!("resp={resp}")), UNSIGNED),
+        ("null for a sign", under("null"), UNSIGNED),
+        ("a blank sign", under(" "), UNSIGNED),
         ("empty sign", under(""), UNSIGNED),
         ("short sign", under(&sign[..31]), BAD_SIGNATURE),
         ("33 hex digits", under(&format!("{sign}0")), BAD_SIGNATURE),
@@ -186,7 +188,7 @@ fn wrong_envelopes() -> Vec<Kind> {
         (
             "a JSON envelope without a sign",
             object(format!("{{\"resp\":\"{text}\"}}")),
-            MALFORMED,
+            UNSIGNED,
         ),
         (
             "a JSON envelope with an empty sign",
@@ -309,8 +311,8 @@ fn wrong_stories() -> Vec<Kind> {
             FOREIGN,
         ),
         (
-            "txnamt as text",
-            with("txnamt", Some(json!("1280"))),
+            "txnamt as text with a sign",
+            with("txnamt", Some(json!("+1280"))),
             MALFORMED,
         ),
         (
@@ -319,8 +321,8 @@ fn wrong_stories() -> Vec<Kind> {
             MALFORMED,
         ),
         (
-            "txnamt as a float",
-            with("txnamt", Some(json!(1280.0))),
+            "txnamt with an exponent",
+            signed(right().to_string().replace("1280", "1.28e3")),
             MALFORMED,
         ),
         (
@@ -331,15 +333,15 @@ fn wrong_stories() -> Vec<Kind> {
         ("no txnamt", with("txnamt", None), MALFORMED),
         ("no queryid", with("queryid", None), MALFORMED),
         (
-            "queryid as a number",
-            with("queryid", Some(json!(7))),
+            "queryid as a fraction",
+            with("queryid", Some(json!(7.5))),
             MALFORMED,
         ),
         ("no merid", with("merid", None), MALFORMED),
         (
-            "merid as a number",
-            with("merid", Some(json!(100_000_000_000_001_u64))),
-            MALFORMED,
+            "another merid as a number",
+            with("merid", Some(json!(100_000_000_000_002_u64))),
+            FOREIGN,
         ),
         ("no orderid", with("orderid", None), MALFORMED),
         (
@@ -397,8 +399,8 @@ fn wrong_stories() -> Vec<Kind> {
             MALFORMED,
         ),
         (
-            "a respcode that is no text",
-            signed(r#"{"respcode":1,"respmsg":"no"}"#),
+            "a respcode that is no scalar",
+            signed(r#"{"respcode":[1],"respmsg":"no"}"#),
             MALFORMED,
         ),
     ]
