@@ -1,6 +1,6 @@
 //! The paths of the admin listener and the methods that each accepts.
 
-use super::console::events::OperatorDecision;
+use super::console::decision::OperatorDecision;
 
 /// A page or an endpoint of the admin listener, by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -263,6 +263,29 @@ fn an_unknown_outcome_and_the_watch_s_question_are_told() {
 }
 
 #[test]
+fn a_review_shows_signed_claimed_and_difference_before_the_decision() {
+    let shop = Shop::open();
+    let less = Payment::of(&shop.order()).with_amount(1000);
+    let more = Payment::of(&shop.order()).with_amount(128_000);
+    for payment in [&less, &more] {
+        refused("another amount", &shop.notify(payment));
+    }
+    let list = page(&shop.sidecar, "/events?state=disputed");
+    in_order(&list, &["Signed", "Claimed", "Difference"]);
+    in_order(&list, &["¥ 12.80", "¥ 1280.00", "+ ¥ 1267.20"]);
+    in_order(&list, &["¥ 12.80", "¥ 10.00", "− ¥ 2.80"]);
+    let line = shop.listed(&less.orderid, "disputed");
+    for decision in ["replay", "discard"] {
+        let place = format!("/events/{}/{decision}", id_of(&line));
+        let confirm = page(&shop.sidecar, &place);
+        in_order(
+            &confirm,
+            &["Signed ¥ 12.80", "Claimed ¥ 10.00", "Difference − ¥ 2.80"],
+        );
+    }
+}
+
+#[test]
 fn refused_callbacks_are_told_with_their_reason_and_strangers_as_such() {
     let shop = Shop::open();
     let payment = Payment::of(&shop.order());

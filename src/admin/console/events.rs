@@ -4,62 +4,18 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use maud::{Markup, html};
 
+use super::decision::{OperatorDecision, actions, result};
 use super::labels;
 use super::page::{Visit, order_address, see_other};
+use super::review::{self, Claim};
 use crate::admin::context::AdminContext;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::store::StoreError;
-use crate::protocol::result::ResultCode;
 use crate::time;
 
 /// Events of one list, at first and with "show more".
 const LISTED: u32 = 200;
 const MOST_LISTED: u32 = 5000;
-
-/// A decision of an operator about an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OperatorDecision {
-    Replay,
-    Discard,
-}
-
-impl OperatorDecision {
-    /// Finds a decision by the last segment of a path.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Replay, Self::Discard]
-            .into_iter()
-            .find(|decision| decision.name() == name)
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Replay => "replay",
-            Self::Discard => "discard",
-        }
-    }
-
-    pub fn words(self, visit: &Visit<'_>) -> &'static str {
-        match self {
-            Self::Replay => visit.say("重放", "Replay"),
-            Self::Discard => visit.say("丢弃", "Discard"),
-        }
-    }
-
-    fn state(self) -> EventState {
-        match self {
-            Self::Replay => EventState::Pending,
-            Self::Discard => EventState::Discarded,
-        }
-    }
-
-    /// Returns true where the decision makes a difference: an accepted event can be replayed, but not be discarded.
-    pub fn fits(self, state: EventState) -> bool {
-        match self {
-            Self::Replay => state != EventState::Pending,
-            Self::Discard => !matches!(state, EventState::Delivered | EventState::Discarded),
-        }
-    }
-}
 
 pub async fn events(
     admin: &AdminContext,
@@ -73,12 +29,17 @@ pub async fn events(
     let limit = wanted.unwrap_or(LISTED).min(MOST_LISTED);
     let events = admin.store.events(Some(state), limit).await?;
     let is_full = events.len() >= limit as usize && limit < MOST_LISTED;
+    let is_empty = events.is_empty();
+    let list = match state {
+        EventState::Disputed => review::table(visit, &claims(admin, events).await?),
+        _ => table(visit, &events),
+    };
     let content = html! {
         p.soft { (labels::about_state(visit.language, state)) }
-        @if events.is_empty() {
+        @if is_empty {
             section { p { (visit.say("没有。", "None.")) } }
         } @else {
-            section { (table(visit, &events)) }
+            section { (list) }
             @if is_full {
                 p { a href={ "/events?state=" (state.name()) "&limit=" (MOST_LISTED) } { (visit.say("显示更多", "Show more")) } }
             }
@@ -101,13 +62,17 @@ pub async fn confirm(
     let Some(event) = admin.store.event(id).await? else {
         return Ok(no_such(visit));
     };
+    let signed = admin.store.signed(&event.merid, &event.orderid).await?;
+    let claim = Claim { event, signed };
+    let event = &claim.event;
     let (merid, orderid) = (&event.merid, &event.orderid);
     let content = html! {
         section {
             dl {
                 dt { (visit.say("订单", "Order")) } dd { a href=(order_address(merid, orderid)) { span.number { (shown(orderid)) } } }
                 dt { (visit.say("商户", "Merchant")) } dd.number { (merid) }
-                dt { (visit.say("结果", "Result")) } dd { (result(visit, &event.resultcode)) ", " (labels::yuan(event.amount)) }
+                dt { (visit.say("结果", "Result")) } dd { (result(visit, &event.resultcode)) }
+                (review::entries(visit, &claim))
                 dt { (visit.say("状态", "State")) } dd { (labels::state(visit.language, event.state)) }
                 dt { (visit.say("事件", "Event")) } dd.number { (event.id) }
             }
@@ -170,6 +135,16 @@ pub async fn decide(
     Ok(see_other(&format!("{address}&done={said}")))
 }
 
+/// Looks up the orders of events under review.
+async fn claims(admin: &AdminContext, events: Vec<Event>) -> Result<Vec<Claim>, StoreError> {
+    let mut claims = Vec::with_capacity(events.len());
+    for event in events {
+        let signed = admin.store.signed(&event.merid, &event.orderid).await?;
+        claims.push(Claim { event, signed });
+    }
+    Ok(claims)
+}
+
 fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
     let labels = visit.say(
         [
@@ -221,30 +196,6 @@ fn table(visit: &Visit<'_>, events: &[Event]) -> Markup {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Renders links to the decisions that an event allows.
-pub fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
-    html! {
-        span.actions {
-            @for decision in [OperatorDecision::Replay, OperatorDecision::Discard] {
-                @if decision.fits(event.state) {
-                    @let words = decision.words(visit);
-                    a href={ "/events/" (event.id) "/" (decision.name()) } aria-label={ (words) " " (shown(&event.orderid)) } { (words) }
-                }
-            }
-        }
-    }
-}
-
-/// Renders a result code with its meaning.
-pub fn result(visit: &Visit<'_>, code: &str) -> Markup {
-    html! {
-        @match ResultCode::parse(code) {
-            Some(known) => { (visit.language.result(known)) " " span.soft.number { (shown(code)) } }
-            None => { span.number { (shown(code)) } }
         }
     }
 }

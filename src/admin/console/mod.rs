@@ -10,6 +10,10 @@ pub mod login;
 
 pub mod rejection;
 
+pub mod decision;
+
+pub mod review;
+
 pub mod events;
 
 pub mod timeline;

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use maud::{Markup, html};
 
-use super::events::{actions, no_such, result};
+use super::decision::{actions, result};
+use super::events::no_such;
 use super::labels;
 use super::page::{Visit, order_address, see_other};
 use crate::admin::context::AdminContext;
