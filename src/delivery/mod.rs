@@ -294,10 +294,7 @@ impl Delivery {
                 "the app answered with status {}",
                 response.status().as_u16()
             )),
-            Err(fault) => {
-                client.forget_addresses();
-                AttemptResult::NotYet(fault.to_string())
-            }
+            Err(fault) => AttemptResult::NotYet(fault.to_string()),
         }
     }
 

@@ -265,7 +265,9 @@ impl From<ClientError> for CallRejection {
             ClientError::Unreachable { .. } => Code::PlatformUnreachable,
             ClientError::TimedOut { .. } | ClientError::CutShort => Code::PlatformTimeout,
             ClientError::CutOff(_) => Code::PlatformCutOff,
-            ClientError::TooLong | ClientError::NotHttp(_) => Code::MalformedAnswer,
+            ClientError::TooLong | ClientError::NotHttp(_) | ClientError::Stray => {
+                Code::MalformedAnswer
+            },
         };
         Self {
             sent: fault.sent(),

@@ -36,7 +36,7 @@ pub(super) struct Upkeep {
 impl BackgroundService for Upkeep {
     async fn start(&self, _shutdown: ShutdownWatch) {
         tokio::join!(
-            self.client.keep_addresses(),
+            self.client.keep_fresh(),
             self.reload_on_sighup(),
             self.supervisor.keep_posted(),
             self.activity.run(),

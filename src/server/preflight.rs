@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::settings::{CallbackSettings, Settings, TlsSettings};
 use crate::http::client::Client;
-use crate::http::client::connect::{Count, Transport};
+use crate::http::client::connect::{Connector, Count};
 use crate::http::server::tls::Certificate;
 use crate::process::sockets::ListenError;
 use crate::process::upgrade::UpgradeError;
@@ -40,7 +40,7 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
 /// The client for the platform, as settings say.
 pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, StartError> {
     let platform = &settings.platform;
-    let transport = Transport::new(platform.ca_file.as_deref(), count)
+    let transport = Connector::new(platform.ca_file.as_deref(), count)
         .map_err(|error| StartError(format!("platform.ca_file: {error}")))?;
     let client = Client::new(
         &platform.url,

@@ -14,7 +14,7 @@ use crate::config::{Listen, LiveConfig, Snapshot, StoreAddress};
 use crate::delivery::{Delivery, Wake};
 use crate::http::client::Client;
 use crate::http::client::by_origin::ClientsByOrigin;
-use crate::http::client::connect::Transport;
+use crate::http::client::connect::Connector;
 use crate::http::server::accept::Listener;
 use crate::http::server::connection::{Door, Handler};
 use crate::inbound::Inbound;
@@ -62,7 +62,7 @@ impl Parts {
         let supervisor = Systemd::at(systemd::Address::of_environment().or(before));
         let metrics = Arc::new(Metrics::default());
         let client = Arc::new(to_platform(settings, metrics.clone())?);
-        let to_apps = Transport::new(None, Arc::new(Uncounted)).map_err(StartError)?;
+        let to_apps = Connector::new(None, Arc::new(Uncounted)).map_err(StartError)?;
         let store = open_store(&settings.inbox.store, taken.is_some())?;
         log_start(settings, &snapshot);
         Ok(Self {

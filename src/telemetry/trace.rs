@@ -27,7 +27,7 @@ use url::{Position, Url};
 
 use super::metrics::Uncounted;
 use crate::http::client::by_origin::ClientsByOrigin;
-use crate::http::client::connect::Transport;
+use crate::http::client::connect::Connector;
 use crate::http::client::{RawResponse, Repeat};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -327,7 +327,7 @@ impl Export {
         let certificate = variable("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE")
             .or_else(|| variable("OTEL_EXPORTER_OTLP_CERTIFICATE"))
             .map(PathBuf::from);
-        let transport = Transport::new(certificate.as_deref(), Arc::new(Uncounted))
+        let transport = Connector::new(certificate.as_deref(), Arc::new(Uncounted))
             .map_err(|error| format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {error}"))?;
         let export = Self {
             posts: posts.into(),
@@ -370,10 +370,9 @@ impl Export {
         }
         let path = &url[Position::BeforePath..Position::AfterQuery];
         let posted = client.post(path, &headers, &body, Repeat::Never).await;
-        posted.map(RawResponse::into_response).map_err(|fault| {
-            client.forget_addresses();
-            fault.to_string()
-        })
+        posted
+            .map(RawResponse::into_response)
+            .map_err(|fault| fault.to_string())
     }
 }
 

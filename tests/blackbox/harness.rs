@@ -286,6 +286,20 @@ impl Setup {
         self.started(child)
     }
 
+    /// The same below another program, which replaces itself with it.
+    #[track_caller]
+    pub(crate) fn start_in(self, wrapper: &[&str]) -> Sidecar {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(self.output_file())
+            .unwrap();
+        let mut command = wrapped(wrapper, &self.command());
+        let child = command.stdout(output.try_clone().unwrap()).stderr(output);
+        let child = child.spawn().unwrap();
+        self.started(child)
+    }
+
     #[track_caller]
     fn started(self, child: Child) -> Sidecar {
         let mut sidecar = Sidecar { setup: self, child };
@@ -317,21 +331,27 @@ pub(crate) fn command() -> Command {
 
 /// The same under another mask for new files, and silent.
 fn under_mask(mask: &str, command: &Command) -> Command {
-    let mut masked = Command::new("sh");
+    let script = format!("umask {mask}; exec \"$@\"");
+    let mut masked = wrapped(&["sh", "-c", &script, "sh"], command);
+    masked.stdout(Stdio::null()).stderr(Stdio::null());
     masked
-        .args(["-c", &format!("umask {mask}; exec \"$@\""), "sh"])
+}
+
+/// The same command, started by another program, whose last arguments it becomes.
+fn wrapped(wrapper: &[&str], command: &Command) -> Command {
+    let mut wrapped = Command::new(wrapper[0]);
+    wrapped
+        .args(&wrapper[1..])
         .arg(command.get_program())
         .args(command.get_args())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stdin(Stdio::null());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => masked.env(name, value),
-            None => masked.env_remove(name),
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
         };
     }
-    masked
+    wrapped
 }
 
 /// Waits for the end of a process; `None` if it is still running then.

@@ -59,6 +59,7 @@ mod watch;
 // The platform to develop against.
 mod browser;
 mod conformance;
+mod connecting;
 mod sandbox;
 mod session;
 

@@ -240,7 +240,7 @@ fn other_protocols_on_the_tls_port_are_refused() {
     const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
     let authority = Authority::new("ours");
     for (name, bytes, reason) in [
-        ("alert", ALERT, "alert: protocol version"),
+        ("alert", ALERT, "no tls version in common"),
         ("TLS 1.0", OLD_HELLO, "peer is incompatible"),
         ("plain HTTP", PLAIN, "corrupt message"),
         ("nothing", b"", "handshake eof"),

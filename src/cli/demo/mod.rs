@@ -18,7 +18,7 @@ use url::Url;
 use super::sandbox;
 use super::sandbox::{DEMO_KEYS, DEMO_MERID, demo_key};
 use super::{DEMO_VARIABLE, Failure};
-use crate::http::client::connect::Transport;
+use crate::http::client::connect::Connector;
 use crate::http::client::{Client, RawResponse, Repeat};
 use crate::http::server::accept::serve;
 use crate::http::server::connection::{Door, Limits, Service};
@@ -449,7 +449,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 fn client(address: SocketAddr) -> Result<Client, Failure> {
     let url =
         Url::parse(&format!("http://{address}")).map_err(|error| Failure::No(error.to_string()))?;
-    let transport = Transport::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
+    let transport = Connector::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
     Client::new(&url, PATIENCE, PATIENCE, transport).map_err(Failure::No)
 }
 

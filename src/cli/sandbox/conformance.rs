@@ -18,7 +18,7 @@ use crate::config::Snapshot;
 use crate::config::web_url;
 use crate::config::web_url::Tail;
 use crate::http::client::by_origin::ClientsByOrigin;
-use crate::http::client::connect::Transport;
+use crate::http::client::connect::Connector;
 use crate::protocol::key::Key;
 use crate::sandbox::conformance::finding::{Doubt, junit};
 use crate::sandbox::conformance::{CaseRun, SidecarAddresses};
@@ -64,7 +64,7 @@ pub(super) struct ConformanceCommand {
 pub(super) fn conformance(args: &ConformanceCommand) -> Result<(), Failure> {
     args.check_hosts()?;
     let merchant = args.merchant()?;
-    let transport = Transport::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
+    let transport = Connector::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
     let at = SidecarAddresses {
         back: args.back.clone(),
         front: args.front.clone(),

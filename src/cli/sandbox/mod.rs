@@ -13,7 +13,7 @@ use super::{Failure, environment};
 use crate::config;
 use crate::config::{ReloadOutcome, Snapshot};
 use crate::http::client::by_origin::ClientsByOrigin;
-use crate::http::client::connect::Transport;
+use crate::http::client::connect::Connector;
 use crate::http::server::accept::serve;
 use crate::http::server::connection::{Door, Limits, Service};
 use crate::process::drain::Drain;
@@ -110,7 +110,7 @@ pub(super) fn platform(
     let address = listener
         .local_addr()
         .map_err(|error| Failure::No(error.to_string()))?;
-    let transport = Transport::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
+    let transport = Connector::new(None, Arc::new(Uncounted)).map_err(Failure::No)?;
     let options = Options {
         origin: format!("http://{address}"),
         speed,

@@ -1,4 +1,4 @@
-//! Clients for whatever origins others name, the merchants' apps above all: one each, over one transport.
+//! Clients for whatever origins others name, the merchants' apps above all: one each, over one connector.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Client;
-use super::connect::Transport;
+use super::connect::Connector;
+use super::http_client::Client;
 
 /// To an open connection.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
@@ -18,15 +18,15 @@ const MAX_CLIENTS: usize = 4096;
 
 /// Clients by origin.
 pub struct ClientsByOrigin {
-    transport: Transport,
+    connector: Connector,
     clients: Mutex<HashMap<String, Arc<Client>>>,
 }
 
 impl ClientsByOrigin {
     /// No client yet.
-    pub fn new(transport: Transport) -> Self {
+    pub fn new(connector: Connector) -> Self {
         Self {
-            transport,
+            connector,
             clients: Mutex::default(),
         }
     }
@@ -42,7 +42,7 @@ impl ClientsByOrigin {
             clients.clear();
         }
         let base = Url::parse(&origin).ok()?;
-        let client = Arc::new(Client::new(&base, CONNECT_TIME, TIME, self.transport.clone()).ok()?);
+        let client = Arc::new(Client::new(&base, CONNECT_TIME, TIME, self.connector.clone()).ok()?);
         clients.insert(origin, client.clone());
         Some(client)
     }

@@ -2,10 +2,6 @@
 //! try again.
 
 use std::fmt;
-use std::io::{self, ErrorKind};
-use std::time::Duration;
-
-use pingora::{Error, ErrorType};
 
 use super::exchange::{ExchangeError, MAX_ANSWER};
 
@@ -35,7 +31,7 @@ impl Sent {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection.
-    #[error("{step} failed: {reason}")]
+    #[error("{step}{reason}")]
     Unreachable {
         /// What did not work: the look-up of the name, connecting, TLS.
         step: ExchangeStep,
@@ -45,10 +41,10 @@ pub enum ClientError {
         sent: Sent,
     },
     /// The deadline passed.
-    #[error("no whole answer within {after:?}")]
+    #[error("{detail}")]
     TimedOut {
-        /// The time that was given.
-        after: Duration,
+        /// What was waited for, and for how long.
+        detail: String,
         /// `No` while still connecting.
         sent: Sent,
     },
@@ -61,6 +57,9 @@ pub enum ClientError {
     /// The answer is longer than we read.
     #[error("the answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
+    /// More than one response came on a connection that had carried other requests.
+    #[error("more than one response came on the connection; none of them is certainly this request's")]
+    Stray,
     /// What came back is not HTTP/1.1.
     #[error("the answer is not HTTP: {0}")]
     NotHttp(&'static str),
@@ -71,7 +70,7 @@ impl ClientError {
     pub fn sent(&self) -> Sent {
         match self {
             Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } => *sent,
-            Self::CutOff(_) | Self::CutShort => Sent::Unknown,
+            Self::CutOff(_) | Self::CutShort | Self::Stray => Sent::Unknown,
             Self::TooLong | Self::NotHttp(_) => Sent::Yes,
         }
     }
@@ -83,6 +82,7 @@ impl ClientError {
             ExchangeError::Silent(reason) | ExchangeError::Ended(reason) => Self::CutOff(reason),
             ExchangeError::NotHttp(why) => Self::NotHttp(why),
             ExchangeError::TooLong => Self::TooLong,
+            ExchangeError::Stray => Self::Stray,
         }
     }
 
@@ -108,57 +108,10 @@ pub enum ExchangeStep {
 impl fmt::Display for ExchangeStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Dns => "DNS look-up",
-            Self::Connect => "connecting",
-            Self::Tls => "TLS",
+            Self::Dns => "DNS lookup failed: ",
+            // The report names each address.
+            Self::Connect => "",
+            Self::Tls => "TLS failed: ",
         })
-    }
-}
-
-/// Why a socket could not be connected.
-pub(super) fn connect_fault(error: &io::Error) -> ClientError {
-    let reason = match error.kind() {
-        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route to host".to_owned(),
-        _ => error.to_string(),
-    };
-    unreachable(ExchangeStep::Connect, reason)
-}
-
-/// Why there is no connection with TLS: at its TCP or at its handshake.
-pub(super) fn tls_fault(error: &Error) -> ClientError {
-    let step = match error.etype() {
-        ErrorType::TLSHandshakeFailure
-        | ErrorType::TLSHandshakeTimedout
-        | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => ExchangeStep::Tls,
-        _ => ExchangeStep::Connect,
-    };
-    unreachable(step, reason(error))
-}
-
-fn unreachable(step: ExchangeStep, reason: String) -> ClientError {
-    ClientError::Unreachable {
-        step,
-        reason,
-        sent: Sent::No,
-    }
-}
-
-/// The innermost words: Pingora's outer ones repeat the peer's address and its options.
-fn reason(error: &Error) -> String {
-    if let Some(cause) = &error.cause {
-        if let Some(inner) = cause.downcast_ref::<Box<Error>>() {
-            return reason(inner);
-        }
-        if cause.is::<io::Error>() {
-            return cause.to_string();
-        }
-    }
-    match (error.etype(), &error.context) {
-        (ErrorType::ConnectRefused, _) => "connection refused".to_owned(),
-        (ErrorType::ConnectNoRoute, _) => "no route to host".to_owned(),
-        (_, Some(context)) => context.as_str().to_owned(),
-        (other, None) => other.as_str().to_owned(),
     }
 }

@@ -12,6 +12,7 @@ use httparse::{Header, ParserConfig, Status};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::response::{MAX_FIELDS, RawResponse};
+use super::tls_error::explain_later;
 use crate::http::io::buffer::read_more;
 
 /// An answer is read this far; the document's are well under one KiB, its payment pages some ten.
@@ -30,19 +31,28 @@ pub struct Answered {
     pub response: RawResponse,
     /// The stream can carry another exchange.
     pub reusable: bool,
+    /// Bytes came behind the response that belong to no request.
+    pub has_more: bool,
 }
 
 /// Why there is no whole answer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExchangeError {
     /// The connection ended before any byte of an answer.
+    #[error("nothing came: {0}")]
     Silent(String),
     /// The connection ended inside the answer.
+    #[error("{0}")]
     Ended(String),
     /// What came is not HTTP/1.1.
+    #[error("not HTTP: {0}")]
     NotHttp(&'static str),
     /// More than [`MAX_ANSWER`] bytes.
+    #[error("longer than {MAX_ANSWER} bytes")]
     TooLong,
+    /// A response that may belong to another request.
+    #[error("more than one response came")]
+    Stray,
 }
 
 const BAD_HEAD: ExchangeError = ExchangeError::NotHttp("its header is malformed");
@@ -109,17 +119,22 @@ async fn fill<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) -> io
 }
 
 impl ExchangeError {
+    /// Returns true where a fresh connection may do better.
+    pub fn is_of_the_connection(&self) -> bool {
+        matches!(self, Self::Silent(_) | Self::Stray)
+    }
+
     /// Only an end that says so is one: after anything else the request may be under way.
     fn silent(error: io::Error) -> Self {
         use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         match error.kind() {
             UnexpectedEof | ConnectionReset | BrokenPipe => Self::Silent(error.to_string()),
-            _ => Self::Ended(error.to_string()),
+            _ => Self::ended(error),
         }
     }
 
     fn ended(error: io::Error) -> Self {
-        Self::Ended(error.to_string())
+        Self::Ended(explain_later(&error).unwrap_or_else(|| error.to_string()))
     }
 }
 
@@ -177,8 +192,8 @@ impl ResponseHead {
         let ends_by_itself = !matches!(self.body, BodyLength::UntilClose);
         Ok(Answered {
             response: RawResponse::new(self.status, self.bytes, body),
-            // What is left belongs to no request.
             reusable: self.keep_alive && ends_by_itself && buffer.is_empty(),
+            has_more: !buffer.is_empty(),
         })
     }
 }

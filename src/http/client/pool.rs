@@ -1,66 +1,104 @@
 //! Open connections that wait for the next request.
 //!
 //! A connection is watched by the thread that opened it, and using it from another costs two wake-ups: each thread has
-//! its own shelf, and takes from another's only where its own is empty.
+//! its own shelf, and takes from another's only where its own has none.
+//!
+//! HTTP/1.1 pairs a response with its request by nothing but its place on the connection. So a connection comes back here
+//! only after exactly one response that was expected, and whoever could take a stray response for its own gets only a
+//! connection that has rested: nothing came on it for as long as its slowest exchange took.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use parking_lot::{Mutex, MutexGuard};
 
+use super::stream::ClientStream;
 use crate::http::io::deadline::Deadline;
-use crate::http::io::stream::IoStream;
 
 /// A connection is dropped this long after its last request began: sooner than common servers close it, because a request
 /// that meets a closing connection is a submit whose fate nobody knows.
 const MAX_IDLE: Duration = Duration::from_secs(15);
-/// How often it is looked for connections that waited too long or were closed.
+/// Pause between two looks for connections that waited too long or were closed.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Shelves; more threads than this share some.
 const SHELVES: usize = 16;
 /// Connections on one shelf.
 const SHELF_SIZE: usize = 1024;
+/// Connections that are looked at for one that has rested; beyond these a new one is opened.
+const LOOKED_AT: usize = 8;
+
+/// What a request demands of a pooled connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// A response is verified by its content: another one is noticed.
+    Verified,
+    /// A response is taken as it comes: the connection must have rested.
+    Unverified,
+}
 
 /// An open connection.
 pub struct Connection {
     /// The stream, with nothing on it that was not asked for.
-    pub stream: IoStream,
-    /// When the exchange that is under way is given up.
+    pub stream: ClientStream,
+    /// The time at which the exchange that is under way is given up.
     pub deadline: Deadline,
     address: SocketAddr,
+    /// The state of the trusted roots that the server was verified with.
+    roots: u32,
     shelf: usize,
-    /// When its last exchange began.
+    /// Start of its last exchange.
     last_used: Instant,
+    /// Duration of its slowest exchange.
+    slowest: Duration,
+    /// End of its rest.
+    rested: Instant,
+    exchanges: u32,
 }
 
 impl Connection {
     /// A connection to `address` that this thread has opened.
-    pub fn new(stream: IoStream, address: SocketAddr, now: Instant, deadline: Instant) -> Self {
+    pub fn new(
+        stream: ClientStream,
+        (address, roots): (SocketAddr, u32),
+        now: Instant,
+        deadline: Instant,
+    ) -> Self {
         Self {
             stream,
             deadline: Deadline::new(deadline),
             address,
+            roots,
             shelf: own_shelf(),
             last_used: now,
+            slowest: Duration::ZERO,
+            rested: now,
+            exchanges: 0,
         }
     }
 
-    /// Nothing may come on an idle connection, neither its end nor anything else. Costs no system call where nothing did.
-    fn is_quiet(&mut self) -> bool {
-        let mut byte = [0];
-        let mut read = ReadBuf::new(&mut byte);
-        let mut context = Context::from_waker(Waker::noop());
-        let polled = Pin::new(&mut self.stream).poll_read(&mut context, &mut read);
-        matches!(polled, Poll::Pending)
+    /// Returns true where it has carried an exchange before.
+    pub fn is_reused(&self) -> bool {
+        self.exchanges > 0
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last_used) < MAX_IDLE
+    }
+
+    fn has_rested(&mut self, now: Instant) -> bool {
+        self.rested <= now && self.stream.is_certainly_quiet()
+    }
+
+    /// Notes that an exchange has ended well.
+    fn rest(&mut self) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.last_used);
+        self.slowest = self.slowest.max(took);
+        self.rested = now + self.slowest;
+        self.exchanges = self.exchanges.saturating_add(1);
     }
 }
 
@@ -83,33 +121,34 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// An open connection to one of `addresses`.
-    pub fn take(&self, addresses: &[SocketAddr], now: Instant) -> Option<Box<Connection>> {
-        let own = own_shelf();
-        (0..SHELVES).find_map(|step| self.take_from((own + step) % SHELVES, addresses, now))
-    }
-
-    fn take_from(
+    /// Takes an open connection to one of `addresses`, opened with these `roots`.
+    pub fn take(
         &self,
-        shelf: usize,
-        addresses: &[SocketAddr],
+        (addresses, roots): (&[SocketAddr], u32),
+        trust: Trust,
         now: Instant,
     ) -> Option<Box<Connection>> {
-        loop {
-            // Those used last are the least likely to be closed.
-            let mut connection = self.shelf(shelf).pop()?;
-            if connection.is_fresh(now)
+        let own = own_shelf();
+        let is_good = |connection: &mut Connection| {
+            connection.is_fresh(now)
+                && connection.roots == roots
                 && addresses.contains(&connection.address)
-                && connection.is_quiet()
-            {
-                connection.last_used = now;
-                return Some(connection);
-            }
-        }
+                && connection.stream.is_quiet()
+        };
+        (0..SHELVES).find_map(|step| {
+            let mut shelf = self.shelf((own + step) % SHELVES);
+            let mut connection = match trust {
+                Trust::Verified => pop(&mut shelf, is_good)?,
+                Trust::Unverified => pop_rested(&mut shelf, now, is_good)?,
+            };
+            connection.last_used = now;
+            Some(connection)
+        })
     }
 
     /// Keeps a connection for the next request.
-    pub fn put(self: &Arc<Self>, connection: Box<Connection>) {
+    pub fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
+        connection.rest();
         let mut shelf = self.shelf(connection.shelf);
         if shelf.len() < SHELF_SIZE {
             shelf.push(connection);
@@ -126,8 +165,9 @@ impl Pool {
             tokio::time::sleep(SWEEP).await;
             let now = Instant::now();
             for shelf in 0..SHELVES {
-                self.shelf(shelf)
-                    .retain_mut(|connection| connection.is_fresh(now) && connection.is_quiet());
+                self.shelf(shelf).retain_mut(|connection| {
+                    connection.is_fresh(now) && connection.stream.is_quiet()
+                });
             }
         }
         self.swept.store(false, Ordering::Release);
@@ -138,10 +178,43 @@ impl Pool {
     }
 
     fn shelf(&self, index: usize) -> MutexGuard<'_, Shelf> {
-        self.shelves[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shelves[index].lock()
     }
+}
+
+/// Takes the connection that was used last: it is the least likely to be closed. Drops those that are of no use.
+fn pop(
+    shelf: &mut Shelf,
+    is_good: impl Fn(&mut Connection) -> bool,
+) -> Option<Box<Connection>> {
+    loop {
+        let mut connection = shelf.pop()?;
+        if is_good(&mut connection) {
+            return Some(connection);
+        }
+    }
+}
+
+/// Takes the connection that was used last of those that have rested.
+fn pop_rested(
+    shelf: &mut Shelf,
+    now: Instant,
+    is_good: impl Fn(&mut Connection) -> bool,
+) -> Option<Box<Connection>> {
+    let mut looked_at = 0;
+    let mut index = shelf.len();
+    while index > 0 && looked_at < LOOKED_AT {
+        index -= 1;
+        looked_at += 1;
+        if shelf[index].rested > now {
+            continue;
+        }
+        let mut connection = shelf.remove(index);
+        if is_good(&mut connection) && connection.has_rested(now) {
+            return Some(connection);
+        }
+    }
+    None
 }
 
 /// The shelf of this thread.

@@ -1,11 +1,11 @@
-//! One server as a URL names it, and a request to it in full.
+//! Requests to one server, written in full.
 
 use http::HeaderMap;
-use url::Url;
+use url::{Position, Url};
 
-/// What is sent behind a head.
+/// The body of a request, written straight into it.
 pub trait Body: Sync {
-    /// How many bytes [`Body::write`] appends; sent as `Content-Length`.
+    /// Returns the number of bytes that [`Body::write`] appends; sent as `Content-Length`.
     fn length(&self) -> usize;
 
     /// Appends exactly [`Body::length`] bytes.
@@ -22,19 +22,17 @@ impl<T: AsRef<[u8]> + Sync> Body for T {
     }
 }
 
-pub(super) struct Origin {
-    pub(super) tls: bool,
-    /// What the certificate must be for; never empty, because Pingora takes that for "do not verify".
-    pub(super) server_name: String,
-    /// The `Host` header.
+/// Writes requests to one server.
+pub(super) struct RequestWriter {
+    /// The value of `Host`.
     authority: String,
-    /// Before every path; without a slash at its end.
+    /// Stands before every path; without a slash at its end.
     prefix: String,
 }
 
-impl Origin {
-    /// A whole request, for one write. Names are written as old servers expect them.
-    pub(super) fn request(
+impl RequestWriter {
+    /// Writes a whole request, to be sent at once. Field names are capitalised as old servers expect them.
+    pub(super) fn write(
         &self,
         method: &str,
         path: &str,
@@ -69,27 +67,16 @@ impl Origin {
         if let Some(body) = body {
             body.write(&mut request);
         }
-        debug_assert_eq!(request.len() - head, body_length, "what was announced");
+        debug_assert_eq!(request.len() - head, body_length, "Content-Length is what was written");
         request
     }
 
-    pub(super) fn of(url: &Url) -> Result<Self, String> {
-        let host = url.host_str().ok_or("the URL has no host")?;
-        // Brackets around an IPv6 address belong to the URL alone.
-        let host = host.trim_matches(['[', ']']).to_owned();
-        if url.scheme() == "https" && host.contains('_') {
-            // Pingora would verify the name with a dash instead.
-            return Err(
-                "the host of an https URL has an underscore: no certificate can be verified for it"
-                    .to_owned(),
-            );
-        }
-        Ok(Self {
-            tls: url.scheme() == "https",
-            server_name: host,
-            authority: url[url::Position::BeforeHost..url::Position::AfterPort].to_owned(),
+    /// Writes requests to the server of `url`, below its path.
+    pub(super) fn to(url: &Url) -> Self {
+        Self {
+            authority: url[Position::BeforeHost..Position::AfterPort].to_owned(),
             prefix: url.path().trim_end_matches('/').to_owned(),
-        })
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -105,6 +105,6 @@ fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
     }
     // The parser's own words are about the file's form and never its content.
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
-    let provider = CryptoProvider::get_default().ok_or("no cryptography was set up")?;
-    CertifiedKey::from_der(chain, private, provider).map_err(|error| failed(key, &error))
+    let provider = ring::default_provider();
+    CertifiedKey::from_der(chain, private, &provider).map_err(|error| failed(key, &error))
 }

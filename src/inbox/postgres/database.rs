@@ -3,15 +3,14 @@
 //! While it is known to be down nobody waits for it; the beat finds out when it is back.
 
 use std::error::Error as _;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use deadpool_postgres::{
-    Client, ClientWrapper, Connect, Hook, HookError, Manager, ManagerConfig, Pool, PoolError,
+    Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolError,
     RecyclingMethod,
 };
 use rustls::pki_types::CertificateDer;
@@ -19,11 +18,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::{JoinHandle, JoinSet};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Config, NoTls, Row, SimpleQueryMessage};
+use tokio_postgres::{Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::connect::RacingConnector;
 use crate::config::store_address::{Encryption, PostgresAddress as Address};
 use crate::inbox::store::StoreError;
 
@@ -72,11 +71,12 @@ impl Database {
             config.application_name("countersign");
         }
         config.connect_timeout(PATIENCE).tcp_user_timeout(PATIENCE);
+        let connector = RacingConnector::new(&config, tls, runtime, PATIENCE);
         let each = ManagerConfig {
             // What is demanded of the server is asked each time, which is a verification already.
             recycling_method: RecyclingMethod::Fast,
         };
-        let manager = Manager::from_connect(config, Connector { runtime, tls }, each);
+        let manager = Manager::from_connect(config, connector, each);
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
             .post_create(Hook::async_fn(|client, _| {
@@ -251,48 +251,10 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-/// Connects on the store's own runtime: the others end one by one, and each would take its connections along.
-struct Connector {
-    runtime: Handle,
-    tls: Option<MakeRustlsConnect>,
-}
-
-type Connected = Result<(tokio_postgres::Client, JoinHandle<()>), tokio_postgres::Error>;
-
-impl Connect for Connector {
-    fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
-        let config = config.clone();
-        Box::pin(async move {
-            // Dropped with whoever waits for it, and then ended.
-            let mut connecting = JoinSet::new();
-            connecting.spawn_on(connect(config, self.tls.clone()), &self.runtime);
-            match connecting.join_next().await {
-                Some(Ok(connected)) => connected,
-                // Its runtime is gone: whoever waits has a deadline.
-                _ => pending().await,
-            }
-        })
-    }
-}
-
-async fn connect(config: Config, tls: Option<MakeRustlsConnect>) -> Connected {
-    // How a connection ended is told to whoever uses it.
-    match tls {
-        Some(tls) => {
-            let (client, connection) = config.connect(tls).await?;
-            Ok((client, tokio::spawn(async { drop(connection.await) })))
-        }
-        None => {
-            let (client, connection) = config.connect(NoTls).await?;
-            Ok((client, tokio::spawn(async { drop(connection.await) })))
-        }
-    }
-}
-
 /// Believes the system's roots and those of a file.
 fn verified(roots: Option<&Path>) -> Result<MakeRustlsConnect, StoreError> {
     let mut believed = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs().unwrap_or_default();
+    let system = rustls_native_certs::load_native_certs().certs;
     believed.add_parsable_certificates(system);
     if let Some(path) = roots {
         let failed = |why: String| StoreError::Failed(format!("{}: {why}", path.display()));

@@ -3,6 +3,8 @@
 //! Each statement is a transaction of its own, results go in groups. What one sidecar has in hand is leased to it: the
 //! lease is renewed while it beats, and ends when it has been silent for 15 s of the server's clock.
 
+mod connect;
+
 mod database;
 
 mod schema;
