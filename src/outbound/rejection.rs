@@ -267,7 +267,7 @@ impl From<ClientError> for CallRejection {
             ClientError::CutOff(_) => Code::PlatformCutOff,
             ClientError::TooLong | ClientError::NotHttp(_) | ClientError::Stray => {
                 Code::MalformedAnswer
-            },
+            }
         };
         Self {
             sent: fault.sent(),

@@ -60,7 +60,10 @@ fn start_with(test: &str, setup: Setup, files: &[(&str, String)]) -> Option<Side
     }
     let mut script = String::new();
     for (path, content) in files {
-        let own = setup.folder.path().join(Path::new(path).file_name().unwrap());
+        let own = setup
+            .folder
+            .path()
+            .join(Path::new(path).file_name().unwrap());
         fs::write(&own, content).unwrap();
         writeln!(script, "mount --bind '{}' {path} || exit 9", own.display()).unwrap();
     }
@@ -117,9 +120,10 @@ fn a_detail_names_each_address_and_how_it_failed() {
     let Some(sidecar) = start_with(test, setup, &[silent_first("pay.test")]) else {
         return;
     };
-    let problem = sidecar
-        .submit(submit_json(&fresh_orderid()))
-        .problem(504, "platform-timeout", "no");
+    let problem =
+        sidecar
+            .submit(submit_json(&fresh_orderid()))
+            .problem(504, "platform-timeout", "no");
     let detail = problem["detail"].as_str().unwrap();
     for part in [
         format!("connect to {SILENT}:{port}: timed out"),
@@ -205,10 +209,7 @@ fn a_silent_name_server_delays_no_app_that_needs_none() {
         }
         conf.callbacks = Some(String::new());
     });
-    let files = [
-        hosts(&[(Ipv4Addr::LOCALHOST.into(), "shop.test")]),
-        resolv,
-    ];
+    let files = [hosts(&[(Ipv4Addr::LOCALHOST.into(), "shop.test")]), resolv];
     let Some(sidecar) = start_with(test, setup, &files) else {
         return;
     };

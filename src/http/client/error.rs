@@ -58,7 +58,9 @@ pub enum ClientError {
     #[error("the answer is longer than {MAX_ANSWER} bytes")]
     TooLong,
     /// More than one response came on a connection that had carried other requests.
-    #[error("more than one response came on the connection; none of them is certainly this request's")]
+    #[error(
+        "more than one response came on the connection; none of them is certainly this request's"
+    )]
     Stray,
     /// What came back is not HTTP/1.1.
     #[error("the answer is not HTTP: {0}")]

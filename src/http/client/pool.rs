@@ -183,10 +183,7 @@ impl Pool {
 }
 
 /// Takes the connection that was used last: it is the least likely to be closed. Drops those that are of no use.
-fn pop(
-    shelf: &mut Shelf,
-    is_good: impl Fn(&mut Connection) -> bool,
-) -> Option<Box<Connection>> {
+fn pop(shelf: &mut Shelf, is_good: impl Fn(&mut Connection) -> bool) -> Option<Box<Connection>> {
     loop {
         let mut connection = shelf.pop()?;
         if is_good(&mut connection) {

@@ -105,10 +105,7 @@ impl Race {
     /// Says which address failed how. Those that still run are out of time.
     pub fn report(&self) -> String {
         let mut report = String::new();
-        let silent = self
-            .started
-            .iter()
-            .map(|address| (address, "timed out"));
+        let silent = self.started.iter().map(|address| (address, "timed out"));
         let failed = self
             .failures
             .iter()
@@ -150,7 +147,11 @@ mod tests {
     }
 
     /// An address that answers no SYN: its backlog is full and nobody accepts.
-    async fn silent() -> (SocketAddr, Vec<tokio::task::JoinHandle<()>>, tokio::net::TcpListener) {
+    async fn silent() -> (
+        SocketAddr,
+        Vec<tokio::task::JoinHandle<()>>,
+        tokio::net::TcpListener,
+    ) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = socket.listen(0).unwrap();

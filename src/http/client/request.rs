@@ -67,7 +67,11 @@ impl RequestWriter {
         if let Some(body) = body {
             body.write(&mut request);
         }
-        debug_assert_eq!(request.len() - head, body_length, "Content-Length is what was written");
+        debug_assert_eq!(
+            request.len() - head,
+            body_length,
+            "Content-Length is what was written"
+        );
         request
     }
 

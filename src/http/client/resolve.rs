@@ -186,9 +186,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// The same with one of them moved to the front, where it is among them.
 fn with_first(mut addresses: Vec<SocketAddr>, first: Option<SocketAddr>) -> Vec<SocketAddr> {
-    let at = addresses
-        .iter()
-        .position(|address| Some(*address) == first);
+    let at = addresses.iter().position(|address| Some(*address) == first);
     if let Some(at) = at {
         addresses[..=at].rotate_right(1);
     }

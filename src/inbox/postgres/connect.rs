@@ -258,7 +258,10 @@ where
 async fn failure(config: &Config, words: String) -> Error {
     let stream = FailedStream(words);
     loop {
-        if let Err(error) = config.connect_raw(FailedStream(stream.0.clone()), NoTls).await {
+        if let Err(error) = config
+            .connect_raw(FailedStream(stream.0.clone()), NoTls)
+            .await
+        {
             return error;
         }
     }
