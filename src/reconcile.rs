@@ -4,21 +4,22 @@
 //! callback: one event for one story, whoever told it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
 use crate::config;
 use crate::delivery::Wake;
-use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::event::Source;
 use crate::inbox::store::{Arrival, OpenOrder, PutOutcome, Store};
 use crate::platform::{PlatformQuery, QueryError};
 use crate::protocol::envelope::Verified;
 use crate::protocol::result::{PaymentResult, ResultCode};
 use crate::protocol::subject::Subject;
-use crate::telemetry::activity::ActivityLog;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::Telemetry;
+use crate::telemetry::finish::{Finished, Work};
+use crate::telemetry::outcome::ReconcileOutcome;
+use crate::telemetry::trace::Span;
 use crate::time;
 use crate::time::Millis;
 
@@ -41,12 +42,10 @@ pub struct Reconcile {
     pub merchants: config::LiveConfig,
     /// Who is asked.
     pub platform: PlatformQuery,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    /// Records each query.
+    pub telemetry: Telemetry,
     /// Told of new events.
     pub wake: Arc<Wake>,
-    /// Takes note of questions.
-    pub activity: Arc<ActivityLog>,
     /// Questions a second at most.
     pub per_second: usize,
 }
@@ -78,41 +77,29 @@ impl Reconcile {
 
     async fn ask(&self, order: &OpenOrder) {
         let snapshot = self.merchants.snapshot();
-        let now = time::now();
+        let (now, started) = (time::now(), Instant::now());
         let (outcome, next) = match snapshot.merchant(&order.merid) {
-            None => ("unknown-merchant", later(order, now)),
+            None => (ReconcileOutcome::UnknownMerchant, later(order, now)),
             Some(merchant) => match self.platform.result(merchant, &order.orderid).await {
                 Ok(result) => {
                     self.found(result, order, now, merchant.back.is_some())
                         .await
                 }
-                Err(QueryError::Refused(_)) => ("no-result", later(order, now)),
+                Err(QueryError::Refused(_)) => (ReconcileOutcome::NoResult, later(order, now)),
                 Err(error) => {
                     tracing::debug!(%error, orderid = order.orderid, "no answer about an open order");
-                    ("no-answer", again(order, now))
+                    (ReconcileOutcome::NoAnswer, again(order, now))
                 }
             },
         };
-        self.metrics
-            .watch_queries
-            .with_label_values(&[outcome])
-            .inc();
-        // While the platform is away, each open order is asked about once a minute.
-        let weight = if outcome == "no-answer" {
-            Weight::Common
-        } else {
-            Weight::Step
+        let finished = Finished {
+            work: Work::Reconcile(outcome),
+            subject: &Subject::about(&order.merid, &order.orderid),
+            request_id: "",
+            started,
+            old_key: None,
         };
-        let (merid, orderid) = (Some(&*order.merid), Some(&*order.orderid));
-        self.activity.note(weight, || {
-            let note = ActivityEntry::about(ActivityKind::Question, merid, orderid, time::now());
-            ActivityEntry {
-                took: note.at - now,
-                way: "watch".into(),
-                outcome: outcome.into(),
-                ..note
-            }
-        });
+        self.telemetry.finish(finished, Span::default());
         if let Err(error) = self.store.asked(order, next).await {
             tracing::error!(%error, "an answer about an open order could not be written down");
         }
@@ -124,10 +111,10 @@ impl Reconcile {
         order: &OpenOrder,
         now: Millis,
         deliverable: bool,
-    ) -> (&'static str, Option<Millis>) {
+    ) -> (ReconcileOutcome, Option<Millis>) {
         let code = ResultCode::parse(&result.resultcode);
         if matches!(code, None | Some(ResultCode::NotPaid)) {
-            return ("not-paid", later(order, now));
+            return (ReconcileOutcome::NotPaid, later(order, now));
         }
         let arrival = Arrival {
             source: Source::Query,
@@ -147,18 +134,18 @@ impl Reconcile {
                     "a result that no callback brought"
                 );
                 self.wake.now();
-                ("found", next)
+                (ReconcileOutcome::Found, next)
             }
-            Ok(PutOutcome::Repeated { .. }) => ("known", next),
+            Ok(PutOutcome::Repeated { .. }) => (ReconcileOutcome::Known, next),
             Ok(PutOutcome::Disputed { id, new }) => {
                 let subject = Subject::about(&order.merid, &order.orderid);
-                self.metrics.count_dispute(new, &id, &subject);
-                ("disputed", None)
+                self.telemetry.metrics.count_dispute(new, &id, &subject);
+                (ReconcileOutcome::Disputed, None)
             }
-            Ok(PutOutcome::Foreign) => ("disputed", None),
+            Ok(PutOutcome::Foreign) => (ReconcileOutcome::Disputed, None),
             Err(error) => {
                 tracing::error!(%error, "a result could not be kept");
-                ("not-stored", again(order, now))
+                (ReconcileOutcome::NotStored, again(order, now))
             }
         }
     }

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus::IntCounterVec;
-use prometheus::core::Collector;
+use prometheus::core::Metric;
 use tokio::time::MissedTickBehavior;
 
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::outcome::{CallOutcome, CallbackOutcome};
 use crate::time;
 use crate::time::Millis;
 
@@ -99,24 +99,30 @@ impl Pulse {
 impl Totals {
     fn read(metrics: &Metrics) -> Self {
         let mut times: Vec<(f64, u64)> = Vec::new();
-        for family in metrics.call_seconds.collect() {
-            for metric in family.get_metric() {
-                let histogram = metric.get_histogram();
-                let mut buckets: Vec<_> = histogram
-                    .get_bucket()
-                    .iter()
-                    .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
-                    .collect();
-                buckets.push((f64::INFINITY, histogram.get_sample_count()));
-                times.resize(buckets.len(), (0.0, 0));
-                for ((bound, sum), (upper, count)) in times.iter_mut().zip(buckets) {
-                    (*bound, *sum) = (upper, *sum + count);
-                }
+        for histogram in metrics.call_seconds.all() {
+            let metric = histogram.metric();
+            let histogram = metric.get_histogram();
+            let mut buckets: Vec<_> = histogram
+                .get_bucket()
+                .iter()
+                .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
+                .collect();
+            buckets.push((f64::INFINITY, histogram.get_sample_count()));
+            times.resize(buckets.len(), (0.0, 0));
+            for ((bound, sum), (upper, count)) in times.iter_mut().zip(buckets) {
+                (*bound, *sum) = (upper, *sum + count);
             }
         }
+        let (calls, callbacks) = (&metrics.calls, &metrics.callbacks);
         Self {
-            calls: all_and_rejected(&metrics.calls, &["ok"]),
-            callbacks: all_and_rejected(&metrics.callbacks, &["accepted", "repeated"]),
+            calls: [
+                calls.sum(|_| true),
+                calls.sum(|outcome| outcome != CallOutcome::Ok),
+            ],
+            callbacks: [
+                callbacks.sum(|_| true),
+                callbacks.sum(CallbackOutcome::is_rejection),
+            ],
             times,
         }
     }
@@ -147,24 +153,6 @@ impl Totals {
     }
 }
 
-fn all_and_rejected(counters: &IntCounterVec, well: &[&str]) -> [u64; 2] {
-    let mut sums = [0, 0];
-    for family in counters.collect() {
-        for metric in family.get_metric() {
-            let outcome = metric
-                .get_label()
-                .iter()
-                .find(|label| label.name() == "outcome");
-            let count = metric.get_counter().get_value() as u64;
-            sums[0] += count;
-            if !outcome.is_some_and(|outcome| well.contains(&outcome.value())) {
-                sums[1] += count;
-            }
-        }
-    }
-    sums
-}
-
 /// Computes a quantile as `histogram_quantile` of Prometheus does: linear within a bucket, and the last bound for values
 /// beyond it.
 fn quantile(times: &[(f64, u64)], share: f64) -> Option<f64> {
@@ -188,6 +176,7 @@ fn quantile(times: &[(f64, u64)], share: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::outcome::{CallKind, CallbackKind, Code};
 
     #[test]
     fn quantiles_are_those_of_prometheus() {
@@ -203,27 +192,16 @@ mod tests {
     fn a_minute_is_what_was_added_to_the_counters() {
         let metrics = Arc::new(Metrics::default());
         let count = |outcome, n| {
-            metrics
-                .calls
-                .with_label_values(&["query", outcome])
-                .inc_by(n);
-            metrics
-                .call_seconds
-                .with_label_values(&["query"])
-                .observe(0.002);
+            metrics.calls.of(CallKind::Query, outcome).inc_by(n);
+            metrics.call_seconds.of(CallKind::Query).observe(0.002);
         };
-        count("ok", 3);
+        count(CallOutcome::Ok, 3);
         let first = Totals::read(&metrics);
-        count("ok", 4);
-        count("bad-signature", 1);
-        metrics
-            .callbacks
-            .with_label_values(&["back", "repeated"])
-            .inc();
-        metrics
-            .callbacks
-            .with_label_values(&["back", "malformed"])
-            .inc();
+        count(CallOutcome::Ok, 4);
+        count(CallOutcome::Failed(Code::BadSignature), 1);
+        for outcome in [CallbackOutcome::Repeated, CallbackOutcome::Malformed] {
+            metrics.callbacks.of(CallbackKind::Back, outcome).inc();
+        }
         let minute = Totals::read(&metrics).since(&first, 7);
         assert_eq!((minute.calls, minute.calls_rejected), (5, 1));
         assert_eq!((minute.callbacks, minute.callbacks_rejected), (2, 1));

@@ -24,9 +24,10 @@ use crate::inbox::store::{AttemptRecord, Store, StoreError};
 use crate::platform::PlatformQuery;
 use crate::protocol::result::ResultCode;
 use crate::protocol::subject::Subject;
-use crate::telemetry::log;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::{Kept, Side, Tracer};
+use crate::telemetry::Telemetry;
+use crate::telemetry::finish::{Finished, Work};
+use crate::telemetry::outcome::DeliveryOutcome;
+use crate::telemetry::trace::{Kept, Side};
 use crate::time;
 use crate::time::Millis;
 
@@ -74,12 +75,10 @@ pub struct Delivery {
     pub watch: LiveConfig,
     /// The way there.
     pub apps: Arc<ClientsByOrigin>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    /// Records each attempt.
+    pub telemetry: Telemetry,
     /// Called for new events.
     pub wake: Arc<Wake>,
-    /// Begins a span for each attempt.
-    pub tracer: Arc<Tracer>,
     /// Asked first, where results are to be confirmed.
     pub platform: PlatformQuery,
     /// Which results are confirmed first.
@@ -187,59 +186,51 @@ impl Delivery {
         let number = event.attempts + 1;
         let mut headers = headers(&event, number);
         self.wake.traces.put(&event.id, &mut headers);
-        let span = self.tracer.begin(Side::Client, &mut headers);
+        let span = self.telemetry.tracer.begin(Side::Client, &mut headers);
         let came = match snapshot.merchant(&event.merid) {
             Some(merchant) => self.offer(&event, &headers, merchant).await,
             None => AttemptResult::NoBack,
         };
         let (outcome, words, state) = match came {
-            AttemptResult::Taken => ("taken", "taken".to_owned(), EventState::Delivered),
+            AttemptResult::Taken => (
+                DeliveryOutcome::Taken,
+                "taken".to_owned(),
+                EventState::Delivered,
+            ),
             AttemptResult::NotYet(why) if self.is_too_old(&event, at) => {
-                ("parked", why, EventState::Parked)
+                (DeliveryOutcome::Parked, why, EventState::Parked)
             }
-            AttemptResult::NotYet(why) => ("not-yet", why, EventState::Pending),
+            AttemptResult::NotYet(why) => (DeliveryOutcome::NotYet, why, EventState::Pending),
             AttemptResult::NoBack => (
-                "parked",
+                DeliveryOutcome::Parked,
                 "the merchant has no back".to_owned(),
                 EventState::Parked,
             ),
             AttemptResult::Denied => (
-                "denied",
+                DeliveryOutcome::Denied,
                 "the platform tells another story when asked".to_owned(),
                 EventState::Disputed,
             ),
         };
+        let subject = Subject::about(&event.merid, &event.orderid);
         if state == EventState::Disputed {
-            self.metrics.count_dispute(
-                true,
-                &event.id,
-                &Subject::about(&event.merid, &event.orderid),
-            );
+            self.telemetry
+                .metrics
+                .count_dispute(true, &event.id, &subject);
         }
-        self.metrics
-            .delivery_attempts
-            .with_label_values(&[outcome])
-            .inc();
-        tracing::info!(
-            event = event.id,
-            merid = event.merid,
-            orderid = event.orderid,
-            attempt = number,
-            outcome,
-            why = words,
-            ms = log::millis(started.elapsed()),
-            "delivery"
-        );
-        span.end(
-            &["delivery"],
-            outcome != "taken",
-            &[
-                ("countersign.event", &event.id),
-                ("countersign.merid", &event.merid),
-                ("countersign.orderid", &event.orderid),
-                ("countersign.outcome", outcome),
-            ],
-        );
+        let finished = Finished {
+            work: Work::Delivery {
+                outcome,
+                event: &event.id,
+                attempt: number,
+                why: &words,
+            },
+            subject: &subject,
+            request_id: "",
+            started,
+            old_key: None,
+        };
+        self.telemetry.finish(finished, span);
         if state != EventState::Pending {
             self.wake.traces.forget(&event.id);
         }
@@ -257,7 +248,7 @@ impl Delivery {
             tracing::error!(%error, "the attempt could not be written down");
             tokio::time::sleep(BACK_OFF).await;
         }
-        outcome != "taken"
+        outcome != DeliveryOutcome::Taken
     }
 
     async fn offer(

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 
-use super::{ACCEPTED, CallbackRejection, CallbackReply, Inbound, RejectionReason, plain};
+use super::{CallbackRejection, CallbackReply, Inbound, plain};
 use crate::config::settings::Acknowledge;
 use crate::inbox::event::{EventState, Source};
 use crate::inbox::store::{Arrival, PutOutcome};
 use crate::protocol::envelope;
 use crate::protocol::subject::Subject;
+use crate::telemetry::outcome::CallbackOutcome;
 use crate::time;
 
 /// The platform is told to come back after this (promises: 3 s).
@@ -41,16 +42,16 @@ impl Inbound {
         };
         let put = self.store.put(&outcome, arrival).await.map_err(|error| {
             tracing::error!(%error, orderid = subject.shown_orderid(), "a callback could not be kept");
-            refused(RejectionReason::NotStored)
+            refused(CallbackOutcome::NotStored)
         })?;
         let (id, state, said) = match put {
-            PutOutcome::Kept { id, state } => (id, state, ACCEPTED),
-            PutOutcome::Repeated { id, state } => (id, state, "repeated"),
+            PutOutcome::Kept { id, state } => (id, state, CallbackOutcome::Accepted),
+            PutOutcome::Repeated { id, state } => (id, state, CallbackOutcome::Repeated),
             PutOutcome::Disputed { id, new } => {
-                self.metrics.count_dispute(new, &id, &subject);
-                return Err(refused(RejectionReason::Disputed));
+                self.telemetry.metrics.count_dispute(new, &id, &subject);
+                return Err(refused(CallbackOutcome::Disputed));
             }
-            PutOutcome::Foreign => return Err(refused(RejectionReason::ForeignOrder)),
+            PutOutcome::Foreign => return Err(refused(CallbackOutcome::ForeignOrder)),
         };
         if state == EventState::Pending {
             self.wake.traces.keep(&id, request.headers());
@@ -61,7 +62,7 @@ impl Inbound {
         if self.acknowledge == Acknowledge::Delivered && !is_settled {
             self.delivered_by(&id, deadline)
                 .await
-                .ok_or_else(|| refused(RejectionReason::NotDelivered))?;
+                .ok_or_else(|| refused(CallbackOutcome::NotDelivered))?;
         }
         Ok(CallbackReply {
             response: plain(StatusCode::OK, "0000"),
@@ -85,7 +86,7 @@ impl Inbound {
 }
 
 /// The one place that the envelope stands in: the query of a GET, the body of a POST.
-fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], RejectionReason> {
+fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], CallbackOutcome> {
     let query = request.uri().query().unwrap_or_default().as_bytes();
     if request.method() == Method::GET {
         return Ok(query);
@@ -95,6 +96,6 @@ fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], RejectionReason> {
         Err(envelope::EnvelopeError::Missing(_)) if !envelope::names_any(query) => {
             Ok(request.body())
         }
-        _ => Err(RejectionReason::Malformed),
+        _ => Err(CallbackOutcome::Malformed),
     }
 }

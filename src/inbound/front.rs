@@ -5,10 +5,11 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use maud::{DOCTYPE, html};
 use url::form_urlencoded;
 
-use super::{ACCEPTED, CallbackRejection, CallbackReply, Inbound, RejectionReason};
+use super::{CallbackRejection, CallbackReply, Inbound};
 use crate::protocol::json::Object;
 use crate::protocol::subject::Subject;
 use crate::relay;
+use crate::telemetry::outcome::CallbackOutcome;
 
 /// Every field of the document's results (§3.2.3, §3.4.4), and the envelope's own.
 const FIELDS: [&str; 11] = [
@@ -41,9 +42,9 @@ impl Inbound {
         let front = snapshot
             .merchant(&outcome.merid)
             .and_then(|merchant| merchant.front.clone());
-        let mut front = front.ok_or_else(|| refused(RejectionReason::NoFront))?;
+        let mut front = front.ok_or_else(|| refused(CallbackOutcome::NoFront))?;
         let object = Object::parse(outcome.json.as_bytes())
-            .map_err(|_| refused(RejectionReason::Malformed))?;
+            .map_err(|_| refused(CallbackOutcome::Malformed))?;
         {
             let mut fields = front.query_pairs_mut();
             for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -64,7 +65,7 @@ impl Inbound {
         let client = self
             .apps
             .client(&front)
-            .ok_or_else(|| refused(RejectionReason::NoFront))?;
+            .ok_or_else(|| refused(CallbackOutcome::NoFront))?;
         let headers = relay::browser_headers(request.headers());
         let page = client
             .get(
@@ -74,11 +75,11 @@ impl Inbound {
             .await;
         let page = page.map_err(|fault| {
             tracing::warn!(merid = subject.shown_merid(), %fault, "the app's front page is not there");
-            refused(RejectionReason::AppUnreachable)
+            refused(CallbackOutcome::AppUnreachable)
         })?;
         Ok(CallbackReply {
             response: relay::response(page),
-            outcome: ACCEPTED,
+            outcome: CallbackOutcome::Accepted,
             subject,
             old_key,
         })

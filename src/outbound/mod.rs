@@ -17,8 +17,6 @@ mod link;
 
 mod reply;
 
-mod call_metrics;
-
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -35,23 +33,20 @@ use crate::http::client::error::{ClientError, Sent};
 use crate::http::client::{Client, RawRequest, RawResponse, Repeat};
 use crate::http::request_id::{REQUEST_ID, request_id};
 use crate::http::server::connection::{Handler, Rejection};
-use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::store::{RecordOutcome, Store};
 use crate::process::drain::Drain;
 use crate::protocol::request::Order;
 use crate::relay::{self, FormBody};
 use crate::telemetry::Telemetry;
-use crate::telemetry::activity::ActivityLog;
-use crate::telemetry::log;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::finish::{Finished, Work};
+use crate::telemetry::outcome::CallKind;
 use crate::telemetry::trace;
-use crate::telemetry::trace::{Side, Span, Tracer};
+use crate::telemetry::trace::{Side, Span};
 use crate::time;
 use crate::time::Millis;
 use call::{Call, Notify};
-use call_metrics::CallMetrics;
 use rejection::{CallRejection, Code};
-use reply::{CallReply, OK, VERIFIED, flag, unverified};
+use reply::{CallReply, VERIFIED, flag, unverified};
 use route::Endpoint;
 use shadow::{Shadow, ShadowVerdict};
 
@@ -65,11 +60,8 @@ pub struct Outbound {
     watch: LiveConfig,
     client: Arc<Client>,
     store: Arc<dyn Store>,
-    metrics: Arc<Metrics>,
-    call_metrics: CallMetrics,
-    tracer: Arc<Tracer>,
+    telemetry: Telemetry,
     drain: Arc<Drain>,
-    activity: Arc<ActivityLog>,
     extra_paths: Vec<String>,
     /// The platform's URL, without a slash at its end.
     platform: String,
@@ -83,14 +75,9 @@ impl Outbound {
         watch: LiveConfig,
         client: Arc<Client>,
         store: Arc<dyn Store>,
-        records: Telemetry,
+        telemetry: Telemetry,
         drain: Arc<Drain>,
     ) -> Self {
-        let Telemetry {
-            metrics,
-            tracer,
-            activity,
-        } = records;
         let public_url = settings
             .callbacks
             .as_ref()
@@ -99,11 +86,8 @@ impl Outbound {
             watch,
             client,
             store,
-            call_metrics: CallMetrics::new(metrics.clone()),
-            metrics,
-            tracer,
+            telemetry,
             drain,
-            activity,
             extra_paths: settings.platform.extra_paths.clone(),
             platform: settings
                 .platform
@@ -151,7 +135,12 @@ impl Outbound {
         let path = request.uri().path();
         let request = self.client.request(path, &headers, &FormBody(call.seal()));
         let response = self.send(&request, endpoint.repeat()).await?;
-        let answer = response::verify(&response, call, endpoint.completeness(), &self.metrics)?;
+        let answer = response::verify(
+            &response,
+            call,
+            endpoint.completeness(),
+            &self.telemetry.metrics,
+        )?;
         Ok(CallReply::answered(call, answer))
     }
 
@@ -179,7 +168,7 @@ impl Outbound {
         }
         // Only what is signed comes through: no status, cookie or redirect beside it.
         let completeness = Endpoint::Submit.completeness();
-        let answer = response::verify(&response, call, completeness, &self.metrics)?;
+        let answer = response::verify(&response, call, completeness, &self.telemetry.metrics)?;
         Ok(CallReply::answered(call, answer))
     }
 
@@ -210,7 +199,8 @@ impl Outbound {
         request: &Request<Bytes>,
     ) -> Result<CallReply, CallRejection> {
         let shadow = Shadow::of(request.body(), &self.watch.snapshot());
-        self.metrics
+        self.telemetry
+            .metrics
             .shadow
             .with_label_values(&[shadow.verdict.name()])
             .inc();
@@ -277,7 +267,13 @@ impl Outbound {
         let sent = self.send(&request, endpoint.repeat()).await;
         let response = sent.map_err(|fault| CallRejection::from(fault).about(&shadow.subject))?;
         let believed = shadow.call.as_ref().is_some_and(|call| {
-            response::verify(&response, call, endpoint.completeness(), &self.metrics).is_ok()
+            response::verify(
+                &response,
+                call,
+                endpoint.completeness(),
+                &self.telemetry.metrics,
+            )
+            .is_ok()
         });
         let mut response = relay::response(response);
         response.headers_mut().insert(VERIFIED, flag(believed));
@@ -323,14 +319,14 @@ impl Outbound {
                 Err(CallRejection::new(Code::OrderConflict, detail).at("orderid"))
             }
             Err(error) => {
-                self.metrics.ledger_failures.inc();
+                self.telemetry.metrics.ledger_failures.inc();
                 tracing::error!(merid, orderid = order.orderid, %error, "the order is not in the ledger");
                 Ok(())
             }
         }
     }
 
-    /// Counts and logs a call, and gives its response the request's id.
+    /// Records a call, and gives its response the request's id.
     fn finish(
         &self,
         endpoint: Option<Endpoint>,
@@ -339,57 +335,20 @@ impl Outbound {
         span: Span,
         started: Instant,
     ) -> Response<Bytes> {
-        let CallReply {
-            mut response,
-            outcome,
-            sent,
-            subject,
-            old_key,
-        } = done;
-        let took = started.elapsed();
-        self.call_metrics.count(endpoint, outcome, took);
-        let name = Endpoint::name_of(endpoint);
-        tracing::info!(
-            request_id = id.to_str().unwrap_or_default(),
-            endpoint = name,
-            merid = subject.shown_merid(),
-            orderid = subject.shown_orderid(),
-            outcome,
-            status = response.status().as_u16(),
-            sent = sent.name(),
-            ms = log::millis(took),
-            "call"
-        );
-        let status = response.status();
-        span.end(
-            &["call", name],
-            status.is_server_error(),
-            &[
-                ("http.response.status_code", status.as_str()),
-                ("countersign.request_id", id.to_str().unwrap_or_default()),
-                ("countersign.merid", subject.shown_merid()),
-                ("countersign.orderid", subject.shown_orderid()),
-                ("countersign.outcome", outcome),
-                ("countersign.sent", sent.name()),
-            ],
-        );
-        let is_news = |key: &str| self.activity.is_news(key);
-        let weight = if old_key.as_deref().is_some_and(is_news) {
-            Weight::Step
-        } else {
-            weight(endpoint, outcome, sent)
+        let mut response = done.response;
+        let finished = Finished {
+            work: Work::Call {
+                kind: endpoint.map_or(CallKind::None, Endpoint::kind),
+                outcome: done.outcome,
+                sent: done.sent,
+                status: response.status(),
+            },
+            subject: &done.subject,
+            request_id: id.to_str().unwrap_or_default(),
+            started,
+            old_key: done.old_key,
         };
-        let (merid, orderid) = (subject.merid.as_deref(), subject.orderid.as_deref());
-        self.activity.note(weight, || ActivityEntry {
-            took: Millis::try_from(took.as_millis()).unwrap_or(Millis::MAX),
-            way: name.into(),
-            request_id: id.to_str().unwrap_or_default().to_owned(),
-            outcome: outcome.into(),
-            sent: sent.name().into(),
-            old_key: old_key.unwrap_or_default(),
-            refused: outcome != OK,
-            ..ActivityEntry::about(ActivityKind::Call, merid, orderid, time::now())
-        });
+        self.telemetry.finish(finished, span);
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
@@ -402,7 +361,10 @@ impl Handler for Outbound {
     }
 
     async fn handle(&self, request: &mut Request<Bytes>, started: Instant) -> Response<Bytes> {
-        let span = self.tracer.begin(Side::Server, request.headers_mut());
+        let span = self
+            .telemetry
+            .tracer
+            .begin(Side::Server, request.headers_mut());
         let id = request_id(request.headers());
         let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
         let (endpoint, result) = match endpoint {
@@ -445,15 +407,5 @@ impl Handler for Outbound {
         let endpoint = Endpoint::of(&head.method, &head.uri, &self.extra_paths);
         let done = CallReply::refused(&refused, &id);
         self.finish(endpoint.ok(), id, done, Span::default(), started)
-    }
-}
-
-/// An order that is out, or may be, is a step in its story. Apps repeat everything else as often as they like.
-fn weight(endpoint: Option<Endpoint>, outcome: &str, sent: Sent) -> Weight {
-    let takes_orders = endpoint.is_some_and(Endpoint::takes_orders);
-    if takes_orders && (outcome == OK || sent != Sent::No) {
-        Weight::Step
-    } else {
-        Weight::Common
     }
 }

@@ -8,145 +8,39 @@ use crate::http::client::error::{ClientError, Sent};
 use crate::protocol::field::FieldError;
 use crate::protocol::json::JsonError;
 use crate::protocol::subject::Subject;
+pub(super) use crate::telemetry::outcome::Code;
+use crate::telemetry::outcome::Listed;
 
-/// Why a call is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(
-    missing_docs,
-    reason = "each row of `Code::row` says what its variant means"
-)]
-pub(super) enum Code {
-    BadRequest,
-    InvalidJson,
-    DuplicateMember,
-    NotFound,
-    MethodNotAllowed,
-    RequestTimeout,
-    OrderConflict,
-    BodyTooLarge,
-    InvalidField,
-    UnknownMerchant,
-    Internal,
-    Overloaded,
-    Draining,
-    PlatformUnreachable,
-    PlatformTimeout,
-    PlatformCutOff,
-    BadSignature,
-    UnsignedAnswer,
-    PlatformError,
-    MalformedAnswer,
-    ForeignAnswer,
-}
-
-impl Code {
-    /// The code's name, its status, its title, and what is known about the request's fate where the fault
-    /// itself does not say it.
-    fn row(self) -> (&'static str, u16, &'static str, Sent) {
-        use Sent::{No, Unknown, Yes};
-        match self {
-            Self::BadRequest => ("bad-request", 400, "The request is not valid HTTP", No),
-            Self::InvalidJson => (
-                "invalid-json",
-                400,
-                "The body is not one strict JSON object",
-                No,
-            ),
-            Self::DuplicateMember => ("duplicate-member", 400, "A JSON member stands twice", No),
-            Self::NotFound => ("not-found", 404, "There is nothing at this path", No),
-            Self::MethodNotAllowed => ("method-not-allowed", 405, "This path takes POST", No),
-            Self::RequestTimeout => (
-                "request-timeout",
-                408,
-                "The body did not come whole in time",
-                No,
-            ),
-            Self::OrderConflict => (
-                "order-conflict",
-                409,
-                "This order was signed before with another amount or action",
-                No,
-            ),
-            Self::BodyTooLarge => (
-                "body-too-large",
-                413,
-                "The body is larger than this sidecar takes",
-                No,
-            ),
-            Self::InvalidField => (
-                "invalid-field",
-                422,
-                "A field breaks the platform's rules",
-                No,
-            ),
-            Self::UnknownMerchant => (
-                "unknown-merchant",
-                422,
-                "No key is configured for this merchant",
-                No,
-            ),
-            Self::Internal => (
-                "internal",
-                500,
-                "The sidecar failed inside this call",
-                Unknown,
-            ),
-            Self::Overloaded => ("overloaded", 503, "Too many calls are in flight", No),
-            Self::Draining => ("draining", 503, "The sidecar is shutting down", No),
-            Self::PlatformUnreachable => (
-                "platform-unreachable",
-                502,
-                "No connection to the platform",
-                No,
-            ),
-            Self::PlatformTimeout => (
-                "platform-timeout",
-                504,
-                "The platform did not answer in time",
-                Unknown,
-            ),
-            Self::PlatformCutOff => (
-                "platform-cut-off",
-                502,
-                "The connection ended inside the answer",
-                Unknown,
-            ),
-            Self::BadSignature => (
-                "bad-signature",
-                502,
-                "The answer's sign does not fit its text",
-                Yes,
-            ),
-            Self::UnsignedAnswer => (
-                "unsigned-answer",
-                502,
-                "The platform could not find the merchant's key",
-                Yes,
-            ),
-            Self::PlatformError => (
-                "platform-error",
-                502,
-                "The platform answered with an error status",
-                Yes,
-            ),
-            Self::MalformedAnswer => (
-                "malformed-answer",
-                502,
-                "The answer is no valid envelope",
-                Yes,
-            ),
-            Self::ForeignAnswer => (
-                "foreign-answer",
-                502,
-                "The answer speaks of another merchant or order",
-                Yes,
-            ),
-        }
-    }
-
-    /// The name that stands in `code` and in the metrics.
-    pub(super) fn name(self) -> &'static str {
-        self.row().0
+/// The status and the title of a code, and the certainty that the request reached the platform where the error itself
+/// does not say it.
+fn row(code: Code) -> (u16, &'static str, Sent) {
+    use Sent::{No, Unknown, Yes};
+    match code {
+        Code::BadRequest => (400, "The request is not valid HTTP", No),
+        Code::InvalidJson => (400, "The body is not one strict JSON object", No),
+        Code::DuplicateMember => (400, "A JSON member stands twice", No),
+        Code::NotFound => (404, "There is nothing at this path", No),
+        Code::MethodNotAllowed => (405, "This path takes POST", No),
+        Code::RequestTimeout => (408, "The body did not come whole in time", No),
+        Code::OrderConflict => (
+            409,
+            "This order was signed before with another amount or action",
+            No,
+        ),
+        Code::BodyTooLarge => (413, "The body is larger than this sidecar takes", No),
+        Code::InvalidField => (422, "A field breaks the platform's rules", No),
+        Code::UnknownMerchant => (422, "No key is configured for this merchant", No),
+        Code::Internal => (500, "The sidecar failed inside this call", Unknown),
+        Code::Overloaded => (503, "Too many calls are in flight", No),
+        Code::Draining => (503, "The sidecar is shutting down", No),
+        Code::PlatformUnreachable => (502, "No connection to the platform", No),
+        Code::PlatformTimeout => (504, "The platform did not answer in time", Unknown),
+        Code::PlatformCutOff => (502, "The connection ended inside the answer", Unknown),
+        Code::BadSignature => (502, "The answer's sign does not fit its text", Yes),
+        Code::UnsignedAnswer => (502, "The platform could not find the merchant's key", Yes),
+        Code::PlatformError => (502, "The platform answered with an error status", Yes),
+        Code::MalformedAnswer => (502, "The answer is no valid envelope", Yes),
+        Code::ForeignAnswer => (502, "The answer speaks of another merchant or order", Yes),
     }
 }
 
@@ -195,7 +89,7 @@ impl CallRejection {
         Self {
             code,
             detail: detail.into(),
-            sent: code.row().3,
+            sent: row(code).2,
             field: None,
             subject: Subject::default(),
             platform: None,
@@ -214,7 +108,8 @@ impl CallRejection {
 
     /// The refusal as a response.
     pub(super) fn response(&self, request_id: &HeaderValue) -> Response<Bytes> {
-        let (name, status, title, _) = self.code.row();
+        let (status, title, _) = row(self.code);
+        let name = self.code.name();
         let body = RejectionBody {
             r#type: format!("urn:countersign:problem:{name}"),
             title,

@@ -10,16 +10,14 @@ use crate::protocol::envelope::Verified;
 use crate::protocol::key::Key;
 use crate::protocol::response::PlatformResponse;
 use crate::protocol::subject::Subject;
+use crate::telemetry::outcome::CallOutcome;
 
 pub(super) const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
-
-/// The outcome of a call that was not refused.
-pub(super) const OK: &str = "ok";
 
 /// A response, and what the log says of it.
 pub(super) struct CallReply {
     pub(super) response: Response<Bytes>,
-    pub(super) outcome: &'static str,
+    pub(super) outcome: CallOutcome,
     pub(super) sent: Sent,
     pub(super) subject: Subject,
     /// The fingerprint of the old key that the answer was signed with.
@@ -31,7 +29,7 @@ impl CallReply {
     pub(super) fn ok(response: Response<Bytes>, sent: Sent) -> Self {
         Self {
             response,
-            outcome: OK,
+            outcome: CallOutcome::Ok,
             sent,
             subject: Subject::default(),
             old_key: None,
@@ -49,7 +47,7 @@ impl CallReply {
     pub(super) fn refused(refused: &CallRejection, id: &HeaderValue) -> Self {
         Self {
             response: unverified(refused.response(id)),
-            outcome: refused.code.name(),
+            outcome: CallOutcome::Failed(refused.code),
             sent: refused.sent,
             subject: refused.subject.clone(),
             old_key: None,

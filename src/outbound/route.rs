@@ -5,6 +5,7 @@ use http::{Method, Uri};
 use super::rejection::{CallRejection, Code};
 use crate::http::client::Repeat;
 use crate::protocol::response::Completeness;
+use crate::telemetry::outcome::CallKind;
 
 /// What the sidecar does with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +21,6 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
-    /// All of them, in their order.
-    pub(super) const ALL: [Self; 4] = [Self::Query, Self::Submit, Self::Link, Self::Extra];
-
     /// Finds the endpoint of a request.
     pub(super) fn of(
         method: &Method,
@@ -48,24 +46,14 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// The name in metrics and log.
-    pub(super) fn name(self) -> &'static str {
+    /// The endpoint in metrics, log and activity.
+    pub(super) fn kind(self) -> CallKind {
         match self {
-            Self::Query => "query",
-            Self::Submit => "submit",
-            Self::Link => "link",
-            Self::Extra => "extra",
+            Self::Query => CallKind::Query,
+            Self::Submit => CallKind::Submit,
+            Self::Link => CallKind::Link,
+            Self::Extra => CallKind::Extra,
         }
-    }
-
-    /// Its place in [`Endpoint::ALL`].
-    pub(super) fn place(self) -> usize {
-        self as usize
-    }
-
-    /// The name of a call that may have come to none.
-    pub(super) fn name_of(endpoint: Option<Self>) -> &'static str {
-        endpoint.map_or("none", Self::name)
     }
 
     /// Whether it may be sent a second time: only a query is known to change nothing.
@@ -78,7 +66,7 @@ impl Endpoint {
 
     /// Whether its message is an order (document §3.1.3).
     pub(super) fn takes_orders(self) -> bool {
-        matches!(self, Self::Submit | Self::Link)
+        self.kind().takes_orders()
     }
 
     /// What an enveloped answer must say.
@@ -87,18 +75,6 @@ impl Endpoint {
             Self::Query => Completeness::Query,
             Self::Submit | Self::Link => Completeness::Submit,
             Self::Extra => Completeness::Any,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_endpoint_stands_in_its_place() {
-        for (place, endpoint) in Endpoint::ALL.into_iter().enumerate() {
-            assert_eq!(endpoint.place(), place);
         }
     }
 }

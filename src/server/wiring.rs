@@ -98,7 +98,7 @@ impl Parts {
             self.watch.clone(),
             self.client.clone(),
             self.store.clone(),
-            self.records(),
+            self.telemetry(),
             self.drain.clone(),
         )
     }
@@ -110,11 +110,11 @@ impl Parts {
             self.store.clone(),
             self.apps.clone(),
             self.wake.clone(),
-            self.records(),
+            self.telemetry(),
         )
     }
 
-    fn records(&self) -> Telemetry {
+    fn telemetry(&self) -> Telemetry {
         Telemetry {
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
@@ -153,9 +153,8 @@ impl Parts {
                 store: self.store.clone(),
                 watch: self.watch.clone(),
                 apps: self.apps.clone(),
-                metrics: self.metrics.clone(),
+                telemetry: self.telemetry(),
                 wake: self.wake.clone(),
-                tracer: self.tracer.clone(),
                 platform: platform.clone(),
                 confirm: inbox.confirm,
                 retry_for: inbox.retry_for,
@@ -164,9 +163,8 @@ impl Parts {
                 store: self.store.clone(),
                 merchants: self.watch.clone(),
                 platform,
-                metrics: self.metrics.clone(),
+                telemetry: self.telemetry(),
                 wake: self.wake.clone(),
-                activity: self.activity.clone(),
                 per_second: inbox.watch_per_second,
             }),
             watch_orders: inbox.watch_orders,

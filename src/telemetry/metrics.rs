@@ -4,10 +4,14 @@
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
+use super::listed::{CounterTable, Counters, Durations};
+use super::outcome::{
+    CallKind, CallOutcome, CallbackKind, CallbackOutcome, DeliveryOutcome, ReconcileOutcome,
+};
 use crate::http::client::connect::Count;
 use crate::inbox::event::EventState;
 use crate::inbox::store::Counts;
@@ -16,18 +20,14 @@ use crate::protocol::oddity::Oddity;
 use crate::protocol::subject::Subject;
 use crate::time::Millis;
 
-/// Upper bounds of the histograms: from a signed link to `platform.timeout` with room above.
-const REQUEST_SECONDS: [f64; 14] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
-
 /// Every metric, by its Prometheus name in the registry.
 pub struct Metrics {
     registry: Registry,
+    process: Registry,
     /// Calls by endpoint and outcome; the outcome is `ok` or the refusal's code.
-    pub calls: IntCounterVec,
+    pub calls: CounterTable<CallKind, CallOutcome>,
     /// Seconds from a call's header to its response, by endpoint.
-    pub call_seconds: HistogramVec,
+    pub call_seconds: Durations<CallKind>,
     /// Connections to the platform that were opened.
     connections_opened: IntCounter,
     /// Connections to the platform that were used again.
@@ -51,15 +51,15 @@ pub struct Metrics {
     /// Orders that could not be written to the ledger.
     pub ledger_failures: IntCounter,
     /// Callbacks by kind and outcome: `accepted`, `repeated`, or why they were refused.
-    pub callbacks: IntCounterVec,
+    pub callbacks: CounterTable<CallbackKind, CallbackOutcome>,
     /// Seconds from a callback's header to its response, by kind; for `back` the commit is in them.
-    pub callback_seconds: HistogramVec,
+    pub callback_seconds: Durations<CallbackKind>,
     /// Attempts to deliver an event, by what came of them.
-    pub delivery_attempts: IntCounterVec,
+    pub delivery_attempts: Counters<DeliveryOutcome>,
     /// Results that are held for a person.
     pub disputes: IntCounter,
     /// Questions about open orders, by what came of them.
-    pub watch_queries: IntCounterVec,
+    pub watch_queries: Counters<ReconcileOutcome>,
     /// Events in the store, by state.
     pub events: IntGaugeVec,
     /// How long the oldest pending event has been waiting, in seconds.
@@ -83,7 +83,9 @@ impl Default for Metrics {
 impl Metrics {
     fn new() -> prometheus::Result<Self> {
         let registry = Registry::new_custom(Some("countersign".to_owned()), None)?;
-        registry.register(Box::new(ProcessCollector::for_self()))?;
+        // Other exporters call them `process_…` too, and dashboards for any process expect them without a prefix.
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
         let build = Opts::new("build_info", "Always 1; the label says what is running");
         let build = IntGauge::with_opts(build.const_label("version", env!("CARGO_PKG_VERSION")))?;
         build.set(1);
@@ -110,12 +112,6 @@ impl Metrics {
             };
         let gauge = |name: &str, help: &str| -> prometheus::Result<IntGauge> {
             let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone()))?;
-            Ok(metric)
-        };
-        let durations = |name: &str, help: &str, label| -> prometheus::Result<HistogramVec> {
-            let options = HistogramOpts::new(name, help).buckets(REQUEST_SECONDS.to_vec());
-            let metric = HistogramVec::new(options, &[label])?;
             registry.register(Box::new(metric.clone()))?;
             Ok(metric)
         };
@@ -149,12 +145,14 @@ impl Metrics {
         )?;
         registry.register(Box::new(loaded_at.clone()))?;
         Ok(Self {
-            calls: counters(
+            calls: CounterTable::register(
+                &registry,
                 "calls_total",
                 "Calls of apps, by endpoint and outcome",
-                &["endpoint", "outcome"],
+                "endpoint",
             )?,
-            call_seconds: durations(
+            call_seconds: Durations::register(
+                &registry,
                 "call_duration_seconds",
                 "Time from a call's header to its response, by endpoint",
                 "endpoint",
@@ -194,37 +192,28 @@ impl Metrics {
                 "ledger_failures_total",
                 "Orders that could not be written to the ledger",
             )?,
-            callbacks: counters(
+            callbacks: CounterTable::register(
+                &registry,
                 "callbacks_total",
                 "Callbacks, by kind and outcome",
-                &["kind", "outcome"],
+                "kind",
             )?,
-            callback_seconds: durations(
+            callback_seconds: Durations::register(
+                &registry,
                 "callback_duration_seconds",
                 "Time from a callback's header to its response, the commit included, by kind",
                 "kind",
             )?,
-            delivery_attempts: counters_of(
+            delivery_attempts: Counters::register(
+                &registry,
                 "delivery_attempts_total",
                 "Attempts to deliver an event, by outcome",
-                "outcome",
-                &["taken", "not-yet", "parked", "denied"],
             )?,
             disputes: counter("disputes_total", "Results that are held for a person")?,
-            watch_queries: counters_of(
+            watch_queries: Counters::register(
+                &registry,
                 "watch_queries_total",
-                "Questions about open orders, by outcome",
-                "outcome",
-                &[
-                    "found",
-                    "known",
-                    "not-paid",
-                    "no-result",
-                    "no-answer",
-                    "disputed",
-                    "not-stored",
-                    "unknown-merchant",
-                ],
+                "Queries about open orders, by outcome",
             )?,
             events,
             oldest_undelivered,
@@ -242,6 +231,7 @@ impl Metrics {
                 "Notes for the console that were dropped, because there were too many or the store took none",
             )?,
             registry,
+            process,
         })
     }
 
@@ -285,7 +275,9 @@ impl Metrics {
     pub fn text(&self) -> String {
         let mut text = Vec::new();
         // Writing to memory fails only for a metric without a name.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        for registry in [&self.registry, &self.process] {
+            let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
+        }
         String::from_utf8(text).unwrap_or_default()
     }
 }

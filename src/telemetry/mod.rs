@@ -1,6 +1,10 @@
-//! Where a listener writes down what became of a request: counted, traced, and noted for the console.
+//! Telemetry: one call, [`Telemetry::finish`], records the outcome of a call, a callback, a delivery or a query.
 
 pub mod log;
+
+pub mod outcome;
+
+mod listed;
 
 pub mod metrics;
 
@@ -8,19 +12,6 @@ pub mod trace;
 
 pub mod activity;
 
-use std::sync::Arc;
+pub mod finish;
 
-use activity::ActivityLog;
-use metrics::Metrics;
-use trace::Tracer;
-
-/// All three; clones write to the same places.
-#[derive(Clone)]
-pub struct Telemetry {
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// Spans, where a collector is named.
-    pub tracer: Arc<Tracer>,
-    /// The steps of orders' stories.
-    pub activity: Arc<ActivityLog>,
-}
+pub use finish::Telemetry;

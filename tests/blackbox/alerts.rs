@@ -55,7 +55,7 @@ fn rules(key: &str) -> Vec<String> {
 /// The words of an expression that could be a metric of ours.
 fn names(expression: &str) -> impl Iterator<Item = &str> {
     let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| word.starts_with("countersign_"))
+    words.filter(|word| word.starts_with("countersign_") || word.starts_with("process_"))
 }
 
 /// What an expression compares labels with, where it is no pattern.

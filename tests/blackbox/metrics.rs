@@ -62,7 +62,12 @@ fn documented() -> Families {
             let (name, labels) = metric.split_once('{').unwrap_or((metric, ""));
             let labels = labels.trim_end_matches('}').split(',');
             let labels = labels.filter(|label| !label.is_empty()).map(str::to_owned);
-            (format!("countersign_{name}"), labels.collect())
+            let prefix = if name.starts_with("process_") {
+                ""
+            } else {
+                "countersign_"
+            };
+            (format!("{prefix}{name}"), labels.collect())
         })
         .collect()
 }
@@ -95,7 +100,7 @@ fn promtool_finds_nothing_to_say_about_the_names() {
 fn the_process_is_seen_by_itself() {
     let sidecar = Sidecar::start(|_| {});
     let metrics = sidecar.metrics();
-    let value = |name: &str| metrics.samples[&format!("countersign_{name}")];
+    let value = |name: &str| metrics.samples[name];
     let started = value("process_start_time_seconds");
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -107,8 +112,11 @@ fn the_process_is_seen_by_itself() {
     assert!(memory > 1e6 && memory <= peak, "{memory} of {peak}");
     assert!(value("process_open_fds") > 5.0);
     assert!(value("process_max_fds") > value("process_open_fds"));
-    assert_eq!(value("store_ok"), 1.0);
-    let version = format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(value("countersign_store_ok"), 1.0);
+    let version = format!(
+        "countersign_build_info{{version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
     assert_eq!(value(&version), 1.0);
 }
 

@@ -12,6 +12,7 @@ use crate::admin::context::AdminContext;
 use crate::inbox::activity::{ActivityEntry, ActivityKind};
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::store::{ActivityFilter, AttemptRecord, SignedOrder, StoreError};
+use crate::telemetry::outcome;
 use crate::time::Millis;
 
 /// Limit of orders that one search lists.
@@ -183,7 +184,7 @@ pub async fn rejections(
                         @for (what, reason, times, latest) in &reasons {
                             tr {
                                 th scope="row" data-label=(labels[0]) {
-                                    span { code { (reason) } " " span.soft { (labels::why(visit.language, reason)) } }
+                                    span { code { (reason) } " " span.soft { (outcome::label(*what, reason, visit.language)) } }
                                 }
                                 td data-label=(labels[1]) { (kind(visit, *what)) }
                                 td data-label=(labels[2]) { (times) }
@@ -312,7 +313,7 @@ fn of_call(
         },
         title: title.to_owned(),
         details: html! {
-            p { (outcome(visit, note)) " · " (note.took) " ms" }
+            p { (outcome_of(visit, note)) " · " (note.took) " ms" }
             p { "sent: " code { (note.sent) } " " span.soft { (labels::sent(visit.language, &note.sent)) } }
             (request(visit, note))
         },
@@ -332,7 +333,7 @@ fn of_callback(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
         tone: if note.refused { Tone::Bad } else { Tone::Good },
         title: format!("{title} ({})", note.way),
         details: html! {
-            p { (outcome(visit, note)) " · " (note.took) " ms" }
+            p { (outcome_of(visit, note)) " · " (note.took) " ms" }
             @if note.stranger {
                 p.warn {
                     (visit.say(
@@ -357,7 +358,7 @@ fn of_question(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
         title: visit
             .say("监看查询平台", "Reconciliation queried the platform")
             .to_owned(),
-        details: html! { p { (outcome(visit, note)) " · " (note.took) " ms" } },
+        details: html! { p { (outcome_of(visit, note)) " · " (note.took) " ms" } },
     }
 }
 
@@ -420,9 +421,9 @@ fn ahead(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) -> M
     }
 }
 
-fn outcome(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
+fn outcome_of(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
     html! {
-        code { (note.outcome) } " " span.soft { (labels::why(visit.language, &note.outcome)) }
+        code { (note.outcome) } " " span.soft { (outcome::label(note.what, &note.outcome, visit.language)) }
         @if !note.old_key.is_empty() {
             " · " span.warn { (visit.say("以旧密钥签名 ", "signed with the old key ")) code { (note.old_key) } }
         }
@@ -455,7 +456,7 @@ fn table(visit: &Visit<'_>, notes: &[ActivityEntry]) -> Markup {
                     tr {
                         td data-label=(labels[0]) { span { (visit.when(note.at)) } }
                         td data-label=(labels[1]) { span { (kind(visit, note.what)) " (" (note.way) ")" } }
-                        td data-label=(labels[2]) { span { (outcome(visit, note)) } }
+                        td data-label=(labels[2]) { span { (outcome_of(visit, note)) } }
                         td data-label=(labels[3]) {
                             @if note.orderid.is_empty() { span.soft { "–" } } @else {
                                 span {
