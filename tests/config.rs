@@ -7,6 +7,7 @@
 
 mod config {
     mod examples;
+    mod merchants;
     mod overrides;
     mod reload;
     mod secrets;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Config, Failure, environment};
-use crate::config::{Merchant, Snapshot};
+use crate::config::{Merchant, Snapshot, secret_file};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
 
@@ -31,12 +31,9 @@ impl KeysCommand {
     pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {
         let key = match (&self.key_file, &self.key_env) {
             (Some(file), _) => {
-                let mut bytes = std::fs::read(file)
-                    .map_err(|e| Failure::Config(format!("{}: {e}", file.display())))?;
-                if bytes.ends_with(b"\n") {
-                    bytes.truncate(bytes.len() - if bytes.ends_with(b"\r\n") { 2 } else { 1 });
-                }
-                Key::new(bytes).map_err(|e| Failure::Config(format!("{}: {e}", file.display())))?
+                let named = |why: String| Failure::Config(format!("{}: {why}", file.display()));
+                let bytes = secret_file::read(file).map_err(named)?;
+                Key::new(bytes.as_slice()).map_err(|error| named(error.to_string()))?
             }
             (None, Some(name)) => {
                 let text = environment(name).unwrap_or_default();
@@ -44,13 +41,7 @@ impl KeysCommand {
             }
             (None, None) => return Ok(self.config.load()?.1),
         };
-        Ok(Snapshot::from_merchants(vec![Merchant {
-            merid: String::new(),
-            key,
-            old_keys: Vec::new(),
-            back: None,
-            front: None,
-        }]))
+        Ok(Snapshot::from_merchants(vec![Merchant::new("", key)]))
     }
 
     /// The merchant that `--merid` names.

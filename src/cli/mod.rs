@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::settings::Settings;
-use crate::config::{Problems, Snapshot};
+use crate::config::{MerchantRules, Problems, Snapshot};
 
 /// Signs, verifies and keeps the messages between a legacy app and its payment platform.
 #[derive(Parser)]
@@ -85,7 +85,8 @@ impl Config {
     /// Both files. Where the merchants file is, only right settings can say.
     fn load(&self) -> Result<(Settings, Snapshot), Failure> {
         let settings = self.settings()?;
-        let snapshot = Snapshot::load(&settings.merchants, &environment)?;
+        let rules = MerchantRules::of(&settings);
+        let snapshot = Snapshot::load_for(rules, &settings.merchants, &environment)?;
         Ok((settings, snapshot))
     }
 }
@@ -152,9 +153,6 @@ async fn interrupted() -> Result<(), Failure> {
         _ = terminate.recv() => Ok(()),
     }
 }
-
-/// Set by the demo for its own sidecar alone.
-const DEMO_VARIABLE: &str = "COUNTERSIGN_INSIDE_DEMO";
 
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()

@@ -52,6 +52,40 @@ pub(super) fn seen(read: &Result<Zeroizing<Vec<u8>>, String>) -> Seen {
     }
 }
 
+/// The text of a file, or the line and the likely encoding of one that is not UTF-8.
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, (usize, String)> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = bytes.iter().take(error.valid_up_to());
+        let line = 1 + before.filter(|b| **b == b'\n').count();
+        let expected = match guessed_encoding(bytes) {
+            Some(name) => format!(
+                "expected UTF-8 text, and this looks like {name}; convert it with: iconv -f {name} -t UTF-8"
+            ),
+            None => "expected UTF-8 text".to_owned(),
+        };
+        (line, expected)
+    })
+}
+
+/// The encoding that Chinese or Windows editors save where nobody asks for UTF-8.
+fn guessed_encoding(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Some("UTF-16");
+    }
+    let text = encoding_rs::GBK.decode_without_bom_handling_and_without_replacement(bytes)?;
+    // Stray bytes decode too, but to rare characters: those of everyday texts come first in the table, from U+4E00 on.
+    let is_common = |c: char| {
+        ('\u{4e00}'..='\u{9fff}').contains(&c)
+            || ('\u{3000}'..='\u{303f}').contains(&c)
+            || ('\u{ff00}'..='\u{ffef}').contains(&c)
+    };
+    let foreign = text.chars().filter(|c| !c.is_ascii());
+    let (common, all) = foreign.fold((0, 0), |(common, all), c| {
+        (common + usize::from(is_common(c)), all + 1)
+    });
+    (all > 0 && common * 10 >= all * 9).then_some("GBK")
+}
+
 /// Twelve hex digits, enough to tell versions of a file apart in a log.
 pub(super) fn short_hex(digest: &[u8]) -> String {
     digest.iter().take(6).map(|b| format!("{b:02x}")).collect()

@@ -12,17 +12,20 @@ use super::document::Document;
 use super::problem::{Problem, Problems};
 
 /// Every setting by its path; the environment's names are made from these.
-pub(super) const KEYS: [&str; 29] = [
+pub(super) const KEYS: [&str; 33] = [
     "merchants",
     "threads",
     "app.listen",
     "app.max_body",
     "app.max_in_flight",
+    "app.allow_origins",
     "platform.url",
     "platform.connect_timeout",
     "platform.timeout",
     "platform.ca_file",
     "platform.extra_paths",
+    "platform.proxy",
+    "platform.proxy_password_file",
     "callbacks.listen",
     "callbacks.public_url",
     "callbacks.tls.cert",
@@ -33,6 +36,7 @@ pub(super) const KEYS: [&str; 29] = [
     "inbox.acknowledge",
     "inbox.retry_for",
     "inbox.keep",
+    "inbox.delivery_timeout",
     "inbox.confirm",
     "inbox.watch_orders",
     "inbox.watch_per_second",

@@ -7,10 +7,15 @@ pub mod problem;
 
 mod document;
 mod file;
+pub mod secret_file;
 mod units;
 pub mod web_url;
 
 pub mod token;
+
+pub mod proxy;
+
+pub mod public_keys;
 
 mod layers;
 pub mod listen;
@@ -28,7 +33,7 @@ pub mod live;
 
 pub use listen::Listen;
 pub use live::{LiveConfig, ReloadOutcome, watch};
-pub use merchants::{Merchant, Snapshot};
+pub use merchants::{DeliveryForm, Merchant, MerchantRules, SigningKey, Snapshot};
 pub use problem::{Problem, Problems};
 pub use settings::Settings;
 pub use store_address::StoreAddress;

@@ -1,4 +1,4 @@
-//! The secret that opens the admin listener: shown to nobody, wiped when dropped, compared in constant time.
+//! Secrets between us and our own callers or apps: shown to nobody, wiped when dropped, compared in constant time.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ const MIN: usize = 16;
 /// Characters; it must fit a header beside others.
 const MAX: usize = 512;
 
-/// `admin.token`: 16 to 512 printable characters without spaces.
+/// `admin.token` or a merchant's `back_token`: 16 to 512 printable characters without spaces.
 #[derive(Clone)]
 pub struct Token(Zeroizing<Box<str>>);
 
@@ -27,12 +27,25 @@ impl Token {
         Ok(Self(Zeroizing::new(text.into())))
     }
 
-    /// Whether `given` is this token. The time it takes tells nothing about either's length or start.
+    /// The token itself, for the header of a request that carries it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns true if `given` is this token. The time it takes tells nothing about either's length or start.
     pub fn is(&self, given: &str) -> bool {
         let [ours, theirs] = [&self.0, given].map(|text| Sha256::digest(text.as_bytes()));
         ours.ct_eq(&theirs).into()
     }
 }
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(&other.0)
+    }
+}
+
+impl Eq for Token {}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

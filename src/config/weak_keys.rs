@@ -1,4 +1,4 @@
-//! Keys that load and are called out: the platform assigns them, and md5(text + key) leans on them alone.
+//! Keys that load with a warning: the platform assigns them, and md5(text + key) leans on them alone.
 
 use std::cmp::Ordering;
 
@@ -9,35 +9,78 @@ const SHORT: usize = 16;
 /// Bytes; a key made of one unit up to this long has no more to guess than the unit.
 const LONGEST_UNIT: usize = 4;
 
-/// A merchant's merid, key and old keys.
-pub(super) type KeyUses<'a> = (&'a str, &'a Key, &'a [Key]);
+/// One merchant's keys.
+#[derive(Clone, Copy)]
+pub(super) struct KeyUse<'a> {
+    pub(super) merid: &'a str,
+    pub(super) key: &'a Key,
+    pub(super) next_key: Option<&'a Key>,
+    pub(super) old_keys: &'a [Key],
+}
 
 /// One line for each weakness, by merid, in the merchants' order; never a key.
-pub(super) fn warnings(merchants: &[KeyUses<'_>]) -> Vec<String> {
+pub(super) fn warnings(merchants: &[KeyUse<'_>]) -> Vec<String> {
     let shared = shared(merchants);
     let mut warnings = Vec::new();
-    for (&(merid, key, old_keys), shared) in merchants.iter().zip(shared) {
-        let found = alone(key, old_keys).into_iter().map(str::to_owned);
-        let found = found.chain(shared);
-        warnings.extend(found.map(|what| format!("merchant {merid}: {what}")));
+    for (merchant, shared) in merchants.iter().zip(shared) {
+        let found = weaknesses(merchant.key)
+            .into_iter()
+            .map(|what| format!("key {what}"));
+        let next = merchant.next_key.into_iter().flat_map(weaknesses);
+        let next = next.map(|what| format!("next_key {what}"));
+        let doubled = doubled(merchant).into_iter().map(str::to_owned);
+        let found = found.chain(next).chain(doubled).chain(shared);
+        warnings.extend(found.map(|what| format!("merchant {}: {what}", merchant.merid)));
     }
     warnings
 }
 
-fn alone(own: &Key, old_keys: &[Key]) -> Vec<&'static str> {
-    let key = own.bytes();
+/// What makes a key easy to guess, or suggests that it is not the key itself.
+fn weaknesses(key: &Key) -> Vec<&'static str> {
+    let key = key.bytes();
+    let quotes = [b'"', b'\'', b'`'];
     let mut found = Vec::new();
     if key.len() < SHORT {
-        found.push("key is shorter than 16 bytes");
+        found.push("is shorter than 16 bytes");
     }
     if is_repeated(key) {
-        found.push("key repeats a few characters");
+        found.push("repeats a few characters");
     }
     if key.trim_ascii().len() < key.len() {
-        found.push("key begins or ends with white space");
+        found.push("begins or ends with white space");
+    } else if key.iter().any(u8::is_ascii_whitespace) {
+        found.push("has white space in it");
     }
-    if old_keys.contains(own) {
+    if !key.is_ascii() {
+        found.push("has characters beyond ASCII, which two systems may encode in two ways");
+    }
+    if matches!(key, [first, .., last] if first == last && quotes.contains(first)) {
+        found.push("stands in quotes, which are a part of it");
+    }
+    if LABELS.iter().any(|label| starts_with_label(key, label)) {
+        found.push("begins like \"key=\", which is a part of it");
+    }
+    found
+}
+
+/// Names that are pasted along with a key.
+const LABELS: [&str; 5] = ["key", "md5key", "secret", "api_key", "sign_key"];
+
+fn starts_with_label(key: &[u8], label: &str) -> bool {
+    let Some((start, rest)) = key.split_at_checked(label.len()) else {
+        return false;
+    };
+    start.eq_ignore_ascii_case(label.as_bytes())
+        && matches!(rest.trim_ascii_start().first(), Some(b'=' | b':'))
+}
+
+fn doubled(merchant: &KeyUse<'_>) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    if merchant.old_keys.contains(merchant.key) {
         found.push("an old key equals the key");
+    }
+    if merchant.next_key == Some(merchant.key) {
+        found.push("next_key equals key, so nothing will change");
     }
     found
 }
@@ -49,10 +92,10 @@ fn is_repeated(key: &[u8]) -> bool {
 
 /// A key that ends another one signs for it too. Sorted from the last byte on, equal keys and the keys that end with a
 /// key follow right behind it, so that 10,000 merchants take one sort.
-fn shared(merchants: &[KeyUses<'_>]) -> Vec<Option<String>> {
+fn shared(merchants: &[KeyUse<'_>]) -> Vec<Option<String>> {
     let numbered = merchants.iter().enumerate();
     let mut order: Vec<(usize, &str, &Key)> = numbered
-        .map(|(i, &(merid, key, _))| (i, merid, key))
+        .map(|(i, merchant)| (i, merchant.merid, merchant.key))
         .collect();
     order.sort_unstable_by(|(.., a), (.., b)| backwards(a, b));
     let mut found = vec![None; merchants.len()];
@@ -94,6 +137,15 @@ mod tests {
         Key::new(text).unwrap()
     }
 
+    fn one<'a>(merid: &'a str, key: &'a Key) -> KeyUse<'a> {
+        KeyUse {
+            merid,
+            key,
+            next_key: None,
+            old_keys: &[],
+        }
+    }
+
     #[test]
     fn each_weakness_names_its_merchant() {
         let keys = [
@@ -106,7 +158,7 @@ mod tests {
             ("end", "1c0a9be84e6e8e1f6f6a2c5b9d31"),
         ]
         .map(|(merid, text)| (merid, key(text)));
-        let merchants: Vec<KeyUses<'_>> = keys.iter().map(|(m, k)| (*m, k, &[][..])).collect();
+        let merchants: Vec<_> = keys.iter().map(|(merid, key)| one(merid, key)).collect();
         assert_eq!(
             warnings(&merchants),
             [
@@ -125,8 +177,41 @@ mod tests {
         let key = key("7d0f1c0a9be84e6e8e1f6f6a2c5b9d31");
         let old_keys = [key.clone()];
         assert_eq!(
-            warnings(&[("m", &key, &old_keys)]),
-            ["merchant m: an old key equals the key"]
+            warnings(&[KeyUse {
+                next_key: Some(&key),
+                old_keys: &old_keys,
+                ..one("m", &key)
+            }]),
+            [
+                "merchant m: an old key equals the key",
+                "merchant m: next_key equals key, so nothing will change"
+            ]
         );
+    }
+
+    #[test]
+    fn keys_that_were_pasted_with_something_around_them_are_called_out() {
+        for (text, what) in [
+            ("\"7d0f1c0a9be84e6e8e1f6f6a2c5b9d31\"", "stands in quotes"),
+            ("'7d0f1c0a9be84e6e8e1f6f6a2c5b9d31'", "stands in quotes"),
+            ("key=7d0f1c0a9be84e6e8e1f6f6a2c5b9d31", "begins like"),
+            ("MD5Key: 7d0f1c0a9be84e6e8e1f6f6a2c5b9d31", "begins like"),
+            ("7d0f1c0a9be84e6e 8e1f6f6a2c5b9d31", "white space in it"),
+            ("7d0f1c0a9be84e6e8e1f6f6a2c5b9d3密", "beyond ASCII"),
+        ] {
+            let key = key(text);
+            let found = warnings(&[one("m", &key)]);
+            assert!(
+                found.iter().any(|it| it.contains(what)),
+                "{text}: {found:?}"
+            );
+        }
+        for text in [
+            "keyring-7d0f1c0a9be84e6e8e1f",
+            "7d0f1c0a9be84e6e=8e1f\"6f6a2c5b9d31",
+        ] {
+            let key = key(text);
+            assert_eq!(warnings(&[one("m", &key)]), [""; 0], "{text}");
+        }
     }
 }

@@ -156,11 +156,8 @@ mod tests {
 
     fn snapshot(back: Option<&str>) -> Snapshot {
         Snapshot::from_merchants(vec![Merchant {
-            merid: "1".to_owned(),
-            key: Key::new("k").unwrap(),
-            old_keys: Vec::new(),
             back: back.map(|url| Url::parse(url).unwrap()),
-            front: None,
+            ..Merchant::new("1", Key::new("k").unwrap())
         }])
     }
 

@@ -613,17 +613,23 @@ fn the_calls_stop_at_0000() {
 
 #[test]
 fn nobody_deploys_the_demos_keys() {
+    let setup =
+        Setup::new(|conf| conf.merchants = merchant(MERID, "demo-key-one-0123456789abcdef0123"));
+    drop(setup.start());
     for key in [
         "demo-key-one-0123456789abcdef0123",
         "demo-key-two-0123456789abcdef0123",
     ] {
         let old = with_line(&merchant(MERID, KEY), &format!("old_keys = [\"{key}\"]"));
         for merchants in [merchant(MERID, key), old] {
-            let setup = Setup::new(|conf| conf.merchants = merchants);
+            let setup = Setup::new(|conf| {
+                conf.merchants = merchants;
+                conf.platform = "https://pay.example.com".to_owned();
+            });
             let (code, said) = setup.refused(PATIENCE);
             assert_eq!(code, Some(78), "{said}");
             assert!(
-                said.contains("demo's key") && said.contains(MERID),
+                said.contains("demo's key") && said.contains("merchants.toml:3: merchant[1]."),
                 "{said}"
             );
             assert!(!said.contains(key), "{said}");

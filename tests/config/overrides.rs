@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use countersign::config::proxy::ProxySetting;
 use countersign::config::settings::{Acknowledge, Confirm, LogFormat};
 use countersign::config::{Listen, Problems, Settings};
 
@@ -42,6 +43,9 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(settings.platform.connect_timeout, Duration::from_secs(3));
     assert_eq!(settings.platform.timeout, Duration::from_secs(15));
     assert!(settings.platform.ca_file.is_none() && settings.platform.extra_paths.is_empty());
+    assert_eq!(settings.platform.proxy, ProxySetting::FromEnvironment);
+    assert!(settings.app.allow_origins.is_empty());
+    assert_eq!(settings.inbox.delivery_timeout, Duration::from_secs(10));
     assert!(settings.callbacks.is_none());
     let store = settings.inbox.store.to_string();
     assert_eq!(store, folder.join("countersign.db").to_str().unwrap());
@@ -212,6 +216,7 @@ fn no_secret_is_taken_from_the_arguments() {
             "3f786850e387550f",
             "3f786850e387550fdab836ed7e6dc881",
         ),
+        ("platform.proxy", "s3cret", "http://u:s3cret@proxy:3128"),
         ("inbox.store", "s3cret", "postgres://u:s3cret@h/d"),
         ("inbox.store", "s3cret", "postgres://u@h/d?password=s3cret"),
     ] {
@@ -224,5 +229,61 @@ fn no_secret_is_taken_from_the_arguments() {
     }
     for text in ["postgres://u@h/d", "sqlite:events.db"] {
         assert!(load(PLATFORM, &[("inbox.store", text)], &[]).is_ok());
+    }
+}
+
+#[test]
+fn a_proxy_s_password_comes_with_its_address_or_from_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "s3cret\n").unwrap();
+    let name = file.to_str().unwrap();
+    let proxy = |url: &str, set: &[_]| load(PLATFORM, set, &[("COUNTERSIGN_PLATFORM_PROXY", url)]);
+    assert_eq!(
+        proxy("none", &[]).unwrap().platform.proxy,
+        ProxySetting::Direct
+    );
+    let from_file = [("platform.proxy_password_file", name)];
+    for settings in [
+        proxy("http://u:s3cret@proxy:3128", &[]).unwrap(),
+        proxy("http://u@proxy:3128", &from_file).unwrap(),
+    ] {
+        let ProxySetting::Through(proxy) = settings.platform.proxy else {
+            panic!("a proxy was named");
+        };
+        assert_eq!(proxy.credentials.unwrap().password(), "s3cret");
+    }
+    for (url, said) in [
+        ("http://u:p@proxy:1", "no password in platform.proxy"),
+        ("http://proxy:1", "with a user"),
+        ("none", "with a user"),
+    ] {
+        let problems = proxy(url, &from_file).unwrap_err().to_string();
+        assert!(
+            problems.contains("platform.proxy_password_file") && problems.contains(said),
+            "{problems}"
+        );
+    }
+    let problems = proxy("socks5://proxy:1", &from_file)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(problems.lines().count(), 1, "{problems}");
+}
+
+#[test]
+fn an_origin_is_written_as_browsers_send_it() {
+    let origins = |text| load(PLATFORM, &[("app.allow_origins", text)], &[]);
+    let right = "https://ops.example.com,http://localhost:3000";
+    assert_eq!(origins(right).unwrap().app.allow_origins.len(), 2);
+    for wrong in [
+        "https://ops.example.com/",
+        "https://ops.example.com:443",
+        "HTTPS://ops.example.com",
+        "ops.example.com",
+        "null",
+        "*",
+        "https://ops.example.com/page",
+    ] {
+        assert!(origins(wrong).is_err(), "{wrong}");
     }
 }

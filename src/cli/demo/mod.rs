@@ -15,9 +15,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use url::Url;
 
+use super::Failure;
 use super::sandbox;
-use super::sandbox::{DEMO_KEYS, DEMO_MERID, demo_key};
-use super::{DEMO_VARIABLE, Failure};
+use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};
 use crate::http::client::connect::Connector;
 use crate::http::client::{Client, RawResponse, Repeat};
 use crate::http::server::accept::serve;
@@ -408,7 +408,6 @@ fn start_sidecar(folder: &Path) -> Result<DemoSidecar, Failure> {
     let child = Command::new(program)
         .args(["run", "--config"])
         .arg(folder.join("countersign.toml"))
-        .env(DEMO_VARIABLE, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

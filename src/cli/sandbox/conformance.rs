@@ -11,10 +11,10 @@ use clap::Args;
 use tokio::process::Command;
 use url::Url;
 
-use super::{DEMO_MERID, demo_key};
 use crate::cli::keys::unknown_merchant;
 use crate::cli::{Failure, environment};
 use crate::config::Snapshot;
+use crate::config::public_keys::{DEMO_MERID, demo_key};
 use crate::config::web_url;
 use crate::config::web_url::Tail;
 use crate::http::client::by_origin::ClientsByOrigin;

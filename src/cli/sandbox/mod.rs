@@ -11,24 +11,16 @@ use tokio::net::TcpListener;
 
 use super::{Failure, environment};
 use crate::config;
+use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};
 use crate::config::{ReloadOutcome, Snapshot};
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Connector;
 use crate::http::server::accept::serve;
 use crate::http::server::connection::{Door, Limits, Service};
 use crate::process::drain::Drain;
-use crate::protocol::key::Key;
 use crate::sandbox::fault::SandboxFault;
 use crate::sandbox::{Options, Sandbox as Platform};
 use crate::telemetry::metrics::Uncounted;
-
-/// The merchant that a sandbox without a merchants file knows, and its keys. A sidecar refuses them outside the demo.
-pub const DEMO_MERID: &str = "100000000000001";
-/// The first key, and the one that the demo changes to.
-pub const DEMO_KEYS: [&str; 2] = [
-    "demo-key-one-0123456789abcdef0123",
-    "demo-key-two-0123456789abcdef0123",
-];
 
 const LIMITS: Limits = Limits {
     max_body: 64 * 1024,
@@ -127,11 +119,6 @@ pub(super) fn platform(
 pub(super) fn open(listener: TcpListener, platform: &Arc<Platform>) {
     let app = Service::new(platform.clone(), LIMITS, Arc::new(Drain::default()));
     tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
-}
-
-/// One of the demo's keys.
-pub(super) fn demo_key(index: usize) -> Key {
-    Key::new(DEMO_KEYS[index]).expect("is not empty")
 }
 
 fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::LiveConfig, Failure> {

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use crate::config::file;
 use crate::config::file::Contents;
 use crate::config::merchants;
-use crate::config::merchants::{Merchant, Snapshot};
+use crate::config::merchants::{Merchant, MerchantRules, Snapshot};
 use crate::config::problem::{Problem, Problems};
 
 /// Covers an editor that empties a file before it writes it.
@@ -65,6 +65,7 @@ pub(super) enum ReloadStep {
 /// Follows one merchants file and the key files it names.
 pub(super) struct Follower {
     path: PathBuf,
+    rules: MerchantRules,
     in_force: Contents,
     refused: Contents,
     pending: Option<Pending>,
@@ -86,6 +87,7 @@ impl Follower {
     pub(super) fn new(path: PathBuf, first: &Snapshot) -> Self {
         Self {
             path,
+            rules: first.rules(),
             in_force: first.contents().clone(),
             refused: Contents::new(),
             pending: None,
@@ -172,7 +174,8 @@ impl Follower {
 
     fn load(&self) -> ReloadTrial {
         let start = Instant::now();
-        let (result, contents) = merchants::attempt(&self.path, &|name| std::env::var(name).ok());
+        let (result, contents) =
+            merchants::attempt(self.rules, &self.path, &|name| std::env::var(name).ok());
         ReloadTrial {
             result,
             contents,

@@ -13,6 +13,7 @@ use url::Url;
 use super::layers::Layers;
 use super::listen::Listen;
 use super::problem::{Problem, Problems};
+use super::proxy::ProxySetting;
 use super::store_address::StoreAddress;
 use super::token::Token;
 use super::{file, web_url};
@@ -56,6 +57,8 @@ pub struct AppSettings {
     pub max_body: usize,
     /// Calls at once; one more is refused.
     pub max_in_flight: usize,
+    /// Origins, as browsers send them, whose pages may call; empty = none.
+    pub allow_origins: Vec<String>,
 }
 
 /// `[platform]`
@@ -71,6 +74,8 @@ pub struct PlatformSettings {
     pub ca_file: Option<PathBuf>,
     /// Further interfaces with the same envelope.
     pub extra_paths: Vec<String>,
+    /// The way out.
+    pub proxy: ProxySetting,
 }
 
 /// `[callbacks]`
@@ -108,6 +113,8 @@ pub struct InboxSettings {
     pub retry_for: Duration,
     /// How long events are kept.
     pub keep: Duration,
+    /// The whole exchange of one delivery.
+    pub delivery_timeout: Duration,
     /// What is asked of the platform before the app hears of a payment.
     pub confirm: Confirm,
     /// Whether orders without a result are asked about.
@@ -174,8 +181,10 @@ impl Settings {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Problems> {
         let bytes = file::read(path, MAX_FILE).map_err(|why| Problem::new(path, "", why))?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| Problem::new(path, "", "expected utf-8 text"))?;
+        let text = file::utf8(&bytes).map_err(|(line, expected)| Problem {
+            line: Some(line),
+            ..Problem::new(path, "", expected)
+        })?;
         let mut layers = Layers::new(path, text, overrides, env);
         let settings = read::settings(
             &mut layers,

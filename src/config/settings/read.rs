@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use url::Url;
 
 use super::{
     Acknowledge, AdminSettings, AppSettings, CallbackSettings, Confirm, InboxSettings, LogFormat,
@@ -13,11 +14,12 @@ use super::{
 };
 use crate::config::layers::Layers;
 use crate::config::listen::Listen;
+use crate::config::proxy::ProxySetting;
 use crate::config::store_address::StoreAddress;
 use crate::config::token::Token;
 use crate::config::web_url;
 use crate::config::web_url::Tail;
-use crate::config::{file, units};
+use crate::config::{secret_file, units};
 
 /// Below 1 KiB no payment fits; past 16 MiB memory is no longer bounded in earnest. In bytes.
 const MAX_BODY: RangeInclusive<u64> = 1 << 10..=16 << 20;
@@ -29,6 +31,8 @@ const THREADS: RangeInclusive<u64> = 0..=1024;
 const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// As long as the platform waits before it repeats a notification (document §3.3.1).
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_FOR: Duration = Duration::from_secs(72 * 3_600);
 const KEEP: Duration = Duration::from_secs(30 * 86_400);
 /// Slow enough for any platform, and still 70,000 orders an hour.
@@ -93,6 +97,7 @@ fn app(layers: &mut Layers<'_>, folder: &Path) -> AppSettings {
         max_in_flight: layers
             .number("app.max_in_flight", MAX_IN_FLIGHT, whole, plain)
             .unwrap_or(1024),
+        allow_origins: layers.list("app.allow_origins", origin).unwrap_or_default(),
     }
 }
 
@@ -112,13 +117,36 @@ fn platform(layers: &mut Layers<'_>, folder: &Path) -> Option<PlatformSettings> 
     let extra_paths = layers
         .list("platform.extra_paths", extra_path)
         .unwrap_or_default();
+    let proxy = proxy(layers, folder);
     Some(PlatformSettings {
         url: url?,
+        proxy,
         connect_timeout,
         timeout,
         ca_file,
         extra_paths,
     })
+}
+
+fn proxy(layers: &mut Layers<'_>, folder: &Path) -> ProxySetting {
+    let given = layers.text("platform.proxy", ProxySetting::parse);
+    let argument = layers.argument("platform.proxy");
+    if argument.is_some_and(ProxySetting::names_password) {
+        let expected = "expected no password among the arguments, which every user here can read; use \
+                        platform.proxy_password_file";
+        layers.problem("platform.proxy", expected);
+    }
+    let is_right = given.is_some() || !layers.is_given("platform.proxy");
+    let mut proxy = given.unwrap_or_default();
+    let password = layers.text("platform.proxy_password_file", |text| {
+        secret_file::named(folder, text).1
+    });
+    if let Some(password) = password.filter(|_| is_right)
+        && let Err(expected) = proxy.take_password(&password)
+    {
+        layers.problem("platform.proxy_password_file", expected);
+    }
+    proxy
 }
 
 fn callbacks(layers: &mut Layers<'_>, folder: &Path) -> Option<CallbackSettings> {
@@ -183,6 +211,12 @@ fn inbox(
         acknowledge: acknowledge.unwrap_or(Acknowledge::Stored),
         retry_for: time(layers, "inbox.retry_for", MAX_KEEP, RETRY_FOR),
         keep: time(layers, "inbox.keep", MAX_KEEP, KEEP),
+        delivery_timeout: time(
+            layers,
+            "inbox.delivery_timeout",
+            MAX_TIMEOUT,
+            DELIVERY_TIMEOUT,
+        ),
         confirm: confirm.unwrap_or(Confirm::Off),
         watch_orders: layers.flag("inbox.watch_orders").unwrap_or(true),
         watch_per_second: layers
@@ -202,7 +236,7 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> AdminSettings {
                         COUNTERSIGN_ADMIN_TOKEN";
         layers.problem("admin.token", expected);
     }
-    let from_file = layers.text("admin.token_file", |text| token_file(&file(folder, text)?));
+    let from_file = layers.text("admin.token_file", |text| token_file(folder, text));
     let is_given = ["admin.token", "admin.token_file"].map(|key| layers.is_given(key));
     if is_given == [true, true] {
         let expected = "expected only one of admin.token and admin.token_file";
@@ -220,12 +254,9 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> AdminSettings {
     }
 }
 
-/// Loses one line end at its end.
-fn token_file(path: &Path) -> Result<Token, String> {
-    let bytes = file::read(path, file::MAX_KEY_FILE)?;
-    let text = std::str::from_utf8(&bytes).unwrap_or_default();
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    Token::parse(text.strip_suffix('\r').unwrap_or(text))
+fn token_file(folder: &Path, text: &str) -> Result<Token, String> {
+    let (_, bytes, _) = secret_file::named(folder, text);
+    Token::parse(std::str::from_utf8(&bytes?).unwrap_or_default())
 }
 
 fn host_name(text: &str) -> Result<String, String> {
@@ -317,6 +348,16 @@ fn file(folder: &Path, text: &str) -> Result<PathBuf, String> {
         return Err("expected a file's path".into());
     }
     Ok(folder.join(text))
+}
+
+/// As browsers write it (RFC 6454 §6.2): compared byte by byte, so anything else would never match.
+fn origin(text: &str) -> Result<String, String> {
+    let url = Url::parse(text).ok();
+    url.filter(|url| url.origin().ascii_serialization() == text && text != "null")
+        .map(|_| text.to_owned())
+        .ok_or_else(|| {
+            "expected an origin as browsers send it, as in \"https://shop.example.com\", without a slash at its end".into()
+        })
 }
 
 fn extra_path(text: &str) -> Result<String, String> {

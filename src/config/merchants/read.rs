@@ -1,171 +1,67 @@
-//! `merchants.toml`: the merchants in force, as one unchanging snapshot.
-//!
-//! Messages name keys of the file and never quote its values: any of them may be a misplaced secret.
+//! From the file's bytes to a snapshot, or to every problem in them.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
-use super::document;
-use super::document::Document;
-use super::file;
-use super::file::{Contents, Seen};
-use super::problem::{Problem, Problems};
-use super::weak_keys;
-use super::web_url;
-use super::web_url::Tail;
+use super::{DeliveryForm, Merchant, MerchantRules, Snapshot};
+use crate::config::document;
+use crate::config::document::Document;
+use crate::config::file;
+use crate::config::file::{Contents, Seen};
+use crate::config::problem::{Problem, Problems};
+use crate::config::public_keys;
+use crate::config::secret_file;
+use crate::config::token::Token;
+use crate::config::web_url;
+use crate::config::web_url::Tail;
 use crate::protocol::key::Key;
 
-const FIELDS: [&str; 7] = [
-    "merid", "key", "key_file", "key_env", "old_keys", "back", "front",
+const FIELDS: [&str; 15] = [
+    "merid",
+    "key",
+    "key_file",
+    "key_env",
+    "next_key",
+    "next_key_file",
+    "next_key_env",
+    "old_keys",
+    "back",
+    "back_token",
+    "back_token_file",
+    "back_token_env",
+    "deliver",
+    "front",
+    "front_redirect",
+];
+/// The three ways to give one secret.
+const KEY: [&str; 3] = ["key", "key_file", "key_env"];
+const NEXT_KEY: [&str; 3] = ["next_key", "next_key_file", "next_key_env"];
+const BACK_TOKEN: [&str; 3] = ["back_token", "back_token_file", "back_token_env"];
+/// The fields of a result (document §3.2.3, §3.3.3, §3.4.4), and of the envelope around it.
+const RESULT_FIELDS: [&str; 11] = [
+    "resultcode",
+    "resultmsg",
+    "queryid",
+    "txnamt",
+    "merid",
+    "orderid",
+    "paytime",
+    "respcode",
+    "respmsg",
+    "resp",
+    "sign",
 ];
 const MAX_MERID: usize = 64;
 
-/// One merchant of the platform and its app.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Merchant {
-    /// 1 to 64 letters, digits, `-` and `_`.
-    pub merid: String,
-    /// Signs, and verifies.
-    pub key: Key,
-    /// Verify only: what the platform may still send after a change of keys.
-    pub old_keys: Vec<Key>,
-    /// Where the merchant's app takes results.
-    pub back: Option<Url>,
-    /// Where its customers come back to.
-    pub front: Option<Url>,
-}
-
-impl Merchant {
-    /// The keys that a sign may be made with: the current one first.
-    pub fn verifying_keys(&self) -> impl Iterator<Item = &Key> {
-        std::iter::once(&self.key).chain(&self.old_keys)
-    }
-
-    /// The old key that a sign was made with, by its place among [`Merchant::verifying_keys`].
-    pub fn old_key(&self, key_index: usize) -> Option<&Key> {
-        self.old_keys.get(key_index.checked_sub(1)?)
-    }
-}
-
-/// The merchants of one load, unchanging; a request takes one and keeps it.
-pub struct Snapshot {
-    merchants: Vec<Arc<Merchant>>,
-    by_merid: HashMap<String, usize>,
-    digest: String,
-    warnings: Vec<String>,
-    count_stated: bool,
-    contents: Contents,
-}
-
-impl Snapshot {
-    /// Reads the file and the key files it names, all of it or nothing.
-    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
-        attempt(path, env).0
-    }
-
-    /// Merchants without a file. Of two with one merid, the first counts.
-    pub fn from_merchants(merchants: Vec<Merchant>) -> Self {
-        let mut hash = Sha256::new();
-        for merchant in &merchants {
-            hash.update(format!("{merchant:?}\n"));
-        }
-        Self::new(merchants, file::short_hex(&hash.finalize()))
-    }
-
-    /// The merchant, where it is in force.
-    pub fn merchant(&self, merid: &str) -> Option<&Arc<Merchant>> {
-        self.merchants.get(*self.by_merid.get(merid)?)
-    }
-
-    /// The merchant, where there is exactly one.
-    pub fn sole(&self) -> Option<&Arc<Merchant>> {
-        match self.merchants.as_slice() {
-            [merchant] => Some(merchant),
-            _ => None,
-        }
-    }
-
-    /// All merchants, in the file's order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Merchant>> {
-        self.merchants.iter()
-    }
-
-    /// How many merchants.
-    pub fn len(&self) -> usize {
-        self.merchants.len()
-    }
-
-    /// Whether there is none; never so for a loaded file.
-    pub fn is_empty(&self) -> bool {
-        self.merchants.is_empty()
-    }
-
-    /// Twelve hex digits: of the file's SHA-256, or with key files of the SHA-256 of all their SHA-256s.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// Weak and shared keys, by merid.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
-    /// Whether `[end]` stated how many merchants there are.
-    pub(super) fn count_stated(&self) -> bool {
-        self.count_stated
-    }
-
-    /// What the file and its key files held.
-    pub(super) fn contents(&self) -> &Contents {
-        &self.contents
-    }
-
-    fn new(mut merchants: Vec<Merchant>, digest: String) -> Self {
-        let mut by_merid = HashMap::with_capacity(merchants.len());
-        merchants.retain(|merchant| {
-            let next = by_merid.len();
-            let place = *by_merid.entry(merchant.merid.clone()).or_insert(next);
-            place == next
-        });
-        let keys: Vec<_> = merchants
-            .iter()
-            .map(|merchant| {
-                let old_keys = merchant.old_keys.as_slice();
-                (merchant.merid.as_str(), &merchant.key, old_keys)
-            })
-            .collect();
-        Self {
-            warnings: weak_keys::warnings(&keys),
-            merchants: merchants.into_iter().map(Arc::new).collect(),
-            by_merid,
-            digest,
-            count_stated: false,
-            contents: Contents::new(),
-        }
-    }
-}
-
-/// Counts only: ten thousand merchants belong in no log line.
-impl fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot")
-            .field("merchants", &self.merchants.len())
-            .field("digest", &self.digest)
-            .field("warnings", &self.warnings.len())
-            .finish()
-    }
-}
-
-/// One load, and what each file held that it looked at, whatever came of it.
-pub(super) fn attempt(
+/// Loads the file once, and returns the content of each file that it looked at, whatever came of it.
+pub(in crate::config) fn attempt(
+    rules: MerchantRules,
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> (Result<Snapshot, Problems>, Contents) {
@@ -173,7 +69,7 @@ pub(super) fn attempt(
     let mut contents = Contents::from([(path.to_owned(), file::seen(&read))]);
     let loaded = read
         .map_err(|why| Problem::new(path, "", why).into())
-        .and_then(|bytes| understand(path, &bytes, env, &mut contents));
+        .and_then(|bytes| understand(rules, path, &bytes, env, &mut contents));
     let snapshot = loaded.map(|snapshot| Snapshot {
         digest: digest(path, &contents),
         contents: contents.clone(),
@@ -199,14 +95,19 @@ fn digest(path: &Path, contents: &Contents) -> String {
 }
 
 fn understand(
+    rules: MerchantRules,
     path: &Path,
     bytes: &[u8],
     env: &dyn Fn(&str) -> Option<String>,
     contents: &mut Contents,
 ) -> Result<Snapshot, Problems> {
-    let text = std::str::from_utf8(bytes).map_err(|error| not_utf8(path, bytes, error))?;
+    let text = file::utf8(bytes).map_err(|(line, expected)| Problem {
+        line: Some(line),
+        ..Problem::new(path, "", expected)
+    })?;
     let (mut document, table) = Document::parse(path, text);
     let mut reader = Reader {
+        rules,
         document: &mut document,
         folder: path.parent().unwrap_or(path),
         env,
@@ -216,22 +117,15 @@ fn understand(
     let count_stated = reader.end(&table);
     reader.unknown_keys(&table, "", &["merchant", "end"]);
     Problems::none_of(document.into_problems())?;
-    let mut snapshot = Snapshot::new(merchants, String::new());
+    let mut snapshot = Snapshot::new(rules, merchants, String::new());
     snapshot.count_stated = count_stated;
     Ok(snapshot)
-}
-
-fn not_utf8(path: &Path, bytes: &[u8], error: std::str::Utf8Error) -> Problem {
-    let before = bytes.iter().take(error.valid_up_to());
-    Problem {
-        line: Some(1 + before.filter(|b| **b == b'\n').count()),
-        ..Problem::new(path, "", "expected utf-8 text")
-    }
 }
 
 type MerchantField<'t> = Spanned<DeValue<'t>>;
 
 struct Reader<'d, 't> {
+    rules: MerchantRules,
     document: &'d mut Document<'t>,
     folder: &'d Path,
     env: &'d dyn Fn(&str) -> Option<String>,
@@ -255,16 +149,24 @@ impl Reader<'_, '_> {
             self.unknown_keys(entry, &path, &FIELDS);
             let merid = self.merid(entry, &at, &path, &mut lines);
             let key = self.key(entry, &at, &path);
+            let next_key = self.secret(entry, &path, NEXT_KEY, Self::key_of);
             let old_keys = self.old_keys(entry, &path);
             let back = self.url(entry, &path, "back");
+            let back_token = self.secret(entry, &path, BACK_TOKEN, token_of);
+            let deliver = self.deliver(entry, &path);
             let front = self.url(entry, &path, "front");
+            let front_redirect = self.front_redirect(entry, &path);
             if let (Some(merid), Some(key)) = (merid, key) {
                 merchants.push(Merchant {
                     merid,
                     key,
+                    next_key,
                     old_keys,
                     back,
+                    back_token,
+                    deliver,
                     front,
+                    front_redirect,
                 });
             }
         }
@@ -327,47 +229,54 @@ impl Reader<'_, '_> {
     }
 
     fn key(&mut self, entry: &DeTable<'_>, at: &Range<usize>, path: &str) -> Option<Key> {
-        let given =
-            ["key", "key_file", "key_env"].map(|name| entry.get(name).map(|value| (name, value)));
-        let mut given = given.into_iter().flatten();
-        let Some((name, value)) = given.next() else {
+        if !KEY.iter().any(|name| entry.contains_key(*name)) {
             let expected = "expected one of key, key_file, key_env";
             self.document.missing(Some(at.clone()), path, expected);
             return None;
-        };
+        }
+        self.secret(entry, path, KEY, Self::key_of)
+    }
+
+    /// A secret that is given as text, as a file or as an environment variable; `names` are the fields for these.
+    fn secret<T>(
+        &mut self,
+        entry: &DeTable<'_>,
+        path: &str,
+        names: [&'static str; 3],
+        parse: impl Fn(&Self, &[u8]) -> Result<T, String>,
+    ) -> Option<T> {
+        let mut given = names
+            .iter()
+            .filter_map(|name| entry.get(*name).map(|value| (*name, value)));
+        let (name, value) = given.next()?;
         if let Some((_, second)) = given.next() {
-            let expected = "expected only one of key, key_file, key_env";
+            let expected = format!("expected only one of {}", names.join(", "));
             self.document.problem(second.span(), path, expected);
             return None;
         }
-        let key = document::string(value.get_ref()).and_then(|text| match name {
-            "key_file" => self.key_file(text),
-            "key_env" => (self.env)(text)
-                .filter(|key| !key.is_empty())
-                .ok_or_else(|| "environment variable is unset or empty".into())
-                .and_then(key),
-            _ => key(text),
+        let secret = document::string(value.get_ref()).and_then(|text| {
+            if name == names[1] {
+                let (path, read, seen) = secret_file::named(self.folder, text);
+                self.contents.entry(path).or_insert(seen);
+                return parse(self, &read?);
+            }
+            if name == names[2] {
+                let value = (self.env)(text).filter(|value| !value.is_empty());
+                return value
+                    .ok_or_else(|| "environment variable is unset or empty".into())
+                    .and_then(|value| parse(self, value.as_bytes()));
+            }
+            parse(self, text.as_bytes())
         });
-        self.taken(key, value, &format!("{path}.{name}"))
+        self.taken(secret, value, &format!("{path}.{name}"))
     }
 
-    /// Loses one line end at its end; what else is in the file is the key.
-    fn key_file(&mut self, text: &str) -> Result<Key, String> {
-        if text.is_empty() || text.contains('\0') {
-            return Err("expected a file's path".into());
+    fn key_of(&self, bytes: &[u8]) -> Result<Key, String> {
+        let key = key(bytes)?;
+        match public_keys::objection(&key) {
+            Some(objection) if !self.rules.public_keys_allowed => Err(objection.into()),
+            _ => Ok(key),
         }
-        let path = self.folder.join(text);
-        let read = file::read(&path, file::MAX_KEY_FILE);
-        self.contents
-            .entry(path)
-            .or_insert_with(|| file::seen(&read));
-        let bytes = read?;
-        let key = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-        let key = key
-            .strip_suffix(b"\r")
-            .filter(|_| bytes.ends_with(b"\n"))
-            .unwrap_or(key);
-        Key::new(key).map_err(|_| "expected a non-empty file".into())
     }
 
     fn old_keys(&mut self, entry: &DeTable<'_>, path: &str) -> Vec<Key> {
@@ -381,7 +290,8 @@ impl Reader<'_, '_> {
             return Vec::new();
         };
         let old_key = |(i, value): (usize, &MerchantField<'_>)| {
-            let key = document::string(value.get_ref()).and_then(key);
+            let key =
+                document::string(value.get_ref()).and_then(|text| self.key_of(text.as_bytes()));
             self.taken(key, value, &format!("{path}[{}]", i + 1))
         };
         array.iter().enumerate().filter_map(old_key).collect()
@@ -394,7 +304,36 @@ impl Reader<'_, '_> {
         self.taken(url, value, &format!("{path}.{name}"))
     }
 
-    /// Whether `[end]` states the count; a wrong one is a problem.
+    fn deliver(&mut self, entry: &DeTable<'_>, path: &str) -> DeliveryForm {
+        let Some(value) = entry.get("deliver") else {
+            return DeliveryForm::default();
+        };
+        let form = match value.get_ref().as_str() {
+            Some("json") => Ok(DeliveryForm::Json),
+            Some("envelope") => Ok(DeliveryForm::Envelope),
+            _ => Err("expected \"json\" or \"envelope\"".into()),
+        };
+        let path = format!("{path}.deliver");
+        self.taken(form, value, &path).unwrap_or_default()
+    }
+
+    fn front_redirect(&mut self, entry: &DeTable<'_>, path: &str) -> Option<Url> {
+        let url = self.url(entry, path, "front_redirect")?;
+        let value = entry.get("front_redirect")?;
+        let path = format!("{path}.front_redirect");
+        let url = match url.query_pairs().find_map(|(name, _)| result_field(&name)) {
+            _ if entry.contains_key("front") => {
+                Err("expected only one of front and front_redirect".into())
+            }
+            Some(field) => Err(format!(
+                "expected a query without {field}, which the result's own field would meet"
+            )),
+            None => Ok(url),
+        };
+        self.taken(url, value, &path)
+    }
+
+    /// Returns true if `[end]` states the right number of merchants; a wrong one is a problem.
     fn end(&mut self, table: &DeTable<'_>) -> bool {
         let Some(end) = table.get("end") else {
             return false;
@@ -462,6 +401,25 @@ fn merid(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn key(text: impl Into<Vec<u8>>) -> Result<Key, String> {
-    Key::new(text).map_err(|_| "expected a non-empty string".into())
+fn key(bytes: &[u8]) -> Result<Key, String> {
+    Key::new(bytes).map_err(|_| "expected a non-empty string".into())
+}
+
+fn token_of(_: &Reader<'_, '_>, bytes: &[u8]) -> Result<Token, String> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    match public_keys::template(text) {
+        Some(objection) => Err(objection.into()),
+        None => Token::parse(text),
+    }
+}
+
+/// The field of a result that a query parameter would be taken for. PHP drops blanks before a name, ends it at a NUL,
+/// and makes a list of `name[…]`; other readers ignore case.
+fn result_field(name: &str) -> Option<&'static str> {
+    let name = name.trim_start().to_ascii_lowercase();
+    let end = name
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(name.len());
+    let name = name.get(..end)?;
+    RESULT_FIELDS.into_iter().find(|field| *field == name)
 }
