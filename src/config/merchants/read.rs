@@ -1,19 +1,19 @@
-//! From the file's bytes to a snapshot, or to every problem in them.
+//! From the file's bytes to merchants, or to every problem in them.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
-use super::{DeliveryForm, Merchant, MerchantRules, Snapshot};
+use super::merchant::{DeliveryForm, Merchant};
+use super::rules::MerchantRules;
 use crate::config::document;
 use crate::config::document::Document;
 use crate::config::file;
-use crate::config::file::{Contents, Seen};
+use crate::config::file::Contents;
 use crate::config::problem::{Problem, Problems};
 use crate::config::public_keys;
 use crate::config::secret_file;
@@ -59,48 +59,21 @@ const RESULT_FIELDS: [&str; 11] = [
 ];
 const MAX_MERID: usize = 64;
 
-/// Loads the file once, and returns the content of each file that it looked at, whatever came of it.
-pub(in crate::config) fn attempt(
-    rules: MerchantRules,
-    path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> (Result<Snapshot, Problems>, Contents) {
-    let read = file::read(path, file::MAX_FILE);
-    let mut contents = Contents::from([(path.to_owned(), file::seen(&read))]);
-    let loaded = read
-        .map_err(|why| Problem::new(path, "", why).into())
-        .and_then(|bytes| understand(rules, path, &bytes, env, &mut contents));
-    let snapshot = loaded.map(|snapshot| Snapshot {
-        digest: digest(path, &contents),
-        contents: contents.clone(),
-        ..snapshot
-    });
-    (snapshot, contents)
+/// What a file says.
+pub(super) struct MerchantsFile {
+    pub(super) merchants: Vec<Merchant>,
+    /// `[end]` stated the right number of them.
+    pub(super) count_stated: bool,
 }
 
-fn digest(path: &Path, contents: &Contents) -> String {
-    let content = |seen: &Seen| match seen {
-        Seen::Content(digest) => *digest,
-        Seen::Unreadable(_) => [0; 32],
-    };
-    let file = contents.get(path).map(content).unwrap_or_default();
-    if contents.len() == 1 {
-        return file::short_hex(&file);
-    }
-    let mut hash = Sha256::new_with_prefix(file);
-    for (_, seen) in contents.iter().filter(|(other, _)| *other != path) {
-        hash.update(content(seen));
-    }
-    file::short_hex(&hash.finalize())
-}
-
-fn understand(
+/// Understands a file's bytes; `contents` gets what each key file held.
+pub(super) fn understand(
     rules: MerchantRules,
     path: &Path,
     bytes: &[u8],
     env: &dyn Fn(&str) -> Option<String>,
     contents: &mut Contents,
-) -> Result<Snapshot, Problems> {
+) -> Result<MerchantsFile, Problems> {
     let text = file::utf8(bytes).map_err(|(line, expected)| Problem {
         line: Some(line),
         ..Problem::new(path, "", expected)
@@ -117,9 +90,10 @@ fn understand(
     let count_stated = reader.end(&table);
     reader.unknown_keys(&table, "", &["merchant", "end"]);
     Problems::none_of(document.into_problems())?;
-    let mut snapshot = Snapshot::new(rules, merchants, String::new());
-    snapshot.count_stated = count_stated;
-    Ok(snapshot)
+    Ok(MerchantsFile {
+        merchants,
+        count_stated,
+    })
 }
 
 type MerchantField<'t> = Spanned<DeValue<'t>>;
