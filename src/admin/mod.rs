@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 
-use crate::http::server::connection::{Handler, Rejection};
+use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::StoreError;
 use console::page::{Visit, parameter, see_other};
 use console::{events, login, merchants, overview, rejection, timeline};
@@ -128,11 +128,9 @@ impl Handler for Admin {
         })
     }
 
-    fn refuse(&self, _head: &Parts, why: Rejection, _started: Instant) -> Response<Bytes> {
+    fn reject(&self, _head: &Parts, why: Rejection, _started: Instant) -> Response<Bytes> {
         match why {
-            Rejection::Malformed | Rejection::NotAllowed => {
-                text(StatusCode::BAD_REQUEST, "expected an HTTP/1.1 request\n")
-            }
+            Rejection::Malformed => text(StatusCode::BAD_REQUEST, "expected an HTTP/1.1 request\n"),
             Rejection::BodyTooLarge => {
                 text(StatusCode::PAYLOAD_TOO_LARGE, "expected a short form\n")
             }

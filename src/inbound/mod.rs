@@ -13,13 +13,15 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use ipnet::IpNet;
 
 use crate::config::LiveConfig;
 use crate::config::settings::{Acknowledge, Settings};
 use crate::delivery::Wake;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::request_id::{REQUEST_ID, new_request_id};
-use crate::http::server::connection::{Handler, Rejection};
+use crate::http::server::client_address::ClientAddress;
+use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::Store;
 use crate::protocol::envelope;
 use crate::protocol::envelope::{Verified, VerifyError};
@@ -41,6 +43,7 @@ pub struct Inbound {
     apps: Arc<ClientsByOrigin>,
     wake: Arc<Wake>,
     acknowledge: Acknowledge,
+    allow_from: Vec<IpNet>,
     /// What the public URL has before `/notify`; a proxy may take it off.
     prefix: String,
 }
@@ -108,6 +111,7 @@ impl Inbound {
             apps,
             wake,
             acknowledge: settings.inbox.acknowledge,
+            allow_from: callbacks.map_or_else(Vec::new, |callbacks| callbacks.allow_from.clone()),
             prefix: public_url.map_or_else(String::new, |url| {
                 url.path().trim_end_matches('/').to_owned()
             }),
@@ -119,6 +123,11 @@ impl Inbound {
         kind: CallbackKind,
         request: &Request<Bytes>,
     ) -> Result<CallbackReply, CallbackRejection> {
+        let client = request.extensions().get::<ClientAddress>();
+        // Customers' browsers bring `front` from anywhere.
+        if kind == CallbackKind::Back && !client.is_some_and(|it| it.is_allowed(&self.allow_from)) {
+            return Err(CallbackOutcome::NotAllowed.into());
+        }
         match (kind, request.method()) {
             (CallbackKind::Back, &Method::GET | &Method::POST) => self.back(request).await,
             (CallbackKind::Front, &Method::GET) => self.front(request).await,
@@ -220,12 +229,11 @@ impl Handler for Inbound {
         self.finish(kind, span, started, result)
     }
 
-    fn refuse(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
+    fn reject(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
         let reason = match why {
             Rejection::Malformed | Rejection::BodyTooLarge | Rejection::BodyIncomplete => {
                 CallbackOutcome::BadRequest
             }
-            Rejection::NotAllowed => CallbackOutcome::NotAllowed,
             Rejection::Overloaded | Rejection::Draining | Rejection::CutShort => {
                 CallbackOutcome::Overloaded
             }

@@ -32,7 +32,7 @@ use crate::config::settings::Settings;
 use crate::http::client::error::{ClientError, Sent};
 use crate::http::client::{Client, RawRequest, RawResponse, Repeat};
 use crate::http::request_id::{REQUEST_ID, request_id};
-use crate::http::server::connection::{Handler, Rejection};
+use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::{RecordOutcome, Store};
 use crate::process::drain::Drain;
 use crate::protocol::request::Order;
@@ -375,7 +375,7 @@ impl Handler for Outbound {
         self.finish(endpoint, id, done, span, started)
     }
 
-    fn refuse(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
+    fn reject(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
         let id = request_id(&head.headers);
         let refused = match why {
             Rejection::Malformed => {
@@ -395,7 +395,6 @@ impl Handler for Outbound {
             Rejection::Draining => {
                 CallRejection::new(Code::Draining, "the sidecar is shutting down")
             }
-            Rejection::NotAllowed => CallRejection::new(Code::NotFound, "not from here"),
             Rejection::CutShort => CallRejection::new(
                 Code::PlatformTimeout,
                 "the sidecar ends and waits no longer",

@@ -6,6 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 use crate::protocol::key::Key;
 use crate::protocol::signature::Signature;
 
+/// Marks a response, among its extensions, that ends in the middle.
+#[derive(Debug, Clone, Copy)]
+pub struct CutOff;
+
 /// One thing that goes wrong on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxFault {

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 
 use super::fault;
+use super::fault::CutOff;
 use super::fault::SandboxFault;
 use super::order::SandboxOrder;
 use super::{MAX_ORDERS, Sandbox, redirect, text, typed};
-use crate::http::server::connection::CutOff;
 use crate::protocol::envelope;
 use crate::protocol::json::{Object, quoted};
 use crate::protocol::key::Key;

@@ -27,12 +27,12 @@ use url::form_urlencoded;
 
 use crate::config::Snapshot;
 use crate::http::client::by_origin::ClientsByOrigin;
-use crate::http::server::connection::{Handler, Rejection};
+use crate::http::server::handler::{Handler, Rejection};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
 use crate::protocol::result::ResultCode;
 use crate::time;
-use fault::{SandboxFault, Sealed};
+use fault::{CutOff, SandboxFault, Sealed};
 use order::{Message, SandboxOrder};
 
 /// Orders that are remembered.
@@ -340,7 +340,11 @@ impl Handler for Arc<Sandbox> {
         self.answer(request).await
     }
 
-    fn refuse(&self, _head: &Parts, _why: Rejection, _started: Instant) -> Response<Bytes> {
+    fn cuts_off(&self, response: &Response<Bytes>) -> bool {
+        response.extensions().get::<CutOff>().is_some()
+    }
+
+    fn reject(&self, _head: &Parts, _why: Rejection, _started: Instant) -> Response<Bytes> {
         text(
             StatusCode::BAD_REQUEST,
             "the sandbox cannot take this request\n",

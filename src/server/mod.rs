@@ -22,8 +22,9 @@ use pingora::services::background::background_service;
 
 use crate::config::settings::Settings;
 use crate::config::{Listen, Snapshot};
-use crate::http::server::admission::Public;
-use crate::http::server::connection::{Door, Limits, Service};
+use crate::http::server::admission::Admission;
+use crate::http::server::limits::Limits;
+use crate::http::server::service::Service;
 use crate::http::server::tls::acceptor;
 use crate::process::drain::DRAIN_TIME;
 use crate::process::sockets::Sockets;
@@ -39,21 +40,6 @@ use wiring::Parts;
 
 pub use preflight::{StartError, check, to_platform};
 pub use report::warnings;
-
-/// Requests to the admin listener at once, and the bytes of their bodies.
-const ADMIN_LIMITS: Limits = Limits {
-    max_body: 1024,
-    max_in_flight: 64,
-    max_connections: 256,
-};
-/// Callbacks at once: some hundred wait for one commit together.
-const CALLBACK_LIMITS: Limits = Limits {
-    max_body: 64 * 1024,
-    max_in_flight: 1024,
-    max_connections: 4096,
-};
-/// Connections of apps that are open and idle, beside those in flight.
-const IDLE_CONNECTIONS: usize = 1024;
 
 /// Runs the sidecar until a signal or the next upgrade ends the process, beginning with an `upgrade` of the one that runs.
 /// Returns where it cannot start; then that one goes on.
@@ -106,43 +92,34 @@ fn add_listeners(
     settings: &Settings,
     parts: &Parts,
 ) -> Result<(), StartError> {
-    let mut limits = Limits {
-        max_body: settings.app.max_body,
-        max_in_flight: settings.app.max_in_flight,
-        max_connections: settings.app.max_in_flight + IDLE_CONNECTIONS,
-    };
-    let mut callback_limits = CALLBACK_LIMITS;
+    let mut limits = Limits::app(settings.app.max_body, settings.app.max_in_flight);
+    let mut callback_limits = Limits::CALLBACKS;
     fit_descriptors(&mut limits, &mut callback_limits);
     let app = parts.outbound(settings);
-    let door = Door::plain(Service::new(app, limits, parts.drain.clone()));
-    server.add_service(parts.listener("app", door, &settings.app.listen, None)?);
+    let service = Service::new(app, limits, parts.drain.clone());
+    server.add_service(parts.listener("app", service, &settings.app.listen, None)?);
     let ops = parts.admin(settings);
-    let door = Door::plain(Service::new(ops, ADMIN_LIMITS, parts.drain.clone()));
+    let service = Service::new(ops, Limits::ADMIN, parts.drain.clone());
     server.add_service(parts.listener(
         "admin",
-        door,
+        service,
         &[Listen::Tcp(settings.admin.listen)],
         Some(1),
     )?);
     let Some(callbacks) = &settings.callbacks else {
         return Ok(());
     };
-    let public = Public::new(
-        callbacks.allow_from.clone(),
-        callbacks.trust_forwarded_from.clone(),
-    );
+    let admission = Admission::new(callbacks.trust_forwarded_from.clone());
     let platform = parts.inbound(settings);
-    let app = Service::new(platform, callback_limits, parts.drain.clone()).public(public);
-    let door = match certificate(callbacks)? {
-        Some(certificate) => {
-            let following = Following(certificate.clone());
-            server.add_service(background_service("certificate", following));
-            Door::tls(app, acceptor(certificate))
-        }
-        None => Door::plain(app),
-    };
+    let mut service =
+        Service::new(platform, callback_limits, parts.drain.clone()).admission(admission);
+    if let Some(certificate) = certificate(callbacks)? {
+        let following = Following(certificate.clone());
+        server.add_service(background_service("certificate", following));
+        service = service.tls(acceptor(certificate));
+    }
     let addresses: Vec<_> = callbacks.listen.iter().copied().map(Listen::Tcp).collect();
-    server.add_service(parts.listener("callbacks", door, &addresses, None)?);
+    server.add_service(parts.listener("callbacks", service, &addresses, None)?);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use rustix::process::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::http::server::connection::Limits;
+use crate::http::server::limits::Limits;
 
 /// Descriptors for everything that is no connection.
 const OTHER_DESCRIPTORS: usize = 384;

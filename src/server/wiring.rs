@@ -16,7 +16,8 @@ use crate::http::client::Client;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Connector;
 use crate::http::server::accept::Listener;
-use crate::http::server::connection::{Door, Handler};
+use crate::http::server::handler::Handler;
+use crate::http::server::service::Service;
 use crate::inbound::Inbound;
 use crate::inbox;
 use crate::inbox::store::Store;
@@ -84,11 +85,11 @@ impl Parts {
     pub(super) fn listener<H: Handler>(
         &self,
         name: &str,
-        door: Door<H>,
+        service: Service<H>,
         addresses: &[Listen],
         threads: Option<usize>,
     ) -> Result<Listener<H>, StartError> {
-        Listener::new(name, door, addresses, &self.sockets, threads)
+        Listener::new(name, service, addresses, &self.sockets, threads)
             .map_err(|error| StartError(format!("the {name} listener cannot begin: {error}")))
     }
 

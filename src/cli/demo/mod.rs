@@ -21,8 +21,8 @@ use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};
 use crate::http::client::connect::Connector;
 use crate::http::client::{Client, RawResponse, Repeat};
 use crate::http::server::accept::serve;
-use crate::http::server::connection::{Door, Limits, Service};
-use crate::process::drain::Drain;
+use crate::http::server::limits::Limits;
+use crate::http::server::service::Service;
 use crate::protocol::result::ResultCode;
 use crate::sandbox::Sandbox;
 use crate::sandbox::order::Message;
@@ -390,13 +390,8 @@ Or type; Ctrl-C ends everything:
 
 fn start_shop(listener: TcpListener, at: DemoAddresses) -> Result<Arc<Shop>, Failure> {
     let shop = Arc::new(Shop::new(format!("http://{}", at.shop), client(at.app)?));
-    let limits = Limits {
-        max_body: 64 * 1024,
-        max_in_flight: 256,
-        max_connections: 1024,
-    };
-    let app = Service::new(shop.clone(), limits, Arc::new(Drain::default()));
-    tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
+    let service = Service::new(shop.clone(), Limits::SANDBOX, Arc::default());
+    tokio::spawn(serve(listener, Arc::new(service)));
     Ok(shop)
 }
 

@@ -11,7 +11,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use url::form_urlencoded;
 
 use crate::http::client::{Client, Repeat};
-use crate::http::server::connection::{Handler, Rejection};
+use crate::http::server::handler::{Handler, Rejection};
 use crate::protocol::json::Object;
 use crate::protocol::result::ResultCode;
 
@@ -227,7 +227,7 @@ impl Handler for Arc<Shop> {
         self.answer(request).await
     }
 
-    fn refuse(&self, _head: &Parts, _why: Rejection, _started: Instant) -> Response<Bytes> {
+    fn reject(&self, _head: &Parts, _why: Rejection, _started: Instant) -> Response<Bytes> {
         plain(
             StatusCode::BAD_REQUEST,
             "the shop cannot take this request\n",

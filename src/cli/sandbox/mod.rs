@@ -16,17 +16,12 @@ use crate::config::{ReloadOutcome, Snapshot};
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Connector;
 use crate::http::server::accept::serve;
-use crate::http::server::connection::{Door, Limits, Service};
-use crate::process::drain::Drain;
+use crate::http::server::limits::Limits;
+use crate::http::server::service::Service;
 use crate::sandbox::fault::SandboxFault;
 use crate::sandbox::{Options, Sandbox as Platform};
 use crate::telemetry::metrics::Uncounted;
 
-const LIMITS: Limits = Limits {
-    max_body: 64 * 1024,
-    max_in_flight: 256,
-    max_connections: 1024,
-};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -117,8 +112,8 @@ pub(super) fn platform(
 
 /// Serves a platform from now on; who called before has waited.
 pub(super) fn open(listener: TcpListener, platform: &Arc<Platform>) {
-    let app = Service::new(platform.clone(), LIMITS, Arc::new(Drain::default()));
-    tokio::spawn(serve(listener, Arc::new(Door::plain(app))));
+    let service = Service::new(platform.clone(), Limits::SANDBOX, Arc::default());
+    tokio::spawn(serve(listener, Arc::new(service)));
 }
 
 fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::LiveConfig, Failure> {

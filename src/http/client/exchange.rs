@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::response::{MAX_FIELDS, RawResponse};
 use super::tls_error::explain_later;
 use crate::http::io::buffer::read_more;
+use crate::http::io::length::content_length;
 
 /// An answer is read this far; the document's are well under one KiB, its payment pages some ten.
 pub const MAX_ANSWER: usize = 1 << 20;
@@ -200,7 +201,7 @@ impl ResponseHead {
 
 impl BodyLength {
     fn of(status: StatusCode, fields: &[Header<'_>], is_1_1: bool) -> Result<Self, ExchangeError> {
-        let length = content_length(fields)?;
+        let length = announced_length(fields)?;
         let mut codings = values(fields, "transfer-encoding");
         let coding = codings.next();
         if let Some(coding) = coding {
@@ -228,18 +229,16 @@ fn values<'h>(fields: &'h [Header<'_>], name: &str) -> impl Iterator<Item = &'h 
     named.map(|field| field.value)
 }
 
-/// Digits alone, and the same ones each time.
-fn content_length(fields: &[Header<'_>]) -> Result<Option<usize>, ExchangeError> {
+/// Reads `Content-Length`; one that is repeated has the same digits each time.
+fn announced_length(fields: &[Header<'_>]) -> Result<Option<usize>, ExchangeError> {
     let mut lengths = values(fields, "content-length");
     let Some(digits) = lengths.next() else {
         return Ok(None);
     };
-    if !digits.iter().all(u8::is_ascii_digit) || lengths.any(|other| other != digits) {
+    if lengths.any(|other| other != digits) {
         return Err(BAD_HEAD);
     }
-    let length = std::str::from_utf8(digits).ok();
-    let length = length.and_then(|digits| digits.parse().ok());
-    length.ok_or(BAD_HEAD).map(Some)
+    content_length(digits).ok_or(BAD_HEAD).map(Some)
 }
 
 fn keeps_alive(fields: &[Header<'_>], is_1_1: bool) -> bool {

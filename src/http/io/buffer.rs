@@ -1,5 +1,5 @@
-//! What bytes are read into. A connection that waits holds no buffer: each thread has some to spare, and the one that was
-//! used last is still in the processor's cache.
+//! Read buffers. A connection that waits holds none: each thread keeps a few spare ones, and the one that was used last is
+//! still in the processor's cache.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,17 +10,17 @@ use std::pin::pin;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What is read at once; a common message fits.
+/// Bytes that are read at once; a common message fits.
 const READ_SIZE: usize = 4096;
-/// Buffers that a thread keeps.
+/// Spare buffers of a thread.
 const MAX_SPARE: usize = 64;
 
 thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Reads more behind what is in `buffer`, and says how much; nothing at the end of the stream. While nothing comes, a
-/// buffer with nothing in it is given back.
+/// Reads more behind the bytes in `buffer`, and returns how many; 0 at the end of the stream. While nothing comes, an empty
+/// buffer is given back. A full one grows to twice its size, so that a bound on its bytes bounds its memory too.
 pub async fn read_more<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut BytesMut,
@@ -28,7 +28,7 @@ pub async fn read_more<S: AsyncRead + Unpin>(
     poll_fn(|context| {
         if buffer.capacity() == 0 {
             *buffer = spare();
-        } else if buffer.capacity() - buffer.len() < READ_SIZE / 4 {
+        } else if is_short(buffer) {
             buffer.reserve(READ_SIZE);
         }
         let polled = pin!(stream.read_buf(buffer)).poll(context);
@@ -40,12 +40,19 @@ pub async fn read_more<S: AsyncRead + Unpin>(
     .await
 }
 
+/// Returns true for a buffer that is full, or that earlier messages have used up nearly.
+fn is_short(buffer: &BytesMut) -> bool {
+    const LITTLE: usize = READ_SIZE / 4;
+    let room = buffer.capacity() - buffer.len();
+    room == 0 || (room < LITTLE && buffer.len() < LITTLE)
+}
+
 fn spare() -> BytesMut {
     let kept = SPARE.with_borrow_mut(Vec::pop);
     kept.unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
 }
 
-/// Keeps a buffer for others, whatever is in it, unless it has become larger or somebody still holds a part of it.
+/// Keeps a buffer for other connections, with its bytes dropped, unless it has grown or a part of it is still in use.
 pub fn give_back(mut buffer: BytesMut) {
     buffer.clear();
     let is_larger = buffer.try_reclaim(READ_SIZE + 1);

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until, timeout};
 
-/// When something that is waited for is given up.
+/// A point in time at which waiting for something is given up.
 pub struct Deadline {
     at: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Deadline {
-    /// Comes at `at`.
+    /// A deadline at `at`.
     pub fn new(at: Instant) -> Self {
         Self {
             at,
@@ -33,7 +33,14 @@ impl Deadline {
         }
     }
 
-    /// What `future` gives, or `None` where the deadline comes first.
+    /// Moves it to `at` where that is earlier.
+    pub fn bring_forward(&mut self, at: Instant) {
+        if at < self.at {
+            self.set(at);
+        }
+    }
+
+    /// Returns the output of `future`, or `None` where the deadline comes first.
     pub async fn limit<F: Future>(&mut self, mut future: Pin<&mut F>) -> Option<F::Output> {
         poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -53,7 +60,8 @@ impl Deadline {
     }
 }
 
-/// What `future` gives within `time`. One that is ready at once costs no timer and no look at the clock.
+/// Returns the output of `future` within `time`, or `None`. A future that is ready at once costs no timer and no look at
+/// the clock.
 pub async fn within<F: Future>(time: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
     let at_once = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
     match at_once {

@@ -4,4 +4,6 @@ pub mod deadline;
 
 pub mod buffer;
 
+pub mod length;
+
 pub mod stream;

@@ -1,4 +1,4 @@
-//! What a connection runs over: the kernel's socket itself, or TLS as Pingora does it.
+//! The stream that a connection runs over: the kernel's socket itself, or TLS as Pingora does it.
 
 use std::io;
 use std::net;
@@ -18,7 +18,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// What a session writes is gathered up to this: a head and a small body leave in one packet.
+/// Bytes that a session writes are gathered up to this number: a head and a small body leave in one packet.
 const WRITE_BUFFER: usize = 4096;
 
 /// An open stream of bytes, watched by the runtime that it was made in.
@@ -32,17 +32,25 @@ pub enum IoStream {
 
 /// A socket that was accepted and that no runtime watches yet.
 pub enum Accepted {
-    /// Plain TCP.
-    Tcp(net::TcpStream),
+    /// Plain TCP, and the other end's address.
+    Tcp(net::TcpStream, net::SocketAddr),
     /// A socket in the file system.
     Unix(unix::net::UnixStream),
 }
 
 impl Accepted {
-    /// From here on this runtime watches it.
-    pub fn into_wire(self) -> io::Result<IoStream> {
+    /// Returns the other end's address; a socket in the file system has none.
+    pub fn peer(&self) -> Option<net::IpAddr> {
         match self {
-            Self::Tcp(stream) => {
+            Self::Tcp(_, peer) => Some(peer.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Hands the socket to the current runtime.
+    pub fn into_stream(self) -> io::Result<IoStream> {
+        match self {
+            Self::Tcp(stream, _) => {
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
                 TcpStream::from_std(stream).map(IoStream::Tcp)
@@ -57,7 +65,15 @@ impl Accepted {
 }
 
 impl IoStream {
-    /// As a session of Pingora's wants it; [`IoStream::from`] takes it back.
+    /// Returns plain TCP in the form that a TLS handshake of Pingora's takes, and nothing else.
+    pub fn into_buffered(self) -> Option<BufferedStream> {
+        match self {
+            Self::Tcp(stream) => Some(BufferedStream::new(stream)),
+            Self::Pingora(_) => None,
+        }
+    }
+
+    /// Returns the stream in the form that a session of Pingora's takes; [`IoStream::from`] takes it back.
     pub fn into_stream(self) -> Stream {
         match self {
             Self::Tcp(stream) => Box::new(BufferedStream::new(stream)),
@@ -66,14 +82,14 @@ impl IoStream {
     }
 }
 
-/// What a session has left.
+/// Takes a stream back from a session.
 impl From<Stream> for IoStream {
     fn from(stream: Stream) -> Self {
         if !stream.as_any().is::<BufferedStream>() {
             return Self::Pingora(stream);
         }
         let buffered = stream.into_any().downcast::<BufferedStream>();
-        let buffered = buffered.expect("it was looked at").stream;
+        let buffered = buffered.expect("its type was checked").stream;
         debug_assert!(buffered.buffer().is_empty(), "a session has flushed");
         Self::Tcp(buffered.into_inner())
     }
@@ -119,7 +135,7 @@ impl AsyncWrite for IoStream {
     }
 }
 
-/// Plain TCP as Pingora's sessions and handshakes want it: what is written is gathered, and it says where it comes from.
+/// Plain TCP in the form that Pingora's sessions and handshakes take: it gathers what is written and knows its addresses.
 /// Unlike Pingora's own stream it can be taken apart again.
 #[derive(Debug)]
 pub struct BufferedStream {

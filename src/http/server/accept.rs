@@ -1,7 +1,7 @@
-//! A door with its sockets, as a service of Pingora's.
+//! A listener: a service on its sockets, run as a service of Pingora's.
 //!
-//! Keeps two promises: each connection stays with one thread, which watches it and serves it; and whoever was connected
-//! before the end is answered, because connections in the kernel's queue would be reset with their socket.
+//! Keeps two promises. Each connection stays with one thread, which polls it and serves it. At a shutdown, connections that
+//! wait in the kernel's queue are accepted and answered first, because they would be reset when their socket is closed.
 
 use std::io;
 use std::net;
@@ -12,24 +12,26 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use pingora::server::{ListenFds, ShutdownWatch};
-use pingora::services::Service;
+use pingora::services::Service as PingoraService;
 use pingora_runtime::current_handle;
 use tokio::net::{TcpListener, UnixListener};
 
-use super::connection::{Door, Handler};
+use super::connection;
+use super::handler::Handler;
+use super::service::Service;
 use crate::config::Listen;
 use crate::http::io::stream::Accepted;
 use crate::process::sockets::{MAX_WAITING, Sockets};
 
-/// Out of descriptors, most likely: some will be given back.
+/// Pause after a failed `accept`. Most likely the process is out of descriptors, and connections that end give some back.
 const PAUSE: Duration = Duration::from_millis(100);
-/// That it is so is said again after this.
-const SAID_AGAIN: Duration = Duration::from_secs(10);
+/// Time between two log lines about it.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One listener on all of its addresses.
 pub struct Listener<H> {
     name: String,
-    door: Arc<Door<H>>,
+    service: Arc<Service<H>>,
     sockets: Vec<Socket>,
     threads: Option<usize>,
 }
@@ -39,17 +41,17 @@ enum Socket {
     Unix(unix::net::UnixListener),
 }
 
-/// A socket that this runtime watches.
-enum Watched {
+/// A socket that the current runtime polls.
+enum PolledSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl<H: Handler> Listener<H> {
-    /// Listens on `addresses`, which are all among the open sockets. `threads`: as many as the server has by default.
+    /// Listens on `addresses`, which are all among the open sockets. `threads` defaults to the server's number of threads.
     pub fn new(
         name: &str,
-        door: Door<H>,
+        service: Service<H>,
         addresses: &[Listen],
         open: &Sockets,
         threads: Option<usize>,
@@ -63,7 +65,7 @@ impl<H: Handler> Listener<H> {
         });
         Ok(Self {
             name: name.to_owned(),
-            door: Arc::new(door),
+            service: Arc::new(service),
             sockets: sockets.collect::<io::Result<_>>()?,
             threads,
         })
@@ -71,17 +73,17 @@ impl<H: Handler> Listener<H> {
 }
 
 #[async_trait]
-impl<H: Handler> Service for Listener<H> {
-    /// Ready when nobody is let in any longer.
+impl<H: Handler> PingoraService for Listener<H> {
+    /// Returns when no connection is accepted any longer.
     async fn start_service(
         &mut self,
         _fds: Option<ListenFds>,
         shutdown: ShutdownWatch,
         _listeners_per_fd: usize,
     ) {
-        let (name, door) = (&self.name, &self.door);
+        let (name, service) = (&self.name, &self.service);
         let sockets = self.sockets.drain(..);
-        join_all(sockets.map(|socket| socket.let_in(name, door, shutdown.clone()))).await;
+        join_all(sockets.map(|socket| socket.accept_all(name, service, shutdown.clone()))).await;
     }
 
     fn name(&self) -> &str {
@@ -94,58 +96,64 @@ impl<H: Handler> Service for Listener<H> {
 }
 
 impl Socket {
-    /// Until the end begins and nobody waits; then the socket is closed.
-    async fn let_in<H: Handler>(
+    /// Accepts until the process shuts down and the kernel's queue is empty, then closes the socket.
+    async fn accept_all<H: Handler>(
         self,
         name: &str,
-        door: &Arc<Door<H>>,
+        service: &Arc<Service<H>>,
         mut shutdown: ShutdownWatch,
     ) {
-        let let_in = async {
-            let watched = self.watch()?;
+        let accept = async {
+            let polled = self.poll()?;
             tokio::select! {
-                () = watched.let_in(name, door) => {}
-                _ = shutdown.wait_for(|over| *over) => {}
+                () = polled.accept_all(name, service) => {}
+                _ = shutdown.wait_for(|begun| *begun) => {}
             }
-            watched.leave()
+            polled.into_socket()
         };
-        match let_in.await {
-            Ok(socket) => socket.let_in_who_waits(door),
-            Err(error) => tracing::error!(listener = name, %error, "nobody is let in any longer"),
+        match accept.await {
+            Ok(socket) => socket.accept_waiting(service),
+            Err(error) => {
+                tracing::error!(listener = name, %error, "the listener accepts no more connections")
+            }
         }
     }
 
-    fn watch(self) -> io::Result<Watched> {
+    fn poll(self) -> io::Result<PolledSocket> {
         Ok(match self {
-            Self::Tcp(listener) => Watched::Tcp(TcpListener::from_std(listener)?),
-            Self::Unix(listener) => Watched::Unix(UnixListener::from_std(listener)?),
+            Self::Tcp(listener) => PolledSocket::Tcp(TcpListener::from_std(listener)?),
+            Self::Unix(listener) => PolledSocket::Unix(UnixListener::from_std(listener)?),
         })
     }
 
-    fn let_in_who_waits<H: Handler>(&self, door: &Arc<Door<H>>) {
+    /// Accepts what waits in the kernel's queue.
+    fn accept_waiting<H: Handler>(&self, service: &Arc<Service<H>>) {
         let accept = || match self {
-            Self::Tcp(listener) => listener.accept().map(|(stream, _)| Accepted::Tcp(stream)),
+            Self::Tcp(listener) => {
+                let accepted = listener.accept();
+                accepted.map(|(stream, peer)| Accepted::Tcp(stream, peer))
+            }
             Self::Unix(listener) => listener.accept().map(|(stream, _)| Accepted::Unix(stream)),
         };
         for _ in 0..MAX_WAITING {
             let Ok(accepted) = accept() else {
                 return;
             };
-            open(door, accepted);
+            spawn(service, accepted);
         }
     }
 }
 
-impl Watched {
-    /// For ever.
-    async fn let_in<H: Handler>(&self, name: &str, door: &Arc<Door<H>>) {
-        let mut said: Option<Instant> = None;
+impl PolledSocket {
+    /// Accepts until the future is dropped.
+    async fn accept_all<H: Handler>(&self, name: &str, service: &Arc<Service<H>>) {
+        let mut logged: Option<Instant> = None;
         loop {
             match self.accept().await {
-                Ok(accepted) => open(door, accepted),
+                Ok(accepted) => spawn(service, accepted),
                 Err(error) => {
-                    if said.is_none_or(|said| said.elapsed() > SAID_AGAIN) {
-                        said = Some(Instant::now());
+                    if logged.is_none_or(|logged| logged.elapsed() > LOG_INTERVAL) {
+                        logged = Some(Instant::now());
                         tracing::warn!(listener = name, %error, "connections cannot be accepted");
                     }
                     tokio::time::sleep(PAUSE).await;
@@ -154,15 +162,18 @@ impl Watched {
         }
     }
 
-    /// A connection that this runtime does not watch: another may be going to serve it.
+    /// Accepts a connection. The current runtime does not keep it, because another one may serve it.
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(listener) => listener.accept().await?.0.into_std().map(Accepted::Tcp),
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream.into_std()?, peer))
+            }
             Self::Unix(listener) => listener.accept().await?.0.into_std().map(Accepted::Unix),
         }
     }
 
-    fn leave(self) -> io::Result<Socket> {
+    fn into_socket(self) -> io::Result<Socket> {
         Ok(match self {
             Self::Tcp(listener) => Socket::Tcp(listener.into_std()?),
             Self::Unix(listener) => Socket::Unix(listener.into_std()?),
@@ -171,17 +182,20 @@ impl Watched {
 }
 
 /// Serves a listener that Pingora does not manage, until the task is dropped.
-pub async fn serve<H: Handler>(listener: TcpListener, door: Arc<Door<H>>) {
-    Watched::Tcp(listener).let_in("own", &door).await;
+pub async fn serve<H: Handler>(listener: TcpListener, service: Arc<Service<H>>) {
+    PolledSocket::Tcp(listener)
+        .accept_all("own", &service)
+        .await;
 }
 
 /// Serves a connection on one of the threads.
-fn open<H: Handler>(door: &Arc<Door<H>>, accepted: Accepted) {
-    let door = door.clone();
+fn spawn<H: Handler>(service: &Arc<Service<H>>, accepted: Accepted) {
+    let service = service.clone();
+    let peer = accepted.peer();
     current_handle().spawn(async move {
         // Where this fails the other side is gone.
-        if let Ok(wire) = accepted.into_wire() {
-            door.serve(wire).await;
+        if let Ok(stream) = accepted.into_stream() {
+            connection::serve(&service, stream, peer).await;
         }
     });
 }
@@ -189,8 +203,8 @@ fn open<H: Handler>(door: &Arc<Door<H>>, accepted: Accepted) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::server::connection::{Limits, Service};
-    use crate::http::server::rejection::Rejection;
+    use crate::http::server::handler::Rejection;
+    use crate::http::server::limits::Limits;
     use crate::process::drain::Drain;
     use bytes::Bytes;
     use http::request::Parts;
@@ -201,35 +215,31 @@ mod tests {
 
     const REQUEST: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
 
-    /// Says `ok`, or nothing ever where it is deaf.
-    struct Words {
-        deaf: bool,
+    /// Responds `ok`, or never.
+    struct Fixed {
+        is_deaf: bool,
     }
 
-    impl Handler for Words {
+    impl Handler for Fixed {
         async fn handle(
             &self,
             _request: &mut Request<Bytes>,
             _started: Instant,
         ) -> Response<Bytes> {
-            if self.deaf {
+            if self.is_deaf {
                 std::future::pending::<()>().await;
             }
             Response::new(Bytes::from_static(b"ok"))
         }
 
-        fn refuse(&self, _head: &Parts, why: Rejection, _started: Instant) -> Response<Bytes> {
+        fn reject(&self, _head: &Parts, why: Rejection, _started: Instant) -> Response<Bytes> {
             Response::new(Bytes::from(format!("{why:?}")))
         }
     }
 
-    fn door(deaf: bool, drain: &Arc<Drain>) -> Door<Words> {
-        let limits = Limits {
-            max_body: 1024,
-            max_in_flight: 64,
-            max_connections: 64,
-        };
-        Door::plain(Service::new(Words { deaf }, limits, drain.clone()))
+    fn service(is_deaf: bool, drain: &Arc<Drain>) -> Arc<Service<Fixed>> {
+        let service = Service::new(Fixed { is_deaf }, Limits::SANDBOX, drain.clone());
+        Arc::new(service)
     }
 
     async fn body(mut client: TcpStream) -> String {
@@ -240,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_to_be_accepted_when_the_end_comes_is_answered() {
+    async fn connections_in_the_queue_at_a_shutdown_are_answered() {
         let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -251,19 +261,20 @@ mod tests {
             clients.push(client);
         }
         let (_over, shutdown) = watch::channel(true);
-        let door = Arc::new(door(false, &Arc::default()));
-        Socket::Tcp(listener).let_in("app", &door, shutdown).await;
+        let service = service(false, &Arc::default());
+        let socket = Socket::Tcp(listener);
+        socket.accept_all("app", &service, shutdown).await;
         for client in clients {
             assert_eq!(body(client).await, "ok");
         }
     }
 
     #[tokio::test]
-    async fn a_handler_that_is_deaf_to_the_end_is_answered_for() {
+    async fn a_handler_that_ignores_the_shutdown_is_answered_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = Arc::<Drain>::default();
-        let served = tokio::spawn(serve(listener, Arc::new(door(true, &drain))));
+        let served = tokio::spawn(serve(listener, service(true, &drain)));
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(REQUEST).await.unwrap();
         while drain.in_flight() == 0 {

@@ -1,8 +1,9 @@
 //! The plain case of a request, read without a session: POST, HTTP/1.1, one `Host`, one `Content-Length`, nothing
 //! unusual.
 //!
-//! Whatever is not as plain as that is [`NotWhole::Unusual`] and goes to Pingora's session, bytes and all, which answers it
-//! or refuses it. So this may be stricter than Pingora, and must never be laxer.
+//! Everything else is [`Incomplete::Unusual`] and goes to Pingora's session, bytes and all. So this reader may be stricter
+//! than Pingora and must never be laxer; `differential` tries that. The reason for it is speed: a session costs more than
+//! signing and verifying together.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -13,37 +14,37 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, 
 use httparse::{ParserConfig, Status};
 use memchr::memchr_iter;
 
+use crate::http::io::length::content_length;
+
 /// Bytes of a plain head.
 const MAX_HEAD: usize = 8 * 1024;
 /// Fields of a plain head.
 const MAX_FIELDS: usize = 32;
 
-/// A response with this among its extensions ends in the middle: for a platform that goes wrong on purpose.
-#[derive(Debug, Clone, Copy)]
-pub struct CutOff;
-
-/// Why there is no plain request at the beginning of what was read.
+/// Reasons why there is no plain request at the beginning of a buffer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NotWhole {
-    /// A plain head is there, its body is not.
+pub enum Incomplete {
+    /// The bytes may become a plain head.
     Head,
-    /// What is there may become a plain head.
-    Begun,
-    /// It is no plain request.
+    /// A plain head is there, and its body is not. The request has this many bytes.
+    Body(usize),
+    /// It is not a plain request.
     Unusual,
 }
 
-/// Takes a plain request from the beginning of `buffer`, with the fields that somebody reads, and says whether another may
-/// follow it.
+/// Takes a plain request from the beginning of `buffer`, with the fields that `reads` returns true for. The second value is
+/// true where another request may follow on the connection.
 pub fn read(
     buffer: &mut BytesMut,
     max_body: usize,
     reads: impl Fn(&HeaderName, &[u8]) -> bool,
-) -> Result<(Request<Bytes>, bool), NotWhole> {
-    match RequestHead::parse(buffer, max_body, reads).ok_or(NotWhole::Unusual)? {
-        Status::Partial if buffer.len() > MAX_HEAD => Err(NotWhole::Unusual),
-        Status::Partial => Err(NotWhole::Begun),
-        Status::Complete(head) if buffer.len() - head.length < head.body => Err(NotWhole::Head),
+) -> Result<(Request<Bytes>, bool), Incomplete> {
+    match RequestHead::parse(buffer, max_body, reads).ok_or(Incomplete::Unusual)? {
+        Status::Partial if buffer.len() > MAX_HEAD => Err(Incomplete::Unusual),
+        Status::Partial => Err(Incomplete::Head),
+        Status::Complete(head) if buffer.len() - head.length < head.body => {
+            Err(Incomplete::Body(head.length + head.body))
+        }
         Status::Complete(head) => {
             buffer.advance(head.length);
             let body = buffer.split_to(head.body).freeze();
@@ -62,7 +63,7 @@ struct RequestHead {
 }
 
 impl RequestHead {
-    /// `None` where it is not plain.
+    /// Returns `None` for a head that is not plain.
     fn parse(
         bytes: &[u8],
         max_body: usize,
@@ -79,7 +80,7 @@ impl RequestHead {
         let Status::Complete(length) = status.ok()? else {
             return Some(Status::Partial);
         };
-        // The parser takes a line that ends with LF alone.
+        // The parser takes a line that ends with LF alone; `framing` has the reason against it.
         if length > MAX_HEAD
             || memchr_iter(b'\n', &bytes[..length])
                 .any(|at| bytes.get(at.wrapping_sub(1)) != Some(&b'\r'))
@@ -130,7 +131,7 @@ impl RequestHead {
     }
 }
 
-/// Kept from one request to the next: apps ask for the same few targets again and again.
+/// Parses a target. The last one is kept: apps call the same few again and again.
 fn target(path: &str) -> Option<Uri> {
     thread_local! {
         static LAST: RefCell<Uri> = RefCell::default();
@@ -143,26 +144,14 @@ fn target(path: &str) -> Option<Uri> {
     })
 }
 
-/// A name or an address, with a port or without. Anything else might hide a second host (RFC 9110 §4.2.4).
+/// Returns true for a name or an address, with a port or without. Anything else might hide a second host (RFC 9110 §4.2.4).
 fn is_host(value: &[u8]) -> bool {
     let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
     !value.is_empty() && value.iter().all(is_usual)
 }
 
-/// Up to nine digits.
-fn content_length(value: &[u8]) -> Option<usize> {
-    if !(1..=9).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    Some(
-        value
-            .iter()
-            .fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0')),
-    )
-}
-
-/// A whole response to a POST, for one write.
-pub fn write(response: &Response<Bytes>, keep_alive: bool) -> Vec<u8> {
+/// Writes a whole response to a POST into one buffer. `length` is the announced one.
+pub fn write(response: &Response<Bytes>, length: usize, keep_alive: bool) -> Vec<u8> {
     let (status, body) = (response.status(), response.body());
     let mut bytes = Vec::with_capacity(512 + body.len());
     bytes.extend_from_slice(b"HTTP/1.1 ");
@@ -176,7 +165,6 @@ pub fn write(response: &Response<Bytes>, keep_alive: bool) -> Vec<u8> {
         bytes.extend_from_slice(value.as_bytes());
     }
     if !is_bodiless(status) {
-        let length = announced_length(response);
         bytes.extend_from_slice(b"\r\ncontent-length: ");
         bytes.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
     }
@@ -191,17 +179,12 @@ pub fn write(response: &Response<Bytes>, keep_alive: bool) -> Vec<u8> {
     bytes
 }
 
-/// The length that stands in the response; one too many where the response is to end in the middle.
-pub fn announced_length(response: &Response<Bytes>) -> usize {
-    response.body().len() + usize::from(response.extensions().get::<CutOff>().is_some())
-}
-
-/// A response with this status has no body and no length.
+/// Returns true for a status whose responses have neither a body nor a length (RFC 9110 §6.4.1).
 pub fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The date (RFC 9110 §6.6.1), made once a second.
+/// Appends the date (RFC 9110 §6.6.1), formatted once a second.
 fn push_date(bytes: &mut Vec<u8>) {
     thread_local! {
         static LAST: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
@@ -226,7 +209,7 @@ mod tests {
 
     const MAX_BODY: usize = 64;
 
-    fn found(text: &str) -> Result<(Request<Bytes>, bool), NotWhole> {
+    fn found(text: &str) -> Result<(Request<Bytes>, bool), Incomplete> {
         read(&mut BytesMut::from(text), MAX_BODY, |_, _| true)
     }
 
@@ -253,8 +236,8 @@ mod tests {
         let head = text.len() - 2;
         for length in 0..text.len() {
             let expected = match length < head {
-                true => NotWhole::Begun,
-                false => NotWhole::Head,
+                true => Incomplete::Head,
+                false => Incomplete::Body(text.len()),
             };
             assert_eq!(found(&text[..length]).unwrap_err(), expected, "{length}");
         }
@@ -275,7 +258,7 @@ mod tests {
             "Host: a\r\nContent-Length: 2, 2",
             "Host: a\r\nContent-Length: +2",
             "Host: a\r\nContent-Length: 0x2",
-            "Host: a\r\nContent-Length: 0000000002",
+            "Host: a\r\nContent-Length: 99999999999999999999",
             "Host: a\r\nContent-Length: 65",
             "Host: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked",
             "Host: a\r\nTransfer-Encoding: chunked",
@@ -289,7 +272,7 @@ mod tests {
             "Host: a\r\nContent-Length: 2\r\nX: a\0b",
         ] {
             let found = found(&head(fields));
-            assert_eq!(found.unwrap_err(), NotWhole::Unusual, "{fields:?}");
+            assert_eq!(found.unwrap_err(), Incomplete::Unusual, "{fields:?}");
         }
         for line in [
             "GET /a HTTP/1.1",
@@ -304,18 +287,18 @@ mod tests {
             "\r\nPOST /a HTTP/1.1",
         ] {
             let text = format!("{line}\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}");
-            assert_eq!(found(&text).unwrap_err(), NotWhole::Unusual, "{line:?}");
+            assert_eq!(found(&text).unwrap_err(), Incomplete::Unusual, "{line:?}");
         }
         let many = "X: y\r\n".repeat(MAX_FIELDS);
         assert_eq!(
             found(&head(&format!("{many}Host: a\r\nContent-Length: 2"))).unwrap_err(),
-            NotWhole::Unusual
+            Incomplete::Unusual
         );
         let long = format!(
             "X: {}\r\nHost: a\r\nContent-Length: 2",
             "y".repeat(MAX_HEAD)
         );
-        assert_eq!(found(&head(&long)).unwrap_err(), NotWhole::Unusual);
+        assert_eq!(found(&head(&long)).unwrap_err(), Incomplete::Unusual);
     }
 
     proptest! {

@@ -1,15 +1,27 @@
-//! Listeners: who is admitted, how a request is read, and how its reply is written.
+//! Listeners: who is admitted, how a request is read, and how its response is written.
 
-mod rejection;
+pub mod limits;
 
-pub mod admission;
-
-pub mod fast_path;
+pub mod handler;
 
 mod permits;
 
-pub mod connection;
+pub mod client_address;
 
-pub mod accept;
+pub mod admission;
+
+mod framing;
+
+mod chunked;
+
+pub mod fast_path;
 
 pub mod tls;
+
+pub mod service;
+
+mod session;
+
+mod connection;
+
+pub mod accept;

@@ -1,18 +1,18 @@
-//! A bound on how many there are at once.
+//! Permits: a bound on the number of things at once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many places, and how many of them are taken.
+/// A number of permits, some of them taken.
 pub struct Permits {
     taken: AtomicUsize,
     max: usize,
 }
 
-/// One of them, until it is dropped.
+/// A permit, taken until this is dropped.
 pub struct Permit<'p>(&'p Permits);
 
 impl Permits {
-    /// None is taken.
+    /// `max` permits, none of them taken.
     pub fn new(max: usize) -> Self {
         Self {
             taken: AtomicUsize::new(0),
@@ -20,12 +20,12 @@ impl Permits {
         }
     }
 
-    /// `None` where all are taken.
+    /// Takes a permit, or returns `None` where all are taken.
     pub fn take(&self) -> Option<Permit<'_>> {
-        // Counted before it is known to be free: one that is not is dropped, and no longer counts.
-        let place = Permit(self);
+        // Counted before it is known to be free. Where it is not, the drop takes it back.
+        let permit = Permit(self);
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        (before < self.max).then_some(place)
+        (before < self.max).then_some(permit)
     }
 }
 
@@ -40,17 +40,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_so_many_and_each_comes_back() {
-        let places = Permits::new(2);
-        let first = places.take();
-        let second = places.take();
+    fn a_dropped_permit_can_be_taken_again() {
+        let permits = Permits::new(2);
+        let first = permits.take();
+        let second = permits.take();
         assert!(first.is_some() && second.is_some());
         for _ in 0..3 {
-            assert!(places.take().is_none());
+            assert!(permits.take().is_none());
         }
         drop(first);
-        assert!(places.take().is_some());
+        assert!(permits.take().is_some());
         drop(second);
-        assert_eq!(places.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(permits.taken.load(Ordering::Relaxed), 0);
     }
 }

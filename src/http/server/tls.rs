@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -14,16 +15,19 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
-/// How often the files are looked at.
+use crate::http::io::stream::IoStream;
+
+/// Time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// A certificate chain and its key, in force until better ones are there.
+/// A certificate chain and its key, in force until the files hold another sound pair.
 pub struct Certificate {
     cert: PathBuf,
     key: PathBuf,
     in_force: ArcSwap<CertifiedKey>,
-    /// What the files held when they were last looked at, right or wrong.
+    /// Digest of the files at the last look, sound or not.
     seen: Mutex<[u8; 32]>,
 }
 
@@ -40,7 +44,7 @@ impl ResolvesServerCert for Certificate {
 }
 
 impl Certificate {
-    /// Reads both files; they must fit each other.
+    /// Reads both files; the key must be the certificate's.
     pub fn load(cert: &Path, key: &Path) -> Result<Self, String> {
         let in_force = ArcSwap::from_pointee(read(cert, key)?);
         Ok(Self {
@@ -56,10 +60,7 @@ impl Certificate {
         loop {
             tokio::time::sleep(LOOK).await;
             let now = digest(&self.cert, &self.key);
-            let before = std::mem::replace(
-                &mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner),
-                now,
-            );
+            let before = std::mem::replace(&mut *self.seen.lock(), now);
             if now == before {
                 continue;
             }
@@ -69,14 +70,17 @@ impl Certificate {
                     tracing::info!(cert = %self.cert.display(), "certificate reloaded");
                 }
                 Err(error) => {
-                    tracing::error!(error, "the certificate is refused; the last good one stays")
+                    tracing::error!(
+                        error,
+                        "the certificate files were rejected; the last good certificate stays in force"
+                    )
                 }
             }
         }
     }
 }
 
-/// What a listener's handshakes are done with.
+/// Builds what a listener's handshakes are done with.
 pub fn acceptor(certificate: Arc<Certificate>) -> Acceptor {
     let config = ServerConfig::builder()
         .with_no_client_auth()
@@ -84,7 +88,18 @@ pub fn acceptor(certificate: Arc<Certificate>) -> Acceptor {
     Acceptor::from_server_config(Arc::new(config))
 }
 
-/// Of both files; one that cannot be read counts as empty.
+/// Does the handshake of one connection within `time`. Pingora's own listeners would give it a minute.
+pub(super) async fn handshake(
+    acceptor: &Acceptor,
+    stream: IoStream,
+    time: Duration,
+) -> Option<IoStream> {
+    let stream = stream.into_buffered()?;
+    let handshake = timeout(time, acceptor.tls_handshake(stream)).await;
+    Some(IoStream::Pingora(Box::new(handshake.ok()?.ok()?)))
+}
+
+/// Digests both files; one that cannot be read counts as empty.
 fn digest(cert: &Path, key: &Path) -> [u8; 32] {
     let mut digest = Sha256::new();
     for path in [cert, key] {
@@ -103,7 +118,7 @@ fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
     if chain.is_empty() {
         return Err(failed(cert, &"expected a PEM certificate"));
     }
-    // The parser's own words are about the file's form and never its content.
+    // The parser's errors name the file's form and never its content.
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
     let provider = ring::default_provider();
     CertifiedKey::from_der(chain, private, &provider).map_err(|error| failed(key, &error))
