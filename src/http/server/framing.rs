@@ -341,7 +341,11 @@ mod tests {
         let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(read(old, &Limits::ADMIN), Err(Rejection::Malformed));
         for junk in ["\x16\x03\x01", "\x16\x03 ", " ", "\0"] {
-            assert_eq!(read(junk, &Limits::ADMIN), Err(Rejection::Malformed), "{junk:?}");
+            assert_eq!(
+                read(junk, &Limits::ADMIN),
+                Err(Rejection::Malformed),
+                "{junk:?}"
+            );
         }
         assert_eq!(read("\r", &Limits::ADMIN), Ok(None));
         let endless = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(16 * 1024));
