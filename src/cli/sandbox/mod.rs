@@ -22,7 +22,6 @@ use crate::sandbox::fault::SandboxFault;
 use crate::sandbox::{Options, Sandbox as Platform};
 use crate::telemetry::metrics::Uncounted;
 
-
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(super) struct SandboxCommand {
