@@ -10,8 +10,9 @@ use futures_util::future::join_all;
 
 use crate::config;
 use crate::delivery::Wake;
-use crate::inbox::event::Source;
-use crate::inbox::store::{Arrival, OpenOrder, PutOutcome, Store};
+use crate::inbox::event::{Source, WaitReason};
+use crate::inbox::order::OpenOrder;
+use crate::inbox::store::{Arrival, PutOutcome, Store};
 use crate::platform::{PlatformQuery, QueryError};
 use crate::protocol::envelope::Verified;
 use crate::protocol::result::{PaymentResult, ResultCode};
@@ -82,8 +83,8 @@ impl Reconcile {
             None => (ReconcileOutcome::UnknownMerchant, later(order, now)),
             Some(merchant) => match self.platform.result(merchant, &order.orderid).await {
                 Ok(result) => {
-                    self.found(result, order, now, merchant.back.is_some())
-                        .await
+                    let waits = merchant.back.is_none().then_some(WaitReason::NoBack);
+                    self.found(result, order, now, waits).await
                 }
                 Err(QueryError::Refused(_)) => (ReconcileOutcome::NoResult, later(order, now)),
                 Err(error) => {
@@ -110,7 +111,7 @@ impl Reconcile {
         result: Verified<PaymentResult>,
         order: &OpenOrder,
         now: Millis,
-        deliverable: bool,
+        waits: Option<WaitReason>,
     ) -> (ReconcileOutcome, Option<Millis>) {
         let code = ResultCode::parse(&result.resultcode);
         if matches!(code, None | Some(ResultCode::NotPaid)) {
@@ -119,7 +120,7 @@ impl Reconcile {
         let arrival = Arrival {
             source: Source::Query,
             at: now,
-            deliverable,
+            waits,
         };
         let next = if code.is_some_and(ResultCode::is_final) {
             None

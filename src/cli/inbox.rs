@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::{Config, Failure};
 use crate::inbox;
 use crate::inbox::event::{Event, EventState, shown};
+use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
 use crate::inbox::store::{Store, StoreError};
 use crate::time;
 
@@ -67,8 +68,8 @@ pub(super) fn inbox(args: &InboxCommand) -> Result<(), Failure> {
                 Ok(())
             }
             InboxAction::Show(one) => show(one).await,
-            InboxAction::Replay(one) => decide(one, EventState::Pending).await,
-            InboxAction::Discard(one) => decide(one, EventState::Discarded).await,
+            InboxAction::Replay(one) => decide(one, DecisionKind::Replay).await,
+            InboxAction::Discard(one) => decide(one, DecisionKind::Discard).await,
         }
     })
 }
@@ -112,23 +113,24 @@ async fn show(one: &One) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn decide(one: &One, state: EventState) -> Result<(), Failure> {
+async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
     let store = open(&one.config)?;
-    if store
-        .decide(&one.id, state, time::now())
-        .await
-        .map_err(failed)?
-    {
-        println!("{} is {}", one.id, state.name());
-        return Ok(());
-    }
-    match store.event(&one.id).await.map_err(failed)? {
-        Some(event) => Err(Failure::No(format!(
+    let operator = Operator {
+        who: std::env::var("USER").unwrap_or_default(),
+        from: "command line".to_owned(),
+    };
+    let decided = store.decide(&one.id, kind, &operator, time::now()).await;
+    match decided.map_err(failed)? {
+        DecideOutcome::Done { .. } => {
+            println!("{} is {}", one.id, kind.state().name());
+            Ok(())
+        }
+        DecideOutcome::Stays(state) => Err(Failure::No(format!(
             "{} is {} and stays so",
             one.id,
-            event.state.name()
+            state.name()
         ))),
-        None => Err(no_such(&one.id)),
+        DecideOutcome::NotFound => Err(no_such(&one.id)),
     }
 }
 

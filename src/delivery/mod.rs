@@ -18,9 +18,10 @@ use crate::config::settings::Confirm;
 use crate::config::{LiveConfig, Merchant};
 use crate::http::client::Repeat;
 use crate::http::client::by_origin::ClientsByOrigin;
+use crate::inbox::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant};
 use crate::inbox::event;
-use crate::inbox::event::{Event, EventState, Source};
-use crate::inbox::store::{AttemptRecord, Store, StoreError};
+use crate::inbox::event::{Event, EventState, Source, WaitReason};
+use crate::inbox::store::{Store, StoreError};
 use crate::platform::PlatformQuery;
 use crate::protocol::result::ResultCode;
 use crate::protocol::subject::Subject;
@@ -43,8 +44,6 @@ const IN_FLIGHT: usize = 512;
 const EACH: u32 = 8;
 /// The same after its app has failed: so many apps may hang, one attempt each, before others wait.
 const EACH_FAILING: usize = 1;
-/// Events of one look: some for each of many merchants.
-const LOOKED_AT: u32 = 4096;
 /// How long after its time an event may be found, where nobody called.
 const LOOK: Duration = Duration::from_millis(200);
 /// The pause after the store failed.
@@ -138,41 +137,50 @@ impl Delivery {
         }
     }
 
-    async fn look(&self, now: Millis, clock_was_set_back: bool) -> Result<Vec<Event>, StoreError> {
+    async fn look(
+        &self,
+        now: Millis,
+        clock_was_set_back: bool,
+    ) -> Result<Vec<DueMerchant>, StoreError> {
         if clock_was_set_back {
             self.store.set_back(now).await?;
         }
-        self.store.due(now, EACH, LOOKED_AT).await
+        self.store.due(now, EACH).await
     }
 
     fn launch(
         self: &Arc<Self>,
-        due: Vec<Event>,
+        due: Vec<DueMerchant>,
         flying: &Flying,
         permits: &Arc<Semaphore>,
         attempts: &mut JoinSet<()>,
     ) {
-        for event in due {
-            let Some(flight) = Flight::take_off(&event, flying, permits) else {
-                continue;
-            };
-            let deliver = self.clone();
-            attempts.spawn(async move {
-                let failed = deliver.attempt_unless_taken(event).await;
-                flight.land(failed);
-                deliver.wake.now();
-            });
+        for DueMerchant { merid, events } in due {
+            for event in events {
+                let Some(flight) = Flight::take_off(&merid, &event, flying, permits) else {
+                    continue;
+                };
+                let deliver = self.clone();
+                attempts.spawn(async move {
+                    let failed = deliver.attempt_unless_taken(event).await;
+                    flight.land(failed);
+                    deliver.wake.now();
+                });
+            }
         }
     }
 
     /// The event was read before it took off: another attempt may have landed in between, or another sidecar may have
     /// taken it. Whether the app failed.
-    async fn attempt_unless_taken(&self, event: Event) -> bool {
-        match self.store.claim(&event).await {
-            Ok(Some(claimed)) => self.attempt(claimed).await,
-            Ok(None) => false,
+    async fn attempt_unless_taken(&self, due: DueEvent) -> bool {
+        let id = due.id.clone();
+        match self.store.claim(vec![due]).await {
+            Ok(claims) => match claims.into_iter().next() {
+                Some(ClaimOutcome::Claimed(claimed)) => self.attempt(claimed.event).await,
+                _ => false,
+            },
             Err(error) => {
-                tracing::error!(%error, event = event.id, "an event could not be claimed; its delivery waits");
+                tracing::error!(%error, event = id, "an event could not be claimed; its delivery waits");
                 tokio::time::sleep(BACK_OFF).await;
                 false
             }
@@ -201,11 +209,17 @@ impl Delivery {
                 (DeliveryOutcome::Parked, why, EventState::Parked)
             }
             AttemptResult::NotYet(why) => (DeliveryOutcome::NotYet, why, EventState::Pending),
-            AttemptResult::NoBack => (
-                DeliveryOutcome::Parked,
-                "the merchant has no back".to_owned(),
-                EventState::Parked,
-            ),
+            AttemptResult::NoBack => {
+                // Set aside until the merchants file changes, and not counted as an attempt.
+                let reason = match snapshot.merchant(&event.merid) {
+                    Some(_) => WaitReason::NoBack,
+                    None => WaitReason::NoMerchant,
+                };
+                if let Err(error) = self.store.wait_for(&event.merid, reason, at).await {
+                    tracing::error!(%error, merid = event.merid, "events cannot be set aside");
+                }
+                return false;
+            }
             AttemptResult::Denied => (
                 DeliveryOutcome::Denied,
                 "the platform tells another story when asked".to_owned(),
@@ -241,6 +255,7 @@ impl Delivery {
             at,
             took: Millis::try_from(started.elapsed().as_millis()).unwrap_or(Millis::MAX),
             outcome: words,
+            response: None,
             state,
         };
         if let Err(error) = self.store.attempted(attempt).await {
@@ -296,7 +311,7 @@ impl Delivery {
     }
 
     fn is_too_old(&self, event: &Event, at: Millis) -> bool {
-        let age = u128::try_from(at - event.received_at).unwrap_or_default();
+        let age = u128::try_from(at - event.offered_since).unwrap_or_default();
         age > self.retry_for.as_millis()
     }
 }
@@ -309,14 +324,15 @@ struct Flight {
 }
 
 impl Flight {
-    fn take_off(event: &Event, flying: &Flying, permits: &Arc<Semaphore>) -> Option<Self> {
+    fn take_off(
+        merid: &str,
+        event: &DueEvent,
+        flying: &Flying,
+        permits: &Arc<Semaphore>,
+    ) -> Option<Self> {
         let mut all = lock(flying);
-        let same_merchant = all
-            .events
-            .values()
-            .filter(|merid| **merid == event.merid)
-            .count();
-        let each = if all.failing.contains(&event.merid) {
+        let same_merchant = all.events.values().filter(|other| *other == merid).count();
+        let each = if all.failing.contains(merid) {
             EACH_FAILING
         } else {
             EACH as usize
@@ -325,7 +341,7 @@ impl Flight {
             return None;
         }
         let permit = permits.clone().try_acquire_owned().ok()?;
-        all.events.insert(event.id.clone(), event.merid.clone());
+        all.events.insert(event.id.clone(), merid.to_owned());
         Some(Self {
             id: event.id.clone(),
             flying: flying.clone(),

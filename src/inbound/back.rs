@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode};
 
 use super::{CallbackRejection, CallbackReply, Inbound, plain};
 use crate::config::settings::Acknowledge;
-use crate::inbox::event::{EventState, Source};
+use crate::inbox::event::{EventState, Source, WaitReason};
 use crate::inbox::store::{Arrival, PutOutcome};
 use crate::protocol::envelope;
 use crate::protocol::subject::Subject;
@@ -32,13 +32,14 @@ impl Inbound {
             subject: subject.clone(),
         };
         let snapshot = self.watch.snapshot();
-        let deliverable = snapshot
-            .merchant(&outcome.merid)
-            .is_some_and(|merchant| merchant.back.is_some());
+        let waits = match snapshot.merchant(&outcome.merid) {
+            None => Some(WaitReason::NoMerchant),
+            Some(merchant) => merchant.back.is_none().then_some(WaitReason::NoBack),
+        };
         let arrival = Arrival {
             source: Source::Notification,
             at: time::now(),
-            deliverable,
+            waits,
         };
         let put = self.store.put(&outcome, arrival).await.map_err(|error| {
             tracing::error!(%error, orderid = subject.shown_orderid(), "a callback could not be kept");
@@ -47,10 +48,11 @@ impl Inbound {
         let (id, state, said) = match put {
             PutOutcome::Kept { id, state } => (id, state, CallbackOutcome::Accepted),
             PutOutcome::Repeated { id, state } => (id, state, CallbackOutcome::Repeated),
-            PutOutcome::Disputed { id, new } => {
+            PutOutcome::Disputed { id, new, .. } => {
                 self.telemetry.metrics.count_dispute(new, &id, &subject);
                 return Err(refused(CallbackOutcome::Disputed));
             }
+            PutOutcome::ReviewFull => return Err(refused(CallbackOutcome::Disputed)),
             PutOutcome::Foreign => return Err(refused(CallbackOutcome::ForeignOrder)),
         };
         if state == EventState::Pending {

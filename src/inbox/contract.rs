@@ -7,10 +7,13 @@ use tempfile::TempDir;
 
 use super::activity;
 use super::activity::{ActivityEntry, ActivityKind, Weight};
-use super::event::{Event, EventState, Source};
-use super::store::{
-    ActivityFilter, Arrival, AttemptRecord, PutOutcome, RecordOutcome, Store, StoreError,
+use super::attempt::{
+    AppResponse, AttemptRecord, ClaimOutcome, ClaimedEvent, DueEvent, FailingApp,
 };
+use super::event::{EventState, ReviewReason, Source, WaitReason};
+use super::order::{NewTry, RecordOutcome, Try, TryKind, TryState};
+use super::review::{DecideOutcome, DecisionKind, Operator, REVIEWS_EACH, Review, ReviewOutcome};
+use super::store::{ActivityFilter, Arrival, KeySwitch, PutOutcome, Store, StoreError};
 use crate::config::StoreAddress;
 use crate::config::store_address;
 use crate::protocol::envelope;
@@ -96,16 +99,38 @@ pub(super) fn outcome(
 pub(super) const ARRIVAL: Arrival = Arrival {
     source: Source::Notification,
     at: 5,
-    deliverable: true,
+    waits: None,
 };
 
-pub(super) fn attempt(event: &Event, state: EventState, next: Millis) -> AttemptRecord {
+/// A submit whose `backurl` the sidecar filled in.
+pub(super) const SUBMIT: NewTry<'_> = NewTry {
+    kind: TryKind::Submit,
+    backurl: None,
+};
+
+/// The first due events, whosever they are.
+pub(super) async fn due(store: &dyn Store, now: Millis, each: u32) -> Vec<DueEvent> {
+    let due = store.due(now, each).await.unwrap();
+    due.into_iter().flat_map(|it| it.events).collect()
+}
+
+/// The event, where it could be claimed.
+pub(super) async fn claimed(store: &dyn Store, event: &DueEvent) -> Option<ClaimedEvent> {
+    let claims = store.claim(vec![event.clone()]).await.unwrap();
+    match claims.into_iter().next() {
+        Some(ClaimOutcome::Claimed(claimed)) => Some(*claimed),
+        _ => None,
+    }
+}
+
+pub(super) fn attempt(event: &DueEvent, state: EventState, next: Millis) -> AttemptRecord {
     AttemptRecord {
         id: event.id.clone(),
         number: event.attempts + 1,
         at: 7,
         took: 1,
         outcome: "said no".to_owned(),
+        response: None,
         state,
         next,
     }
@@ -117,20 +142,158 @@ async fn an_order_signed_with_another_amount_or_action_conflicts() {
         let store = place.open();
         let record = async |merid, amount, action| {
             let order = order("ABCDEFGH", amount, action);
-            store.record(merid, &order, 1).await.unwrap()
+            let recorded = store.record(merid, &order, SUBMIT, 1).await.unwrap();
+            match recorded {
+                RecordOutcome::Agrees(it) => Some((it.number, it.created)),
+                RecordOutcome::Conflicts => None,
+            }
         };
-        assert_eq!(record("1", 100, "Bank").await, RecordOutcome::Agrees);
-        assert_eq!(record("1", 100, "Bank").await, RecordOutcome::Agrees);
-        assert_eq!(record("1", 101, "Bank").await, RecordOutcome::Conflicts);
-        assert_eq!(record("1", 100, "WeiXin").await, RecordOutcome::Conflicts);
-        assert_eq!(record("2", 101, "Bank").await, RecordOutcome::Agrees);
+        assert_eq!(record("1", 100, "Bank").await, Some((1, true)));
+        assert_eq!(record("1", 100, "Bank").await, Some((2, false)));
+        assert_eq!(record("1", 101, "Bank").await, None);
+        assert_eq!(record("1", 100, "WeiXin").await, None);
+        assert_eq!(record("2", 101, "Bank").await, Some((1, true)));
         drop(store);
         let again = place.open();
         let other = order("ABCDEFGH", 1, "Bank");
-        assert_eq!(
-            again.record("1", &other, 1).await.unwrap(),
-            RecordOutcome::Conflicts
-        );
+        let recorded = again.record("1", &other, SUBMIT, 1).await.unwrap();
+        assert_eq!(recorded, RecordOutcome::Conflicts);
+    }
+}
+
+/// Records a try that agrees.
+async fn recorded(store: &dyn Store, orderid: &str, new: NewTry<'_>, at: Millis) -> Try {
+    let order = order(orderid, 100, "Bank");
+    match store.record("1", &order, new, at).await.unwrap() {
+        RecordOutcome::Agrees(it) => it,
+        RecordOutcome::Conflicts => panic!("{orderid} conflicts"),
+    }
+}
+
+#[tokio::test]
+async fn a_try_that_was_not_sent_frees_the_order_that_it_created_unless_another_may_have_been_sent()
+{
+    let test =
+        "a_try_that_was_not_sent_frees_the_order_that_it_created_unless_another_may_have_been_sent";
+    for place in StoreUnderTest::each(test) {
+        let store = place.open();
+        let store = &*store;
+        let is_there = async |orderid| store.signed("1", orderid).await.unwrap().is_some();
+        let alone = recorded(store, "ORDERAAA", SUBMIT, 1).await;
+        assert!(store.settle_try(&alone, TryState::No).await.unwrap());
+        assert!(!is_there("ORDERAAA").await);
+        assert!(store.tries("1", "ORDERAAA").await.unwrap().is_empty());
+        assert!(!store.settle_try(&alone, TryState::No).await.unwrap());
+        let link = NewTry {
+            kind: TryKind::Link,
+            backurl: None,
+        };
+        for (orderid, other, settled) in [
+            ("ORDERBBB", SUBMIT, None),
+            ("ORDERCCC", SUBMIT, Some(TryState::Yes)),
+            ("ORDERDDD", SUBMIT, Some(TryState::Unknown)),
+            ("ORDEREEE", link, None),
+        ] {
+            let first = recorded(store, orderid, SUBMIT, 1).await;
+            let other = recorded(store, orderid, other, 2).await;
+            if let Some(settled) = settled {
+                store.settle_try(&other, settled).await.unwrap();
+            }
+            assert!(!store.settle_try(&first, TryState::No).await.unwrap());
+            assert!(is_there(orderid).await, "{orderid}");
+        }
+        // A try that found the row frees nothing, and its settling as sent neither.
+        let first = recorded(store, "ORDERFFF", SUBMIT, 1).await;
+        let second = recorded(store, "ORDERFFF", SUBMIT, 1).await;
+        assert!(!store.settle_try(&first, TryState::Yes).await.unwrap());
+        assert!(!store.settle_try(&second, TryState::No).await.unwrap());
+        // Nor does one whose result is there already.
+        let paid = recorded(store, "ORDERGGG", SUBMIT, 1).await;
+        let result = outcome("1", "ORDERGGG", "Q7", "1001", 100);
+        store.put(&result, ARRIVAL).await.unwrap();
+        assert!(!store.settle_try(&paid, TryState::No).await.unwrap());
+        assert!(is_there("ORDERGGG").await);
+    }
+}
+
+#[tokio::test]
+async fn an_order_is_open_until_it_is_paid_and_a_new_submit_opens_it_again() {
+    let test = "an_order_is_open_until_it_is_paid_and_a_new_submit_opens_it_again";
+    for place in StoreUnderTest::each(test) {
+        let store = place.open();
+        let store = &*store;
+        let day = 24 * 60 * 60 * 1000;
+        recorded(store, "ORDERAAA", SUBMIT, 1).await;
+        let failed = outcome("1", "ORDERAAA", "QA", "1003", 100);
+        store.put(&failed, ARRIVAL).await.unwrap();
+        let open = store.open_orders(day, 9).await.unwrap();
+        assert_eq!(open.len(), 1, "failed, and may be tried again");
+        store.asked(&open[0], None).await.unwrap();
+        assert_eq!(store.counts().await.unwrap().open_orders, 0);
+        recorded(store, "ORDERAAA", SUBMIT, day).await;
+        let open = store.open_orders(2 * day, 9).await.unwrap();
+        assert_eq!((open.len(), open[0].signed_at), (1, day));
+        let paid = outcome("1", "ORDERAAA", "QB", "0000", 100);
+        store.put(&paid, ARRIVAL).await.unwrap();
+        recorded(store, "ORDERAAA", SUBMIT, 2 * day).await;
+        assert_eq!(store.counts().await.unwrap().open_orders, 0);
+        assert!(store.open_orders(9 * day, 9).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_try_that_its_process_never_settled_is_unknown_and_its_order_urgent() {
+    let test = "a_try_that_its_process_never_settled_is_unknown_and_its_order_urgent";
+    for place in StoreUnderTest::each(test) {
+        let store = place.open();
+        let store = &*store;
+        recorded(store, "ORDERAAA", SUBMIT, 1).await;
+        assert!(store.open_orders(60_000, 9).await.unwrap().is_empty());
+        let open = store.open_orders(180_000, 9).await.unwrap();
+        assert_eq!(open.len(), 1);
+        let tries = store.tries("1", "ORDERAAA").await.unwrap();
+        assert_eq!(tries[0].state, TryState::Unknown);
+    }
+}
+
+#[tokio::test]
+async fn a_payment_belongs_to_the_only_try_that_can_be_meant() {
+    for place in StoreUnderTest::each("a_payment_belongs_to_the_only_try_that_can_be_meant") {
+        let store = place.open();
+        let store = &*store;
+        let own = |url| NewTry {
+            backurl: Some(url),
+            ..SUBMIT
+        };
+        let put = async |queryid, code| {
+            let result = outcome("1", "ORDERAAA", queryid, code, 100);
+            store.put(&result, ARRIVAL).await.unwrap();
+        };
+        let first = recorded(store, "ORDERAAA", own("http://a/1"), 1).await;
+        store.settle_try(&first, TryState::Yes).await.unwrap();
+        put("QA", "1003").await;
+        recorded(store, "ORDERAAA", own("http://a/2"), 2).await;
+        let third = recorded(store, "ORDERAAA", own("http://a/3"), 3).await;
+        put("QA", "1001").await;
+        put("QB", "1001").await;
+        let queryids = async || {
+            let tries = store.tries("1", "ORDERAAA").await.unwrap();
+            let queryids = tries.into_iter().map(|it| it.queryid);
+            queryids.collect::<Vec<_>>()
+        };
+        assert_eq!(queryids().await, [Some("QA".to_owned()), None, None]);
+        store.link_try(&third, "QB").await.unwrap();
+        assert_eq!(queryids().await[2].as_deref(), Some("QB"));
+        // The latest address is the delivery's; not that of a try which was never sent, nor a shadow call's.
+        store.settle_try(&third, TryState::No).await.unwrap();
+        let shadow = NewTry {
+            kind: TryKind::Shadow,
+            backurl: Some("http://a/4"),
+        };
+        recorded(store, "ORDERAAA", shadow, 4).await;
+        let due = due(store, 5, 1).await.remove(0);
+        let claimed = claimed(store, &due).await.unwrap();
+        assert_eq!(claimed.own_back.as_deref(), Some("http://a/2"));
     }
 }
 
@@ -139,7 +302,7 @@ async fn one_story_is_one_event_and_two_are_held() {
     for place in StoreUnderTest::each("one_story_is_one_event_and_two_are_held") {
         let store = place.open();
         let signed = order("ABCDEFGH", 100, "Bank");
-        store.record("1", &signed, 1).await.unwrap();
+        store.record("1", &signed, SUBMIT, 1).await.unwrap();
         let put = async |o: &Verified<PaymentResult>| store.put(o, ARRIVAL).await.unwrap();
         let lower = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
         assert!(matches!(
@@ -212,11 +375,12 @@ async fn each_merchant_has_its_share_of_what_is_due() {
             let outcome = outcome(merid, &orderid, &queryid, "0000", 1);
             store.put(&outcome, ARRIVAL).await.unwrap();
         }
-        let due = store.due(5, 3, 99).await.unwrap();
-        let of = |merid| due.iter().filter(|event| event.merid == merid).count();
-        assert_eq!((of("1"), of("2")), (3, 2));
-        assert_eq!(store.due(5, 3, 4).await.unwrap().len(), 4);
-        assert!(store.due(4, 3, 99).await.unwrap().is_empty());
+        let due = store.due(5, 3).await.unwrap();
+        let shares = due.iter().map(|it| (it.merid.as_str(), it.events.len()));
+        assert_eq!(shares.collect::<Vec<_>>(), [("1", 3), ("2", 2)]);
+        assert_eq!(store.due_of("1", 5, 99).await.unwrap().len(), 7);
+        assert_eq!(store.due_of("3", 5, 99).await.unwrap().len(), 0);
+        assert!(store.due(4, 3).await.unwrap().is_empty());
         let counts = store.counts().await.unwrap();
         assert_eq!(
             (counts.events, counts.oldest_pending),
@@ -231,48 +395,255 @@ async fn an_event_is_claimed_as_it_was_read_or_not_at_all() {
         let store = place.open();
         let outcome = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
         store.put(&outcome, ARRIVAL).await.unwrap();
-        let read = store.due(5, 1, 1).await.unwrap().remove(0);
-        let claimed = store.claim(&read).await.unwrap().unwrap();
-        assert_eq!((claimed.attempts, claimed.json), (0, outcome.json.clone()));
-        let failed = attempt(&read, EventState::Pending, 900);
-        store.attempted(failed).await.unwrap();
-        assert!(
-            store.claim(&read).await.unwrap().is_none(),
-            "read too early"
+        let store = &*store;
+        let read = due(store, 5, 1).await.remove(0);
+        let event = claimed(store, &read).await.unwrap().event;
+        assert_eq!((event.attempts, event.json), (0, outcome.json.clone()));
+        let response = AppResponse {
+            status: 302,
+            content_type: "text/html".to_owned(),
+            first_bytes: vec![0xff, b'<'],
+            location: "/login".to_owned(),
+            explanation: "a redirect to /login".to_owned(),
+        };
+        let failed = AttemptRecord {
+            response: Some(response),
+            ..attempt(&read, EventState::Pending, 900)
+        };
+        assert!(store.attempted(failed.clone()).await.unwrap());
+        assert!(claimed(store, &read).await.is_none(), "read too early");
+        assert!(due(store, 899, 1).await.is_empty());
+        let kept = store.attempts(&read.id).await.unwrap();
+        assert_eq!(
+            kept,
+            [AttemptRecord {
+                next: 0,
+                ..failed.clone()
+            }]
         );
-        assert!(store.due(899, 1, 1).await.unwrap().is_empty());
-        let read = store.due(900, 1, 1).await.unwrap().remove(0);
-        assert!(store.claim(&read).await.unwrap().is_some());
-        let told = store.attempts(&read.id).await.unwrap();
-        assert_eq!((told.len(), told[0].outcome.as_str()), (1, "said no"));
+        assert!(!store.attempted(failed).await.unwrap(), "had it already");
+        let read = due(store, 900, 1).await.remove(0);
+        assert!(claimed(store, &read).await.is_some());
+        let operator = Operator {
+            who: "ops".to_owned(),
+            from: "127.0.0.1".to_owned(),
+        };
+        let decide = async |kind| store.decide(&read.id, kind, &operator, 9).await.unwrap();
+        let done = |from| DecideOutcome::Done { from };
+        assert_eq!(
+            decide(DecisionKind::Discard).await,
+            done(EventState::Pending)
+        );
+        assert!(claimed(store, &read).await.is_none(), "discarded");
+        // A decision that was made meanwhile stands, except that what the app took is delivered.
         assert!(
             store
-                .decide(&read.id, EventState::Discarded, 9)
+                .attempted(attempt(&read, EventState::Pending, 1))
                 .await
                 .unwrap()
         );
-        assert!(store.claim(&read).await.unwrap().is_none(), "discarded");
-        // What a person decided meanwhile stays, except that it was delivered.
-        let failed = attempt(&read, EventState::Pending, 1);
-        store.attempted(failed).await.unwrap();
-        let state = async || store.event(&read.id).await.unwrap().unwrap().state;
-        assert_eq!(state().await, EventState::Discarded);
-        let taken = attempt(&read, EventState::Delivered, 1);
+        let event = async || store.event(&read.id).await.unwrap().unwrap();
+        assert_eq!(event().await.state, EventState::Discarded);
+        assert_eq!(
+            decide(DecisionKind::Replay).await,
+            done(EventState::Discarded)
+        );
+        let read = due(store, 9, 1).await.remove(0);
+        assert!(claimed(store, &read).await.is_some());
+        assert_eq!(
+            decide(DecisionKind::Discard).await,
+            done(EventState::Pending)
+        );
+        assert!(
+            store
+                .attempted(attempt(&read, EventState::Delivered, 1))
+                .await
+                .unwrap()
+        );
+        assert_eq!(event().await.state, EventState::Delivered);
+        let stays = DecideOutcome::Stays(EventState::Delivered);
+        assert_eq!(decide(DecisionKind::Discard).await, stays);
+        assert_eq!(decide(DecisionKind::Release).await, stays);
+        assert_eq!(
+            decide(DecisionKind::Replay).await,
+            done(EventState::Delivered)
+        );
+        assert_eq!(due(store, 9, 1).await.len(), 1);
+        let event = event().await;
+        assert_eq!((event.received_at, event.offered_since), (5, 9));
+        let decisions = store.decisions(&read.id).await.unwrap();
+        let states: Vec<_> = decisions.iter().map(|it| (it.kind, it.from)).collect();
+        assert_eq!(
+            states,
+            [
+                (DecisionKind::Discard, EventState::Pending),
+                (DecisionKind::Replay, EventState::Discarded),
+                (DecisionKind::Discard, EventState::Pending),
+                (DecisionKind::Replay, EventState::Delivered),
+            ]
+        );
+        assert!(
+            decisions
+                .iter()
+                .all(|it| it.operator == operator && it.at == 9)
+        );
+        let nothing = store
+            .decide("none", DecisionKind::Replay, &operator, 9)
+            .await;
+        assert_eq!(nothing.unwrap(), DecideOutcome::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn a_lesser_state_of_a_payment_is_known_as_superseded_and_a_failure_after_paid_is_reviewed() {
+    let test =
+        "a_lesser_state_of_a_payment_is_known_as_superseded_and_a_failure_after_paid_is_reviewed";
+    for place in StoreUnderTest::each(test) {
+        let store = place.open();
+        let store = &*store;
+        let put = async |queryid, code| {
+            let result = outcome("1", "ORDERAAA", queryid, code, 100);
+            store.put(&result, ARRIVAL).await.unwrap()
+        };
+        put("QA", "1002").await;
+        let processing = due(store, 5, 9).await.remove(0);
+        assert!(!claimed(store, &processing).await.unwrap().superseded);
+        let taken = attempt(&processing, EventState::Delivered, 1);
         store.attempted(taken).await.unwrap();
-        assert_eq!(state().await, EventState::Delivered);
-        assert!(
-            !store
-                .decide(&read.id, EventState::Discarded, 9)
-                .await
-                .unwrap()
-        );
-        assert!(
+        for (queryid, code, superseded) in [
+            ("QA", "1001", true),
+            ("QA", "1003", true),
+            ("QA", "1004", false),
+            ("QA", "0000", false),
+            ("QB", "1001", false),
+        ] {
+            put(queryid, code).await;
+            let due = due(store, 5, 1).await.remove(0);
+            let claimed = claimed(store, &due).await.unwrap();
+            assert_eq!(claimed.superseded, superseded, "{queryid} {code}");
+            let parked = attempt(&due, EventState::Parked, 1);
+            store.attempted(parked).await.unwrap();
+        }
+        put("QC", "0000").await;
+        let failed = put("QC", "1003").await;
+        assert!(matches!(
+            failed,
+            PutOutcome::Disputed {
+                new: true,
+                reason: ReviewReason::FailedAfterPaid,
+                ..
+            }
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_payload_that_cannot_be_read_is_kept_once_and_a_thousand_of_a_merchant() {
+    let test = "a_payload_that_cannot_be_read_is_kept_once_and_a_thousand_of_a_merchant";
+    for place in StoreUnderTest::each(test) {
+        let store = place.open();
+        let review = |merid: &str, payload: &[u8]| Review {
+            merid: merid.to_owned(),
+            orderid: "ORDERAAA".to_owned(),
+            queryid: String::new(),
+            payload: payload.to_vec(),
+            reason: ReviewReason::Unreadable,
+            field: "txnamt".to_owned(),
+            source: Source::Notification,
+            at: 5,
+        };
+        let put = async |merid, payload: &[u8]| {
+            store.put_for_review(review(merid, payload)).await.unwrap()
+        };
+        let odd = b"{\"a\":\0\xff}";
+        let ReviewOutcome::Kept { id } = put("1", odd).await else {
+            panic!("new");
+        };
+        let state = EventState::Disputed;
+        let again = ReviewOutcome::Repeated {
+            id: id.clone(),
+            state,
+        };
+        assert_eq!(put("1", odd).await, again);
+        let event = store.event(&id).await.unwrap().unwrap();
+        assert_eq!(event.payload(), odd);
+        assert_eq!((event.state, event.field.as_str()), (state, "txnamt"));
+        assert_eq!(event.review, Some(ReviewReason::Unreadable));
+        for number in 1..REVIEWS_EACH {
+            let payload = number.to_string();
+            assert!(matches!(
+                put("1", payload.as_bytes()).await,
+                ReviewOutcome::Kept { .. }
+            ));
+        }
+        assert_eq!(put("1", b"one more").await, ReviewOutcome::Full);
+        assert!(matches!(
+            put("1", odd).await,
+            ReviewOutcome::Repeated { .. }
+        ));
+        assert!(matches!(put("2", odd).await, ReviewOutcome::Kept { .. }));
+        let counts = store.counts().await.unwrap();
+        assert_eq!(counts.events, [0, 0, 0, i64::from(REVIEWS_EACH) + 1, 0]);
+    }
+}
+
+#[tokio::test]
+async fn events_without_an_address_wait_and_resume() {
+    for place in StoreUnderTest::each("events_without_an_address_wait_and_resume") {
+        let store = place.open();
+        let store = &*store;
+        for (queryid, waits) in [("QA", None), ("QB", Some(WaitReason::NoMerchant))] {
+            let result = outcome("1", "ORDERAAA", queryid, "1001", 100);
             store
-                .decide(&read.id, EventState::Pending, 9)
+                .put(&result, Arrival { waits, ..ARRIVAL })
                 .await
-                .unwrap()
+                .unwrap();
+        }
+        assert_eq!(store.waiting().await.unwrap(), ["1"]);
+        store.wait_for("1", WaitReason::NoBack, 5).await.unwrap();
+        assert!(due(store, 6, 9).await.is_empty());
+        let waiting = store.events(Some(EventState::Pending), 9).await.unwrap();
+        assert!(
+            waiting
+                .iter()
+                .all(|it| it.waits == Some(WaitReason::NoBack))
         );
-        assert_eq!(store.due(9, 1, 1).await.unwrap().len(), 1);
+        store.resume("2", 6).await.unwrap();
+        assert!(due(store, 6, 9).await.is_empty());
+        store.resume("1", 6).await.unwrap();
+        assert_eq!(due(store, 6, 9).await.len(), 2);
+        assert!(store.waiting().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn failing_apps_and_key_switches_outlive_the_process() {
+    for place in StoreUnderTest::each("failing_apps_and_key_switches_outlive_the_process") {
+        let app = |last| FailingApp {
+            merid: "1".to_owned(),
+            since: 1,
+            last,
+            why: "refused".to_owned(),
+        };
+        let switch = |to: &str| KeySwitch {
+            merid: "1".to_owned(),
+            from_key: "aaaaaaaa".to_owned(),
+            to_key: to.to_owned(),
+            at: 7,
+        };
+        let store = place.open();
+        store.set_failing(app(2)).await.unwrap();
+        store.set_failing(app(3)).await.unwrap();
+        store.key_switched(switch("bbbbbbbb")).await.unwrap();
+        store.key_switched(switch("cccccccc")).await.unwrap();
+        drop(store);
+        let store = place.open();
+        assert_eq!(store.failing().await.unwrap(), [app(3)]);
+        assert_eq!(store.key_switches().await.unwrap(), [switch("cccccccc")]);
+        store.set_working("1").await.unwrap();
+        store.forget_key_switch("1").await.unwrap();
+        assert!(store.failing().await.unwrap().is_empty());
+        assert!(store.key_switches().await.unwrap().is_empty());
     }
 }
 
@@ -283,7 +654,11 @@ async fn open_orders_are_asked_about_by_urgency_until_their_result_is_there() {
         let store = place.open();
         for (at, orderid) in [(0, "ORDER001"), (1, "ORDER002"), (2, "ORDER003")] {
             let order = order(orderid, 1, "Bank");
-            store.record("1", &order, at).await.unwrap();
+            let recorded = store.record("1", &order, SUBMIT, at).await.unwrap();
+            let RecordOutcome::Agrees(sent) = recorded else {
+                panic!("{orderid} conflicts");
+            };
+            store.settle_try(&sent, TryState::Yes).await.unwrap();
         }
         let twenty_minutes = 20 * 60 * 1000;
         assert!(
@@ -320,7 +695,7 @@ async fn a_clock_that_was_set_back_delays_nothing_and_what_is_old_and_done_is_fo
         let day = 24 * 60 * 60 * 1000;
         for (orderid, queryid) in [("ORDER001", "Q1"), ("ORDER002", "Q2")] {
             let order = order(orderid, 1, "Bank");
-            store.record("1", &order, 9 * day).await.unwrap();
+            store.record("1", &order, SUBMIT, 9 * day).await.unwrap();
             let outcome = outcome("1", orderid, queryid, "0000", 1);
             let arrival = Arrival {
                 at: 9 * day,
@@ -329,11 +704,12 @@ async fn a_clock_that_was_set_back_delays_nothing_and_what_is_old_and_done_is_fo
             store.put(&outcome, arrival).await.unwrap();
         }
         let third = order("ORDER003", 1, "Bank");
-        store.record("1", &third, 9 * day).await.unwrap();
-        assert!(store.due(day, 9, 9).await.unwrap().is_empty());
+        store.record("1", &third, SUBMIT, 9 * day).await.unwrap();
+        assert!(store.due(day, 9).await.unwrap().is_empty());
         store.set_back(day).await.unwrap();
-        let due = store.due(day, 9, 9).await.unwrap();
+        let due = due(&*store, day, 9).await;
         assert_eq!(due.len(), 2);
+        assert!(claimed(&*store, &due[0]).await.is_some());
         assert_eq!(store.open_orders(day, 9).await.unwrap().len(), 1);
         let taken = attempt(&due[0], EventState::Delivered, 1);
         store.attempted(taken).await.unwrap();
@@ -354,14 +730,12 @@ async fn a_clock_that_was_set_back_delays_nothing_and_what_is_old_and_done_is_fo
         // The order that is still open is there, and conflicts.
         let other = order("ORDER003", 2, "Bank");
         assert_eq!(
-            store.record("1", &other, 1).await.unwrap(),
+            store.record("1", &other, SUBMIT, 1).await.unwrap(),
             RecordOutcome::Conflicts
         );
         let forgotten = order("ORDER001", 2, "Bank");
-        assert_eq!(
-            store.record("1", &forgotten, 1).await.unwrap(),
-            RecordOutcome::Agrees
-        );
+        let recorded = store.record("1", &forgotten, SUBMIT, 1).await.unwrap();
+        assert!(matches!(recorded, RecordOutcome::Agrees(_)));
     }
 }
 

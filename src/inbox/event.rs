@@ -79,6 +79,79 @@ impl EventState {
     }
 }
 
+/// The reason for which a pending event waits, although its time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitReason {
+    /// The merchant has no `back`.
+    NoBack,
+    /// The merchants file does not have the merchant.
+    NoMerchant,
+}
+
+impl WaitReason {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::NoBack, Self::NoMerchant];
+
+    /// Returns the name in the store, on the command line and in the console.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoBack => "no-back",
+            Self::NoMerchant => "no-merchant",
+        }
+    }
+
+    /// Finds a reason by its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+}
+
+/// The reason for which an event needs review.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReviewReason {
+    /// The signature holds, and the payload is no strict JSON object.
+    Malformed,
+    /// The signature holds, and a field is missing or cannot be read.
+    Unreadable,
+    /// Another amount than was signed.
+    OtherAmount,
+    /// Another amount or order than an earlier result of the same payment.
+    OtherResult,
+    /// A failure after the same payment was reported as paid.
+    FailedAfterPaid,
+    /// The platform contradicts it when queried.
+    Contradicted,
+}
+
+impl ReviewReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Malformed,
+        Self::Unreadable,
+        Self::OtherAmount,
+        Self::OtherResult,
+        Self::FailedAfterPaid,
+        Self::Contradicted,
+    ];
+
+    /// Returns the name in the store, the log and the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unreadable => "unreadable",
+            Self::OtherAmount => "other-amount",
+            Self::OtherResult => "other-result",
+            Self::FailedAfterPaid => "failed-after-paid",
+            Self::Contradicted => "contradicted",
+        }
+    }
+
+    /// Finds a reason by its name; rows of older versions have none.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+}
+
 /// An event as it is kept.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -94,16 +167,26 @@ pub struct Event {
     pub resultcode: String,
     /// In cents.
     pub amount: u64,
-    /// The platform's plain JSON, byte for byte.
+    /// The platform's plain JSON, byte for byte. Where `raw` holds the payload, a readable rendering of it.
     pub json: String,
+    /// The payload of an event in review that is no UTF-8 text.
+    pub raw: Option<Vec<u8>>,
     /// Where it came from first.
     pub source: Source,
     /// The order is in the ledger, with this amount.
     pub matched: bool,
     /// What is to become of it.
     pub state: EventState,
-    /// When it was kept.
+    /// The reason for its review, where it needs or needed one.
+    pub review: Option<ReviewReason>,
+    /// The field that could not be read; empty where that is not the reason.
+    pub field: String,
+    /// The reason for which it waits, although its time has come.
+    pub waits: Option<WaitReason>,
+    /// The time at which it was kept; no decision changes it.
     pub received_at: Millis,
+    /// The time from which `inbox.retry_for` counts: of its receipt, or of the latest replay.
+    pub offered_since: Millis,
     /// When it is offered next.
     pub next_attempt: Millis,
     /// How often it was offered.
@@ -112,7 +195,14 @@ pub struct Event {
     pub last_attempt: String,
 }
 
-/// The id of a story: who, which payment, which result, for which order, over how much.
+impl Event {
+    /// Returns the payload, byte for byte.
+    pub fn payload(&self) -> &[u8] {
+        self.raw.as_deref().unwrap_or(self.json.as_bytes())
+    }
+}
+
+/// Computes the id of a result: merchant, payment, result, order and amount. Repeats of one result share it.
 pub fn id(outcome: &PaymentResult) -> String {
     let PaymentResult {
         merid,
@@ -122,16 +212,50 @@ pub fn id(outcome: &PaymentResult) -> String {
         amount,
         ..
     } = outcome;
+    let amount = amount.to_string();
+    hex(&hash(
+        [merid, queryid, resultcode, orderid, &amount].map(String::as_bytes),
+    ))
+}
+
+/// Computes the id of a payload that cannot be read: one for each merchant and payload.
+pub(super) fn review_id(merid: &str, payload: &[u8]) -> String {
+    hex(&hash([b"review", merid.as_bytes(), payload]))
+}
+
+/// Computes the digest of a row: a flipped bit in what is delivered is noticed, whatever the storage did.
+pub(super) fn digest(event: &Event) -> [u8; 16] {
+    let amount = cents(event.amount).to_string();
+    hash([
+        event.id.as_bytes(),
+        event.merid.as_bytes(),
+        event.orderid.as_bytes(),
+        event.queryid.as_bytes(),
+        event.resultcode.as_bytes(),
+        amount.as_bytes(),
+        event.payload(),
+    ])
+}
+
+/// Converts an amount to the integers of databases.
+pub(super) fn cents(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+fn hash<const N: usize>(parts: [&[u8]; N]) -> [u8; 16] {
     let mut digest = Sha256::new();
-    for part in [merid, queryid, resultcode, orderid, &amount.to_string()] {
-        // Lengths keep two different stories from running into one text.
+    for part in parts {
+        // Lengths keep two different lists of parts from running into one text.
         digest.update(part.len().to_be_bytes());
         digest.update(part);
     }
-    digest.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest.finalize()[..16]);
+    short
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A platform's text for a person's eyes: whatever could move a cursor, turn the line around or hide is spelled out.

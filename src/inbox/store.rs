@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 
 use super::activity::ActivityEntry;
-use super::event::{Event, EventState, Source};
+use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
+use super::event::{Event, EventState, ReviewReason, Source, WaitReason};
+use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
+use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
 use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
@@ -37,22 +40,6 @@ pub enum StoreError {
     Slow,
 }
 
-/// An order without a result is asked about this long after it was signed.
-pub(super) const FIRST_LOOK: Millis = 20 * 60 * 1000;
-/// No attempt is planned further ahead than this, and no question than that: what lies beyond was planned before the
-/// clock was set back.
-pub(super) const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
-pub(super) const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
-
-/// What the ledger says about an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordOutcome {
-    /// Written, or written before with the same amount and action.
-    Agrees,
-    /// Signed before with another amount or action.
-    Conflicts,
-}
-
 /// What became of a result that was to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutOutcome {
@@ -70,13 +57,17 @@ pub enum PutOutcome {
         /// What became of it.
         state: EventState,
     },
-    /// Another amount than was signed, or another story than was told before: held for a person.
+    /// Another amount than was signed, or contradicted by an earlier result: it needs manual review.
     Disputed {
         /// The event's id.
         id: String,
-        /// It was not known before.
+        /// True where it was not known before.
         new: bool,
+        /// The reason.
+        reason: ReviewReason,
     },
+    /// It needs manual review, and the merchant has as many such events as are kept. Nothing was kept.
+    ReviewFull,
     /// The order is another merchant's. Nothing was kept.
     Foreign,
 }
@@ -88,51 +79,8 @@ pub struct Arrival {
     pub source: Source,
     /// Now.
     pub at: Millis,
-    /// The merchant's app takes results; without that the event is parked.
-    pub deliverable: bool,
-}
-
-/// What became of one attempt to deliver an event.
-#[derive(Debug, Clone)]
-pub struct AttemptRecord {
-    /// The event's id.
-    pub id: String,
-    /// Which one it was, from 1.
-    pub number: u32,
-    /// When it began.
-    pub at: Millis,
-    /// How long it took, in milliseconds.
-    pub took: Millis,
-    /// What the app said, or why it could not; no text of the app's.
-    pub outcome: String,
-    /// The event's state from now on.
-    pub state: EventState,
-    /// When it is offered next, where it is pending.
-    pub next: Millis,
-}
-
-/// An order whose final result is not known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenOrder {
-    /// The merchant.
-    pub merid: String,
-    /// The merchant's order number.
-    pub orderid: String,
-    /// When it was signed.
-    pub signed_at: Millis,
-}
-
-/// An order as the ledger has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignedOrder {
-    /// In cents.
-    pub amount: u64,
-    /// `Bank`, `WeiXin`, `AliPay` or `Arbi`.
-    pub action: String,
-    /// When it was signed first.
-    pub signed_at: Millis,
-    /// When the watch asks about it next; `None` where it does not.
-    pub next_look: Option<Millis>,
+    /// The reason for which the app cannot have it yet.
+    pub waits: Option<WaitReason>,
 }
 
 /// Which notes are wanted.
@@ -177,96 +125,115 @@ impl Counts {
     }
 }
 
-/// Orders and events, kept.
+/// A switch of the signing key to the merchant's `next_key`. Keys are named by their fingerprints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySwitch {
+    /// The merchant.
+    pub merid: String,
+    /// The key that signed before.
+    pub from_key: String,
+    /// The key that signs since.
+    pub to_key: String,
+    /// The time of the switch.
+    pub at: Millis,
+}
+
+/// The orders that were signed, and the tries at submitting them.
 #[async_trait]
-pub trait Store: Send + Sync {
-    /// Ready when this instance may deliver and ask; an instance that it replaces may still do so. What others leave to
-    /// the store to share out needs no turn.
-    async fn turn(&self) {}
-
-    /// Leaves that to the instance that waits for its turn; everything else can still be done.
-    fn let_go(&self) {}
-
-    /// Whether it can be written; after a failure it is tried.
-    async fn check(&self) -> Result<(), StoreError>;
-
-    /// Writes an order, or compares it with the one that is there, which stays.
+pub trait Ledger {
+    /// Writes an order, or compares it with the row that is there, which stays; keeps the try where they agree. An order
+    /// that is not paid is open again.
     async fn record(
         &self,
         merid: &str,
         order: &Order,
+        new: NewTry<'_>,
         at: Millis,
     ) -> Result<RecordOutcome, StoreError>;
 
-    /// The outcome of sending this order is unknown: it is to be asked about at `at`, before others.
+    /// Writes down whether a try was sent. [`TryState::No`] also removes the order that the try created, where no other
+    /// try was sent, linked or is in flight and no result came; returns true where it did.
+    async fn settle_try(&self, which: &Try, state: TryState) -> Result<bool, StoreError>;
+
+    /// Attaches the platform's number of the payment to a try.
+    async fn link_try(&self, which: &Try, queryid: &str) -> Result<(), StoreError>;
+
+    /// Returns the tries of an order, in their order.
+    async fn tries(&self, merid: &str, orderid: &str) -> Result<Vec<TryRecord>, StoreError>;
+
+    /// Plans a query about an order at `at`, before others: the outcome of sending it is unknown.
     async fn hasten(&self, merid: &str, orderid: &str, at: Millis) -> Result<(), StoreError>;
 
-    /// Keeps a verified result, once for each story.
+    /// Returns orders that are to be queried now: unknown outcomes first, then the longest due. No other sidecar gets
+    /// them until `asked`, or until this one has been silent for a while.
+    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError>;
+
+    /// Writes down that an order was queried; `next` is the time of the next query, `None` for never.
+    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError>;
+
+    /// Returns one order of the ledger.
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError>;
+}
+
+/// The verified results that the app is to get, their deliveries, and the operators' decisions.
+#[async_trait]
+pub trait Events {
+    /// Keeps a verified result, once.
     async fn put(
         &self,
         outcome: &Verified<PaymentResult>,
         arrival: Arrival,
     ) -> Result<PutOutcome, StoreError>;
 
-    /// The clock was set back to `now`: what was planned further ahead than anything is planned is due now.
+    /// Keeps a verified payload that cannot be read as a result, once, in the state `disputed`.
+    async fn put_for_review(&self, review: Review) -> Result<ReviewOutcome, StoreError>;
+
+    /// Plans anew what was planned further ahead than anything is: the clock was set back to `now`.
     async fn set_back(&self, now: Millis) -> Result<(), StoreError>;
 
-    /// Pending events whose time has come, at most `each` a merchant, the longest due first, and `limit` in all.
-    async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError>;
+    /// Returns every merchant with pending events whose time has come, and at most `each` of its events. The work is
+    /// proportional to the number of merchants with pending events, whatever the backlog.
+    async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError>;
 
-    /// Takes an event that was due for one attempt. `None` where it is no longer as it was read, or where another sidecar
-    /// has it; nobody else gets it until `attempted`, or until this sidecar has been silent for a while.
-    async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError>;
+    /// Returns pending events of one merchant whose time has come, the longest due first.
+    async fn due_of(
+        &self,
+        merid: &str,
+        now: Millis,
+        limit: u32,
+    ) -> Result<Vec<DueEvent>, StoreError>;
 
-    /// Writes down what became of an attempt. An event that a person has decided about meanwhile stays decided.
-    async fn attempted(&self, attempt: AttemptRecord) -> Result<(), StoreError>;
+    /// Takes events that were due for one attempt each, and returns a claim for each, in their order. No other sidecar
+    /// gets them until `attempted`, or until this one has been silent for a while.
+    async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError>;
 
-    /// Orders that are to be asked about now: unknown outcomes first, then the longest due. No other sidecar gets them
-    /// until `asked`, or until this one has been silent for a while.
-    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError>;
+    /// Writes down the end of an attempt, and returns true. Returns false, and changes nothing, where the event is
+    /// another sidecar's by now or had that attempt already. A decision that was made meanwhile stands, except that what
+    /// the app took is delivered.
+    async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError>;
 
-    /// An order was asked about; `next` is when to ask again, `None` for never.
-    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError>;
+    /// Sets the merchant's due events aside for the reason, until `resume` or for ten minutes.
+    async fn wait_for(
+        &self,
+        merid: &str,
+        reason: WaitReason,
+        now: Millis,
+    ) -> Result<(), StoreError>;
 
-    /// One event.
+    /// Makes the merchant's events due that waited for a reason.
+    async fn resume(&self, merid: &str, now: Millis) -> Result<(), StoreError>;
+
+    /// Returns the merchants with events that wait for a reason.
+    async fn waiting(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Returns one event.
     async fn event(&self, id: &str) -> Result<Option<Event>, StoreError>;
 
-    /// Events, newest first.
+    /// Returns events, newest first.
     async fn events(&self, state: Option<EventState>, limit: u32)
     -> Result<Vec<Event>, StoreError>;
 
-    /// The attempts at one event, in their order.
-    async fn attempts(&self, id: &str) -> Result<Vec<AttemptRecord>, StoreError>;
-
-    /// A person's decision: pending (at once) or discarded. `false` where there is no such event, or it is in a state
-    /// that the decision makes no sense for.
-    async fn decide(&self, id: &str, state: EventState, at: Millis) -> Result<bool, StoreError>;
-
-    /// Figures for the metrics.
-    async fn counts(&self) -> Result<Counts, StoreError>;
-
-    /// Writes notes in this order. Where there are then more than [`KEPT_STEPS`] steps, or more than [`KEPT_COMMON`]
-    /// common ones, the oldest of that weight are forgotten.
-    ///
-    /// [`KEPT_STEPS`]: super::activity::KEPT_STEPS
-    /// [`KEPT_COMMON`]: super::activity::KEPT_COMMON
-    async fn note(&self, notes: Vec<ActivityEntry>) -> Result<(), StoreError>;
-
-    /// Notes, newest first, at most `limit` of each weight: common ones crowd out no step.
-    async fn notes(
-        &self,
-        wanted: ActivityFilter,
-        limit: u32,
-    ) -> Result<Vec<ActivityEntry>, StoreError>;
-
-    /// The orders, as (merid, orderid), that go by this number: the orderid of the ledger, of an event, or of a note
-    /// that is no stranger's; the queryid of an event; the request id of a note. Each once, in the order of the two.
-    async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError>;
-
-    /// One order of the ledger.
-    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError>;
-
-    /// The events of one order, oldest first.
+    /// Returns the events of one order, oldest first.
     async fn events_of(
         &self,
         merid: &str,
@@ -274,9 +241,82 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Event>, StoreError>;
 
-    /// The old keys that notes speak of, each with its newest note, by merid and fingerprint.
-    async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError>;
+    /// Returns the attempts at one event, in their order.
+    async fn attempts(&self, id: &str) -> Result<Vec<AttemptRecord>, StoreError>;
 
-    /// Forgets events that are done, orders that are closed, and notes, since before `before`.
+    /// Decides about an event and keeps the decision.
+    async fn decide(
+        &self,
+        id: &str,
+        kind: DecisionKind,
+        operator: &Operator,
+        at: Millis,
+    ) -> Result<DecideOutcome, StoreError>;
+
+    /// Returns the decisions about one event, in their order.
+    async fn decisions(&self, id: &str) -> Result<Vec<DecisionRecord>, StoreError>;
+
+    /// Returns the apps whose deliveries failed when it was last written down.
+    async fn failing(&self) -> Result<Vec<FailingApp>, StoreError>;
+
+    /// Remembers that an app fails, for the next start.
+    async fn set_failing(&self, app: FailingApp) -> Result<(), StoreError>;
+
+    /// Remembers that an app takes deliveries.
+    async fn set_working(&self, merid: &str) -> Result<(), StoreError>;
+}
+
+/// Entries for the console.
+#[async_trait]
+pub trait Activity {
+    /// Writes entries in this order. Where there are then more than [`KEPT_STEPS`] steps, or more than [`KEPT_COMMON`]
+    /// common ones, the oldest of that weight are dropped.
+    ///
+    /// [`KEPT_STEPS`]: super::activity::KEPT_STEPS
+    /// [`KEPT_COMMON`]: super::activity::KEPT_COMMON
+    async fn note(&self, notes: Vec<ActivityEntry>) -> Result<(), StoreError>;
+
+    /// Returns entries, newest first, at most `limit` of each weight: common ones crowd out no step.
+    async fn notes(
+        &self,
+        wanted: ActivityFilter,
+        limit: u32,
+    ) -> Result<Vec<ActivityEntry>, StoreError>;
+
+    /// Returns the orders, as (merid, orderid), that go by this number: the orderid of the ledger, of an event, or of an
+    /// entry that is no stranger's; the queryid of an event; the request id of an entry. Each once, in the order of the two.
+    async fn find(&self, number: &str, limit: u32) -> Result<Vec<(String, String)>, StoreError>;
+
+    /// Returns the old keys that entries name, each with its newest entry, by merid and fingerprint.
+    async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError>;
+}
+
+/// A store, with what concerns it as a whole. Every write is on stable storage before its future is ready.
+#[async_trait]
+pub trait Store: Ledger + Events + Activity + Send + Sync {
+    /// Waits until this instance may deliver and query; an instance that it replaces may still do so. A store that
+    /// shares out its work needs no turn.
+    async fn turn(&self) {}
+
+    /// Leaves delivery and queries to the instance that waits for its turn; everything else can still be done.
+    fn let_go(&self) {}
+
+    /// Returns an error where the latest put, record or look for due events failed or takes too long, or where the
+    /// store was found damaged. After a failure it is tried.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Returns figures for the metrics.
+    async fn counts(&self) -> Result<Counts, StoreError>;
+
+    /// Returns the switches of signing keys.
+    async fn key_switches(&self) -> Result<Vec<KeySwitch>, StoreError>;
+
+    /// Keeps a switch of a merchant's signing key, in place of an earlier one.
+    async fn key_switched(&self, switch: KeySwitch) -> Result<(), StoreError>;
+
+    /// Drops the switch of a merchant whose entry in the file was edited.
+    async fn forget_key_switch(&self, merid: &str) -> Result<(), StoreError>;
+
+    /// Drops events that are done, orders that are closed, and entries, since before `before`, in bounded steps.
     async fn forget(&self, before: Millis) -> Result<(), StoreError>;
 }

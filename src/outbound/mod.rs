@@ -33,7 +33,8 @@ use crate::http::client::error::{ClientError, Sent};
 use crate::http::client::{Client, RawRequest, RawResponse, Repeat};
 use crate::http::request_id::{REQUEST_ID, request_id};
 use crate::http::server::handler::{Handler, Rejection};
-use crate::inbox::store::{RecordOutcome, Store};
+use crate::inbox::order::{NewTry, RecordOutcome, Try, TryKind, TryState};
+use crate::inbox::store::Store;
 use crate::process::drain::Drain;
 use crate::protocol::request::Order;
 use crate::relay::{self, FormBody};
@@ -150,15 +151,23 @@ impl Outbound {
         call: &Call,
         request: &Request<Bytes>,
     ) -> Result<CallReply, CallRejection> {
-        self.record(call.subject.merid.as_deref(), call.order.as_ref())
+        let merid = call.subject.merid.as_deref();
+        let recorded = self
+            .record(merid, call.order.as_ref(), TryKind::Submit)
             .await?;
         let headers = relay::page_headers(request.headers());
         let form = FormBody(call.seal());
         let request = self.client.request("/api/icashier", &headers, &form);
         let sent = self.send(&request, Repeat::Never).await;
-        if let Err(fault) = &sent
-            && fault.sent() == Sent::Unknown
-        {
+        let state = match sent.as_ref().map_err(ClientError::sent) {
+            Ok(_) | Err(Sent::Yes) => TryState::Yes,
+            Err(Sent::No) => TryState::No,
+            Err(Sent::Unknown) => TryState::Unknown,
+        };
+        if let Some(recorded) = recorded {
+            self.settle(&recorded, state).await;
+        }
+        if state == TryState::Unknown {
             self.ask_soon(call).await;
         }
         let response = sent?;
@@ -178,7 +187,8 @@ impl Outbound {
         call: &Call,
         request: &Request<Bytes>,
     ) -> Result<CallReply, CallRejection> {
-        self.record(call.subject.merid.as_deref(), call.order.as_ref())
+        let merid = call.subject.merid.as_deref();
+        self.record(merid, call.order.as_ref(), TryKind::Link)
             .await?;
         let envelope = call.seal();
         let (sign, form) = (envelope.sign().to_string(), envelope.form("req"));
@@ -213,7 +223,11 @@ impl Outbound {
         }
         if endpoint.takes_orders()
             && let Err(refused) = self
-                .record(shadow.subject.merid.as_deref(), shadow.order())
+                .record(
+                    shadow.subject.merid.as_deref(),
+                    shadow.order(),
+                    TryKind::Shadow,
+                )
                 .await
         {
             tracing::warn!(
@@ -302,17 +316,29 @@ impl Outbound {
         }
     }
 
+    /// Writes down whether a try was sent. A ledger that fails stops no call.
+    async fn settle(&self, which: &Try, state: TryState) {
+        if let Err(error) = self.store.settle_try(which, state).await {
+            tracing::warn!(merid = which.merid, orderid = which.orderid, %error, "a try could not be settled");
+        }
+    }
+
     /// Waits for the order's row. A ledger that fails stops no call.
     async fn record(
         &self,
         merid: Option<&str>,
         order: Option<&Order>,
-    ) -> Result<(), CallRejection> {
+        kind: TryKind,
+    ) -> Result<Option<Try>, CallRejection> {
         let (Some(merid), Some(order)) = (merid, order) else {
-            return Ok(());
+            return Ok(None);
         };
-        match self.store.record(merid, order, time::now()).await {
-            Ok(RecordOutcome::Agrees) => Ok(()),
+        let new = NewTry {
+            kind,
+            backurl: None,
+        };
+        match self.store.record(merid, order, new, time::now()).await {
+            Ok(RecordOutcome::Agrees(recorded)) => Ok(Some(recorded)),
             Ok(RecordOutcome::Conflicts) => {
                 let detail =
                     "orderid: signed before with another amount or action; use a new orderid";
@@ -321,7 +347,7 @@ impl Outbound {
             Err(error) => {
                 self.telemetry.metrics.ledger_failures.inc();
                 tracing::error!(merid, orderid = order.orderid, %error, "the order is not in the ledger");
-                Ok(())
+                Ok(None)
             }
         }
     }

@@ -37,14 +37,6 @@ impl OperatorDecision {
         }
     }
 
-    /// The state of an event after the decision.
-    pub fn state(self) -> EventState {
-        match self {
-            Self::Replay => EventState::Pending,
-            Self::Discard => EventState::Discarded,
-        }
-    }
-
     /// Returns true where the decision makes a difference: an accepted event can be replayed, but not be discarded.
     pub fn fits(self, state: EventState) -> bool {
         match self {

@@ -10,6 +10,7 @@ use super::page::{Visit, order_address, see_other};
 use super::review::{self, Claim};
 use crate::admin::context::AdminContext;
 use crate::inbox::event::{Event, EventState, shown};
+use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
 use crate::inbox::store::StoreError;
 use crate::time;
 
@@ -120,10 +121,16 @@ pub async fn decide(
     let Some(event) = admin.store.event(id).await? else {
         return Ok(no_such(visit));
     };
-    let done = admin
-        .store
-        .decide(id, decision.state(), time::now())
-        .await?;
+    let kind = match decision {
+        OperatorDecision::Replay => DecisionKind::Replay,
+        OperatorDecision::Discard => DecisionKind::Discard,
+    };
+    let operator = Operator {
+        who: "console".to_owned(),
+        from: "console".to_owned(),
+    };
+    let decided = admin.store.decide(id, kind, &operator, time::now()).await?;
+    let done = matches!(decided, DecideOutcome::Done { .. });
     tracing::info!(
         event = id,
         decision = decision.name(),

@@ -6,7 +6,7 @@ use super::decision::{actions, result};
 use super::labels::yuan;
 use super::page::{Visit, order_address};
 use crate::inbox::event::{Event, shown};
-use crate::inbox::store::SignedOrder;
+use crate::inbox::order::SignedOrder;
 
 /// An event under review, with its order where the ledger has it.
 pub struct Claim {

@@ -10,8 +10,10 @@ use super::labels;
 use super::page::{Visit, order_address, see_other};
 use crate::admin::context::AdminContext;
 use crate::inbox::activity::{ActivityEntry, ActivityKind};
+use crate::inbox::attempt::AttemptRecord;
 use crate::inbox::event::{Event, EventState, shown};
-use crate::inbox::store::{ActivityFilter, AttemptRecord, SignedOrder, StoreError};
+use crate::inbox::order::SignedOrder;
+use crate::inbox::store::{ActivityFilter, StoreError};
 use crate::telemetry::outcome;
 use crate::time::Millis;
 

@@ -9,9 +9,19 @@ mod database;
 
 mod schema;
 
+mod row;
+
+mod ledger;
+
 mod keep;
 
+mod deliver;
+
+mod decisions;
+
 mod notes;
+
+mod upkeep;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -20,14 +30,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
-use tokio_postgres::Row;
 
 use super::activity::ActivityEntry;
-use super::decide::cents;
-use super::event::{Event, EventState, Source};
+use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
+use super::event::{Event, EventState, WaitReason};
+use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
+use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
 use super::store::{
-    AHEAD_ATTEMPT, AHEAD_LOOK, ActivityFilter, Arrival, AttemptRecord, Counts, FIRST_LOOK, OldKey,
-    OpenOrder, PutOutcome, RecordOutcome, SignedOrder, Store, StoreError,
+    Activity, ActivityFilter, Arrival, Counts, Events, KeySwitch, Ledger, OldKey, PutOutcome,
+    Store, StoreError,
 };
 use crate::config::store_address::PostgresAddress as Address;
 use crate::protocol::envelope::Verified;
@@ -35,6 +46,7 @@ use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 use database::{Database, PATIENCE};
+use row::{EVENT, read_event};
 
 /// How long a silent sidecar keeps what it has in hand: longer than an attempt takes, and short enough that another
 /// delivers it within 30 s.
@@ -45,16 +57,8 @@ const FREE: &str = "(holder IS NULL OR holder = $1 OR held_until <= clock_timest
 const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Results that wait at most; more are refused at once.
 const WAITING: usize = 4096;
-/// An order that another sidecar writes at the same moment is there the second time.
-const RECORD_TRIES: usize = 3;
 /// Bytes of a payment's number or result that an index takes.
 const MAX_INDEXED: usize = 1000;
-/// Rows that are forgotten at once, in a fraction of the patience.
-const FORGOTTEN: i64 = 1000;
-
-const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
-                     received_at, next_attempt, attempts, last_attempt";
-
 /// A store in a database that others share. Its thread ends with it.
 pub struct Postgres {
     database: Arc<Database>,
@@ -109,18 +113,6 @@ impl Postgres {
             holder,
         })
     }
-
-    async fn forget_some(&self, sql: &str, before: Millis) -> Result<(), StoreError> {
-        loop {
-            let rows = self
-                .database
-                .rows_aside(sql, &[&before, &FORGOTTEN])
-                .await?;
-            if only::<i64>(&rows)? < FORGOTTEN {
-                return Ok(());
-            }
-        }
-    }
 }
 
 async fn open(database: &Database, is_sidecar: bool) -> Result<(), StoreError> {
@@ -150,49 +142,48 @@ async fn beat(database: &Database, holder: i64) {
 }
 
 #[async_trait]
-impl Store for Postgres {
-    async fn check(&self) -> Result<(), StoreError> {
-        self.database.check()
-    }
-
+impl Ledger for Postgres {
     async fn record(
         &self,
         merid: &str,
         order: &Order,
+        new: NewTry<'_>,
         at: Millis,
     ) -> Result<RecordOutcome, StoreError> {
-        let sql = "WITH new AS (
-                INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)
-                VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING amount, action
-            )
-            SELECT amount, action FROM new
-            UNION ALL SELECT amount, action FROM orders WHERE merid = $1 AND orderid = $2";
-        let (orderid, amount, action) = (&order.orderid, cents(order.amount), order.action);
-        let next_look = at.saturating_add(FIRST_LOOK);
-        for _ in 0..RECORD_TRIES {
-            let rows = self
-                .database
-                .rows(sql, &[&merid, orderid, &amount, &action, &at, &next_look])
-                .await?;
-            // It is there, but was not yet when this statement began.
-            let Some(row) = rows.first() else { continue };
-            let (before, by): (i64, &str) = (row.try_get(0)?, row.try_get(1)?);
-            return Ok(if before == amount && by == action {
-                RecordOutcome::Agrees
-            } else {
-                RecordOutcome::Conflicts
-            });
-        }
-        Err(StoreError::Slow)
+        ledger::record(&self.database, merid, order, new, at).await
+    }
+
+    async fn settle_try(&self, which: &Try, state: TryState) -> Result<bool, StoreError> {
+        ledger::settle_try(&self.database, which, state).await
+    }
+
+    async fn link_try(&self, which: &Try, queryid: &str) -> Result<(), StoreError> {
+        ledger::link_try(&self.database, which, queryid).await
+    }
+
+    async fn tries(&self, merid: &str, orderid: &str) -> Result<Vec<TryRecord>, StoreError> {
+        ledger::tries(&self.database, merid, orderid).await
     }
 
     async fn hasten(&self, merid: &str, orderid: &str, at: Millis) -> Result<(), StoreError> {
-        let sql = "UPDATE orders SET urgent = true, next_look = $3
-            WHERE merid = $1 AND orderid = $2 AND next_look IS NOT NULL";
-        let done = self.database.rows(sql, &[&merid, &orderid, &at]).await;
-        done.map(drop)
+        ledger::hasten(&self.database, merid, orderid, at).await
     }
 
+    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError> {
+        ledger::open_orders(&self.database, self.holder, now, limit).await
+    }
+
+    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError> {
+        ledger::asked(&self.database, self.holder, order, next).await
+    }
+
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
+        ledger::signed(&self.database, merid, orderid).await
+    }
+}
+
+#[async_trait]
+impl Events for Postgres {
     async fn put(
         &self,
         outcome: &Verified<PaymentResult>,
@@ -226,119 +217,61 @@ impl Store for Postgres {
         }
     }
 
+    async fn put_for_review(&self, review: Review) -> Result<ReviewOutcome, StoreError> {
+        keep::put_for_review(&self.database, &review).await
+    }
+
     async fn set_back(&self, now: Millis) -> Result<(), StoreError> {
-        let events =
-            "UPDATE events SET next_attempt = $1 WHERE state = 'pending' AND next_attempt > $2";
-        let ahead = now.saturating_add(AHEAD_ATTEMPT);
-        self.database.rows_aside(events, &[&now, &ahead]).await?;
-        let orders = "UPDATE orders SET next_look = $1 WHERE next_look > $2";
-        let ahead = now.saturating_add(AHEAD_LOOK);
-        self.database.rows_aside(orders, &[&now, &ahead]).await?;
-        Ok(())
+        deliver::set_back(&self.database, now).await
     }
 
-    async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError> {
-        // From merchant to merchant by the index: a long backlog of one costs the others nothing.
-        let sql = format!(
-            "WITH RECURSIVE merchants(merid) AS (
-                SELECT min(merid) FROM events WHERE state = 'pending'
-                UNION ALL
-                SELECT (SELECT min(merid) FROM events WHERE state = 'pending' AND merid > merchants.merid)
-                FROM merchants WHERE merchants.merid IS NOT NULL
-            )
-            SELECT {EVENT} FROM (
-                SELECT due.* FROM merchants CROSS JOIN LATERAL (
-                    SELECT * FROM events
-                    WHERE state = 'pending' AND merid = merchants.merid AND next_attempt <= $2 AND {FREE}
-                    ORDER BY next_attempt LIMIT $3
-                ) AS due
-            ) AS due ORDER BY next_attempt LIMIT $4"
-        );
-        let (each, limit) = (i64::from(each), i64::from(limit));
-        let rows = self
-            .database
-            .rows_aside(&sql, &[&self.holder, &now, &each, &limit])
-            .await?;
-        rows.iter().map(read_event).collect()
+    async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError> {
+        deliver::due(&self.database, self.holder, now, each).await
     }
 
-    async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError> {
-        let sql = format!(
-            "UPDATE events SET holder = $1, held_until = {LEASE} WHERE id = (
-                SELECT id FROM events
-                WHERE id = $2 AND state = 'pending' AND attempts = $3 AND {FREE}
-                FOR UPDATE SKIP LOCKED
-            ) RETURNING {EVENT}"
-        );
-        let attempts = i64::from(event.attempts);
-        let rows = self
-            .database
-            .rows_aside(&sql, &[&self.holder, &event.id, &attempts])
-            .await?;
-        rows.first().map(read_event).transpose()
+    async fn due_of(
+        &self,
+        merid: &str,
+        now: Millis,
+        limit: u32,
+    ) -> Result<Vec<DueEvent>, StoreError> {
+        deliver::due_of(&self.database, self.holder, merid, now, limit).await
     }
 
-    async fn attempted(&self, attempt: AttemptRecord) -> Result<(), StoreError> {
-        let AttemptRecord {
-            id,
-            number,
-            at,
-            took,
-            outcome,
-            state,
-            next,
-        } = &attempt;
-        let sql = "WITH event AS (
-                UPDATE events SET attempts = $3, last_attempt = $6, next_attempt = $8,
-                    state = CASE WHEN state = 'pending' OR $7 = 'delivered' THEN $7 ELSE state END,
-                    holder = nullif(holder, $1)
-                WHERE id = $2
-            )
-            INSERT INTO attempts VALUES ($2, $3, $4, $5, $6) ON CONFLICT (event, number)
-            DO UPDATE SET at = excluded.at, took = excluded.took, outcome = excluded.outcome";
-        let (number, state) = (i64::from(*number), state.name());
-        let done = self
-            .database
-            .rows_aside(
-                sql,
-                &[&self.holder, id, &number, at, took, outcome, &state, next],
-            )
-            .await;
-        done.map(drop)
+    async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
+        let claims = deliver::claim(&self.database, self.holder, events).await?;
+        for claim in &claims {
+            if let ClaimOutcome::Damaged { id, why } = claim {
+                tracing::error!(
+                    event = id,
+                    why,
+                    "an event is damaged in the store and parked"
+                );
+                deliver::park(&self.database, id, why).await?;
+            }
+        }
+        Ok(claims)
     }
 
-    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError> {
-        let sql = format!(
-            "UPDATE orders SET holder = $1, held_until = {LEASE} FROM (
-                SELECT merid, orderid FROM orders WHERE next_look <= $2 AND {FREE}
-                ORDER BY urgent DESC, next_look LIMIT $3 FOR UPDATE SKIP LOCKED
-            ) AS ours WHERE orders.merid = ours.merid AND orders.orderid = ours.orderid
-            RETURNING orders.merid, orders.orderid, orders.signed_at"
-        );
-        let limit = i64::from(limit);
-        let rows = self
-            .database
-            .rows_aside(&sql, &[&self.holder, &now, &limit])
-            .await?;
-        let read = |row: &Row| {
-            Ok(OpenOrder {
-                merid: row.try_get(0)?,
-                orderid: row.try_get(1)?,
-                signed_at: row.try_get(2)?,
-            })
-        };
-        rows.iter().map(read).collect()
+    async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError> {
+        deliver::attempted(&self.database, self.holder, &attempt).await
     }
 
-    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError> {
-        let sql = "UPDATE orders SET urgent = false, holder = nullif(holder, $1),
-                next_look = CASE WHEN next_look IS NOT NULL THEN $4::bigint END
-            WHERE merid = $2 AND orderid = $3";
-        let done = self
-            .database
-            .rows_aside(sql, &[&self.holder, &order.merid, &order.orderid, &next])
-            .await;
-        done.map(drop)
+    async fn wait_for(
+        &self,
+        merid: &str,
+        reason: WaitReason,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        deliver::wait_for(&self.database, merid, reason, now).await
+    }
+
+    async fn resume(&self, merid: &str, now: Millis) -> Result<(), StoreError> {
+        deliver::resume(&self.database, merid, now).await
+    }
+
+    async fn waiting(&self) -> Result<Vec<String>, StoreError> {
+        deliver::waiting(&self.database).await
     }
 
     async fn event(&self, id: &str) -> Result<Option<Event>, StoreError> {
@@ -368,45 +301,48 @@ impl Store for Postgres {
         rows.iter().map(read_event).collect()
     }
 
+    async fn events_of(
+        &self,
+        merid: &str,
+        orderid: &str,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        notes::events_of(&self.database, merid, orderid, limit).await
+    }
+
     async fn attempts(&self, id: &str) -> Result<Vec<AttemptRecord>, StoreError> {
-        let sql = "SELECT event, number, at, took, outcome FROM attempts WHERE event = $1 ORDER BY number";
-        let rows = self.database.rows(sql, &[&id]).await?;
-        let read = |row: &Row| {
-            Ok(AttemptRecord {
-                id: row.try_get(0)?,
-                number: number(row, 1)?,
-                at: row.try_get(2)?,
-                took: row.try_get(3)?,
-                outcome: row.try_get(4)?,
-                state: EventState::Pending,
-                next: 0,
-            })
-        };
-        rows.iter().map(read).collect()
+        deliver::attempts(&self.database, id).await
     }
 
-    async fn decide(&self, id: &str, state: EventState, at: Millis) -> Result<bool, StoreError> {
-        // What the app took can be offered again, but not be taken back.
-        let sql = "UPDATE events SET state = $2, next_attempt = $3,
-                received_at = CASE WHEN $2 = 'pending' THEN $3 ELSE received_at END
-            WHERE id = $1 AND ($2 = 'pending' OR state <> 'delivered') RETURNING id";
-        let rows = self.database.rows(sql, &[&id, &state.name(), &at]).await?;
-        Ok(!rows.is_empty())
+    async fn decide(
+        &self,
+        id: &str,
+        kind: DecisionKind,
+        operator: &Operator,
+        at: Millis,
+    ) -> Result<DecideOutcome, StoreError> {
+        decisions::decide(&self.database, id, kind, operator, at).await
     }
 
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        let mut counts = Counts::default();
-        let sql = "SELECT state, count(*) FROM events GROUP BY state";
-        for row in self.database.rows(sql, &[]).await? {
-            counts.set(EventState::stored(row.try_get(0)?), row.try_get(1)?);
-        }
-        let sql = "SELECT min(received_at) FROM events WHERE state = 'pending'";
-        counts.oldest_pending = only(&self.database.rows(sql, &[]).await?)?;
-        let sql = "SELECT count(*) FROM orders WHERE next_look IS NOT NULL";
-        counts.open_orders = only(&self.database.rows(sql, &[]).await?)?;
-        Ok(counts)
+    async fn decisions(&self, id: &str) -> Result<Vec<DecisionRecord>, StoreError> {
+        decisions::decisions(&self.database, id).await
     }
 
+    async fn failing(&self) -> Result<Vec<FailingApp>, StoreError> {
+        deliver::failing(&self.database).await
+    }
+
+    async fn set_failing(&self, app: FailingApp) -> Result<(), StoreError> {
+        deliver::set_failing(&self.database, &app).await
+    }
+
+    async fn set_working(&self, merid: &str) -> Result<(), StoreError> {
+        deliver::set_working(&self.database, merid).await
+    }
+}
+
+#[async_trait]
+impl Activity for Postgres {
     async fn note(&self, notes: Vec<ActivityEntry>) -> Result<(), StoreError> {
         notes::write(&self.database, &notes).await
     }
@@ -423,76 +359,44 @@ impl Store for Postgres {
         notes::find(&self.database, number, limit).await
     }
 
-    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
-        notes::signed(&self.database, merid, orderid).await
-    }
-
-    async fn events_of(
-        &self,
-        merid: &str,
-        orderid: &str,
-        limit: u32,
-    ) -> Result<Vec<Event>, StoreError> {
-        notes::events_of(&self.database, merid, orderid, limit).await
-    }
-
     async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError> {
         notes::old_keys(&self.database).await
     }
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn check(&self) -> Result<(), StoreError> {
+        self.database.check()
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        upkeep::counts(&self.database).await
+    }
+
+    async fn key_switches(&self) -> Result<Vec<KeySwitch>, StoreError> {
+        upkeep::key_switches(&self.database).await
+    }
+
+    async fn key_switched(&self, switch: KeySwitch) -> Result<(), StoreError> {
+        upkeep::key_switched(&self.database, &switch).await
+    }
+
+    async fn forget_key_switch(&self, merid: &str) -> Result<(), StoreError> {
+        upkeep::forget_key_switch(&self.database, merid).await
+    }
 
     async fn forget(&self, before: Millis) -> Result<(), StoreError> {
-        self.forget_some(notes::FORGET, before).await?;
-        let events = "WITH old AS (
-                DELETE FROM events WHERE id IN (
-                    SELECT id FROM events WHERE state IN ('delivered', 'discarded') AND received_at < $1
-                    LIMIT $2 FOR UPDATE SKIP LOCKED
-                ) RETURNING id
-            ), theirs AS (DELETE FROM attempts WHERE event IN (SELECT id FROM old))
-            SELECT count(*) FROM old";
-        self.forget_some(events, before).await?;
-        let orders = "WITH old AS (
-                DELETE FROM orders WHERE (merid, orderid) IN (
-                    SELECT merid, orderid FROM orders WHERE next_look IS NULL AND signed_at < $1
-                    LIMIT $2 FOR UPDATE SKIP LOCKED
-                ) RETURNING 1
-            ) SELECT count(*) FROM old";
-        self.forget_some(orders, before).await
+        upkeep::forget(&self.database, before).await
     }
-}
-
-fn read_event(row: &Row) -> Result<Event, StoreError> {
-    Ok(Event {
-        id: row.try_get(0)?,
-        merid: row.try_get(1)?,
-        orderid: row.try_get(2)?,
-        queryid: row.try_get(3)?,
-        resultcode: row.try_get(4)?,
-        amount: u64::try_from(row.try_get::<_, i64>(5)?).unwrap_or_default(),
-        json: row.try_get(6)?,
-        source: Source::parse(row.try_get(7)?),
-        matched: row.try_get(8)?,
-        state: EventState::stored(row.try_get(9)?),
-        received_at: row.try_get(10)?,
-        next_attempt: row.try_get(11)?,
-        attempts: number(row, 12)?,
-        last_attempt: row.try_get(13)?,
-    })
-}
-
-fn number(row: &Row, column: usize) -> Result<u32, StoreError> {
-    Ok(u32::try_from(row.try_get::<_, i64>(column)?).unwrap_or(u32::MAX))
-}
-
-/// The one value of a statement that always has one.
-fn only<'a, T: tokio_postgres::types::FromSql<'a>>(rows: &'a [Row]) -> Result<T, StoreError> {
-    let row = rows.first().ok_or(StoreError::Slow)?;
-    Ok(row.try_get(0)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inbox::contract::{ARRIVAL, StoreUnderTest, attempt, order, outcome};
+    use crate::inbox::contract::{
+        ARRIVAL, SUBMIT, StoreUnderTest, attempt, claimed, due, order, outcome,
+    };
 
     #[tokio::test]
     async fn what_one_sidecar_has_in_hand_no_other_gets() {
@@ -503,17 +407,17 @@ mod tests {
         let (ours, theirs) = (place.open(), place.open());
         let result = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
         ours.put(&result, ARRIVAL).await.unwrap();
-        let event = theirs.due(5, 1, 1).await.unwrap().remove(0);
-        assert!(ours.claim(&event).await.unwrap().is_some());
-        assert!(theirs.due(5, 1, 1).await.unwrap().is_empty());
-        assert!(theirs.claim(&event).await.unwrap().is_none());
-        assert!(ours.claim(&event).await.unwrap().is_some(), "still ours");
+        let event = due(&*theirs, 5, 1).await.remove(0);
+        assert!(claimed(&*ours, &event).await.is_some());
+        assert!(due(&*theirs, 5, 1).await.is_empty());
+        assert!(claimed(&*theirs, &event).await.is_none());
+        assert!(claimed(&*ours, &event).await.is_some(), "still ours");
         let failed = attempt(&event, EventState::Pending, 5);
         ours.attempted(failed).await.unwrap();
-        let event = theirs.due(5, 1, 1).await.unwrap().remove(0);
-        assert!(theirs.claim(&event).await.unwrap().is_some());
+        let event = due(&*theirs, 5, 1).await.remove(0);
+        assert!(claimed(&*theirs, &event).await.is_some());
         let signed = order("ORDER001", 1, "Bank");
-        ours.record("1", &signed, 1).await.unwrap();
+        ours.record("1", &signed, SUBMIT, 1).await.unwrap();
         let open = ours.open_orders(Millis::MAX, 9).await.unwrap();
         assert_eq!(open.len(), 1);
         assert!(theirs.open_orders(Millis::MAX, 9).await.unwrap().is_empty());

@@ -3,11 +3,11 @@
 use tokio_postgres::Row;
 
 use super::database::Database;
-use super::{EVENT, read_event};
+use super::row::{EVENT, read_event};
 use crate::inbox::activity;
 use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::event::Event;
-use crate::inbox::store::{ActivityFilter, OldKey, SignedOrder, StoreError};
+use crate::inbox::store::{ActivityFilter, OldKey, StoreError};
 use crate::time::Millis;
 
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
@@ -119,25 +119,6 @@ pub(super) async fn find(
         .collect()
 }
 
-pub(super) async fn signed(
-    database: &Database,
-    merid: &str,
-    orderid: &str,
-) -> Result<Option<SignedOrder>, StoreError> {
-    let sql =
-        "SELECT amount, action, signed_at, next_look FROM orders WHERE merid = $1 AND orderid = $2";
-    let rows = database.rows(sql, &[&merid, &orderid]).await?;
-    let read = |row: &Row| {
-        Ok(SignedOrder {
-            amount: u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default(),
-            action: row.try_get(1)?,
-            signed_at: row.try_get(2)?,
-            next_look: row.try_get(3)?,
-        })
-    };
-    rows.first().map(read).transpose()
-}
-
 pub(super) async fn events_of(
     database: &Database,
     merid: &str,
@@ -168,9 +149,7 @@ pub(super) async fn old_keys(database: &Database) -> Result<Vec<OldKey>, StoreEr
     rows.iter().map(read).collect()
 }
 
-/// What [`Postgres::forget_some`] repeats until there is nothing left of it.
-///
-/// [`Postgres::forget_some`]: super::Postgres::forget_some
+/// Removes the oldest entries; repeated until there is nothing left to remove.
 pub(super) const FORGET: &str = "WITH old AS (
         DELETE FROM notes WHERE (common, number) IN (
             SELECT common, number FROM notes WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED

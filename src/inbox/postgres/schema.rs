@@ -84,6 +84,114 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX notes_at ON notes (at);",
 ];
 const VERSION: i32 = MIGRATIONS.len() as i32;
+/// Additions to the last version that it can live with: it reads and writes on beside them and after them, so that an
+/// upgrade can be undone. Tallies are kept by triggers, which also count what the version before writes; each backend has
+/// its own rows, so that none waits for another.
+const ADDITIONS: [&str; 1] = ["
+    ALTER TABLE events ADD COLUMN digest bytea, ADD COLUMN raw bytea,
+        ADD COLUMN review text NOT NULL DEFAULT '', ADD COLUMN field text NOT NULL DEFAULT '',
+        ADD COLUMN waits text NOT NULL DEFAULT '', ADD COLUMN offered_since bigint;
+    CREATE INDEX events_disputed ON events (merid) WHERE state = 'disputed';
+    CREATE INDEX events_waiting ON events (merid) WHERE state = 'pending' AND waits <> '';
+    ALTER TABLE attempts ADD COLUMN status integer, ADD COLUMN content_type text NOT NULL DEFAULT '',
+        ADD COLUMN first_bytes bytea, ADD COLUMN location text NOT NULL DEFAULT '',
+        ADD COLUMN explanation text NOT NULL DEFAULT '';
+    CREATE TABLE tries (
+        merid text NOT NULL,
+        orderid text NOT NULL,
+        number bigint NOT NULL,
+        kind text NOT NULL,
+        at bigint NOT NULL,
+        sent text NOT NULL,
+        created boolean NOT NULL,
+        backurl text,
+        queryid text,
+        PRIMARY KEY (merid, orderid, number)
+    );
+    CREATE INDEX tries_in_flight ON tries (at) WHERE sent = 'in-flight';
+    CREATE TABLE decisions (
+        event text NOT NULL,
+        number bigint NOT NULL,
+        at bigint NOT NULL,
+        decision text NOT NULL,
+        from_state text NOT NULL,
+        who text NOT NULL,
+        origin text NOT NULL,
+        PRIMARY KEY (event, number)
+    );
+    CREATE TABLE key_switches (
+        merid text PRIMARY KEY,
+        from_key text NOT NULL,
+        to_key text NOT NULL,
+        at bigint NOT NULL
+    );
+    CREATE TABLE failing (
+        merid text PRIMARY KEY,
+        since bigint NOT NULL,
+        last bigint NOT NULL,
+        why text NOT NULL
+    );
+    CREATE TABLE clock (
+        one boolean PRIMARY KEY DEFAULT true CHECK (one),
+        accepted bigint NOT NULL,
+        trusted bigint NOT NULL,
+        doubted bigint NOT NULL,
+        confirmed bigint NOT NULL
+    );
+    CREATE TABLE leader (one boolean PRIMARY KEY DEFAULT true CHECK (one), holder bigint, held_until timestamptz);
+    INSERT INTO leader (one) VALUES (true);
+    CREATE TABLE tallies (
+        name text NOT NULL,
+        backend integer NOT NULL,
+        count bigint NOT NULL,
+        PRIMARY KEY (name, backend)
+    );
+    INSERT INTO tallies SELECT state, 0, count(*) FROM events GROUP BY state;
+    INSERT INTO tallies SELECT 'open-orders', 0, count(*) FROM orders WHERE next_look IS NOT NULL;
+    CREATE FUNCTION tally_added() RETURNS trigger LANGUAGE plpgsql SET search_path = countersign AS $$ BEGIN
+        INSERT INTO tallies SELECT state, pg_backend_pid(), count(*) FROM new_rows GROUP BY state
+        ON CONFLICT (name, backend) DO UPDATE SET count = tallies.count + excluded.count;
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION tally_moved() RETURNS trigger LANGUAGE plpgsql SET search_path = countersign AS $$ BEGIN
+        INSERT INTO tallies SELECT state, pg_backend_pid(), sum(change) FROM (
+            SELECT state, 1 AS change FROM new_rows UNION ALL SELECT state, -1 FROM old_rows
+        ) AS changes GROUP BY state HAVING sum(change) <> 0
+        ON CONFLICT (name, backend) DO UPDATE SET count = tallies.count + excluded.count;
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION tally_removed() RETURNS trigger LANGUAGE plpgsql SET search_path = countersign AS $$ BEGIN
+        INSERT INTO tallies SELECT state, pg_backend_pid(), -count(*) FROM old_rows GROUP BY state
+        ON CONFLICT (name, backend) DO UPDATE SET count = tallies.count + excluded.count;
+        DELETE FROM attempts WHERE event IN (SELECT id FROM old_rows);
+        DELETE FROM decisions WHERE event IN (SELECT id FROM old_rows);
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION tally_order() RETURNS trigger LANGUAGE plpgsql SET search_path = countersign AS $$ BEGIN
+        INSERT INTO tallies VALUES ('open-orders', pg_backend_pid(),
+            CASE WHEN TG_OP = 'DELETE' THEN -1 WHEN NEW.next_look IS NULL THEN -1 ELSE 1 END)
+        ON CONFLICT (name, backend) DO UPDATE SET count = tallies.count + excluded.count;
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION forget_tries() RETURNS trigger LANGUAGE plpgsql SET search_path = countersign AS $$ BEGIN
+        DELETE FROM tries USING old_rows
+        WHERE tries.merid = old_rows.merid AND tries.orderid = old_rows.orderid;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER events_added AFTER INSERT ON events REFERENCING NEW TABLE AS new_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION tally_added();
+    CREATE TRIGGER events_moved AFTER UPDATE ON events REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION tally_moved();
+    CREATE TRIGGER events_removed AFTER DELETE ON events REFERENCING OLD TABLE AS old_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION tally_removed();
+    CREATE TRIGGER orders_added AFTER INSERT ON orders FOR EACH ROW WHEN (NEW.next_look IS NOT NULL)
+        EXECUTE FUNCTION tally_order();
+    CREATE TRIGGER orders_moved AFTER UPDATE OF next_look ON orders FOR EACH ROW
+        WHEN ((OLD.next_look IS NULL) <> (NEW.next_look IS NULL)) EXECUTE FUNCTION tally_order();
+    CREATE TRIGGER orders_removed AFTER DELETE ON orders FOR EACH ROW WHEN (OLD.next_look IS NOT NULL)
+        EXECUTE FUNCTION tally_order();
+    CREATE TRIGGER orders_forgotten AFTER DELETE ON orders REFERENCING OLD TABLE AS old_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION forget_tries();"];
 
 /// Makes the tables, or brings them up. One sidecar at a time, by a lock whose number spells "CSgn".
 pub(super) async fn migrate(database: &Database) -> Result<(), StoreError> {
@@ -100,6 +208,7 @@ pub(super) async fn migrate(database: &Database) -> Result<(), StoreError> {
     for migration in MIGRATIONS.iter().skip(done) {
         transaction.batch_execute(migration).await?;
     }
+    add(&transaction).await?;
     // Written even where nothing changes: a store that cannot be written is to be found out now.
     transaction
         .execute("UPDATE version SET number = $1", &[&VERSION])
@@ -116,6 +225,29 @@ pub(super) async fn check(database: &Database) -> Result<(), StoreError> {
             "no sidecar has been started on this database".to_owned(),
         )),
     }
+}
+
+/// Brings the additions up; a later program's further ones change nothing for this one.
+async fn add(client: &impl GenericClient) -> Result<(), StoreError> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_attribute
+        WHERE attrelid = 'countersign.version'::regclass AND attname = 'additions' AND NOT attisdropped)";
+    let is_counted: bool = client.query_one(sql, &[]).await?.try_get(0)?;
+    if !is_counted {
+        let sql = "ALTER TABLE version ADD COLUMN additions integer NOT NULL DEFAULT 0";
+        client.batch_execute(sql).await?;
+    }
+    let row = client
+        .query_one("SELECT additions FROM version", &[])
+        .await?;
+    let added = usize::try_from(row.try_get::<_, i32>(0)?).unwrap_or_default();
+    for addition in ADDITIONS.iter().skip(added) {
+        client.batch_execute(addition).await?;
+    }
+    if added < ADDITIONS.len() {
+        let sql = "UPDATE version SET additions = $1";
+        client.execute(sql, &[&(ADDITIONS.len() as i32)]).await?;
+    }
+    Ok(())
 }
 
 /// A DBA may have made the schema for a user who may not.

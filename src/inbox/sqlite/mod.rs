@@ -7,7 +7,17 @@ mod schema;
 
 mod writer;
 
+mod row;
+
+mod ledger;
+
 mod keep;
+
+mod deliver;
+
+mod decisions;
+
+mod upkeep;
 
 mod notes;
 
@@ -20,21 +30,26 @@ use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use tokio::sync::oneshot;
 
 use super::activity::ActivityEntry;
-use super::decide::cents;
-use super::event::{Event, EventState, Source};
+use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
+use super::event::{Event, EventState, WaitReason};
+use super::order::{
+    LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState,
+};
+use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
 use super::store::{
-    AHEAD_ATTEMPT, AHEAD_LOOK, ActivityFilter, Arrival, AttemptRecord, Counts, FIRST_LOOK, OldKey,
-    OpenOrder, PutOutcome, RecordOutcome, SignedOrder, Store, StoreError,
+    Activity, ActivityFilter, Arrival, Counts, Events, KeySwitch, Ledger, OldKey, PutOutcome,
+    Store, StoreError,
 };
 use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 use file::{Lock, check_pages, connect, lock_file};
+use row::{EVENT, collect, read_event};
 use writer::{WriteJob, Writer, in_savepoint};
 
 /// Jobs that wait for the writer at most; more are refused at once.
@@ -42,8 +57,8 @@ const WAITING: usize = 4096;
 /// How long anybody waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-const EVENT: &str = "id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
-                     received_at, next_attempt, attempts, last_attempt";
+/// The pause after each step of housekeeping: other work goes on between them.
+const BETWEEN_STEPS: Duration = Duration::from_millis(10);
 
 /// A store in one file. Its thread ends with it.
 pub struct Sqlite {
@@ -153,54 +168,91 @@ impl Sqlite {
             .map_err(|error| StoreError::Failed(error.to_string()))?;
         Ok(done?)
     }
+
+    /// Runs `step` in commits of its own until it returns false, with pauses in between.
+    async fn in_steps(
+        &self,
+        step: impl Fn(&Transaction<'_>) -> rusqlite::Result<bool> + Send + Sync + 'static,
+    ) -> Result<(), StoreError> {
+        let step = Arc::new(step);
+        loop {
+            let step = step.clone();
+            if !self.write(move |transaction| step(transaction)).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(BETWEEN_STEPS).await;
+        }
+    }
 }
 
 #[async_trait]
-impl Store for Sqlite {
-    async fn turn(&self) {
-        // The sender is ours, so that it is there.
-        let _ = self.lock.subscribe().wait_for(Option::is_some).await;
-    }
-
-    fn let_go(&self) {
-        self.lock.send_replace(None);
-    }
-
-    async fn check(&self) -> Result<(), StoreError> {
-        if self.sound.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        // Writes a page without changing anything. Not the version: that may be a later one's by now.
-        self.write(|transaction| {
-            transaction.pragma_update(None, "application_id", schema::APPLICATION_ID)
-        })
-        .await
-    }
-
+impl Ledger for Sqlite {
     async fn record(
         &self,
         merid: &str,
         order: &Order,
+        new: NewTry<'_>,
         at: Millis,
     ) -> Result<RecordOutcome, StoreError> {
         let (merid, order) = (merid.to_owned(), order.clone());
-        self.write(move |transaction| record(transaction, &merid, &order, at))
+        let (kind, backurl) = (new.kind, new.backurl.map(str::to_owned));
+        self.write(move |transaction| {
+            ledger::record(transaction, &merid, &order, (kind, backurl.as_deref()), at)
+        })
+        .await
+    }
+
+    async fn settle_try(&self, which: &Try, state: TryState) -> Result<bool, StoreError> {
+        let which = which.clone();
+        self.write(move |transaction| ledger::settle_try(transaction, &which, state))
+            .await
+    }
+
+    async fn link_try(&self, which: &Try, queryid: &str) -> Result<(), StoreError> {
+        let (which, queryid) = (which.clone(), queryid.to_owned());
+        self.write(move |transaction| ledger::link_try(transaction, &which, &queryid))
+            .await
+    }
+
+    async fn tries(&self, merid: &str, orderid: &str) -> Result<Vec<TryRecord>, StoreError> {
+        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
+        self.read(move |connection| ledger::tries(connection, &merid, &orderid))
             .await
     }
 
     async fn hasten(&self, merid: &str, orderid: &str, at: Millis) -> Result<(), StoreError> {
         let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
-        self.write(move |transaction| {
-            let sql = "UPDATE orders SET urgent = 1, next_look = ?3
-                WHERE merid = ?1 AND orderid = ?2 AND next_look IS NOT NULL";
-            transaction
-                .prepare_cached(sql)?
-                .execute(params![merid, orderid, at])?;
-            Ok(())
-        })
-        .await
+        self.write(move |transaction| ledger::hasten(transaction, &merid, &orderid, at))
+            .await
     }
 
+    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError> {
+        let has_lost = self
+            .read(move |connection| ledger::has_lost_tries(connection, now))
+            .await?;
+        if has_lost {
+            self.write(move |transaction| ledger::lose_tries(transaction, now - LOST_TRY, now))
+                .await?;
+        }
+        self.read(move |connection| ledger::open_orders(connection, now, limit))
+            .await
+    }
+
+    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError> {
+        let order = order.clone();
+        self.write(move |transaction| ledger::asked(transaction, &order, next))
+            .await
+    }
+
+    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
+        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
+        self.read(move |connection| ledger::signed(connection, &merid, &orderid))
+            .await
+    }
+}
+
+#[async_trait]
+impl Events for Sqlite {
     async fn put(
         &self,
         outcome: &Verified<PaymentResult>,
@@ -211,78 +263,75 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn set_back(&self, now: Millis) -> Result<(), StoreError> {
-        self.write(move |transaction| {
-            let events = "UPDATE events SET next_attempt = ?1 WHERE state = 'pending' AND next_attempt > ?1 + ?2";
-            transaction.execute(events, [now, AHEAD_ATTEMPT])?;
-            let orders = "UPDATE orders SET next_look = ?1 WHERE next_look > ?1 + ?2";
-            transaction.execute(orders, [now, AHEAD_LOOK])?;
-            Ok(())
-        })
-        .await
-    }
-
-    async fn due(&self, now: Millis, each: u32, limit: u32) -> Result<Vec<Event>, StoreError> {
-        self.read(move |connection| {
-            // From merchant to merchant by the index: a long backlog of one costs the others nothing.
-            let sql = format!(
-                "WITH RECURSIVE merchants(merid) AS (
-                    SELECT min(merid) FROM events WHERE state = 'pending'
-                    UNION ALL
-                    SELECT (SELECT min(merid) FROM events WHERE state = 'pending' AND merid > merchants.merid)
-                    FROM merchants WHERE merchants.merid IS NOT NULL
-                )
-                SELECT {EVENT} FROM events WHERE rowid IN (
-                    SELECT due.rowid FROM merchants JOIN events AS due ON due.rowid IN (
-                        SELECT rowid FROM events
-                        WHERE state = 'pending' AND merid = merchants.merid AND next_attempt <= ?1
-                        ORDER BY next_attempt LIMIT ?2
-                    )
-                ) ORDER BY next_attempt LIMIT ?3"
-            );
-            collect(connection, &sql, params![now, each, limit], read_event)
-        })
-        .await
-    }
-
-    /// One process has the file, and it has each event in flight once.
-    async fn claim(&self, event: &Event) -> Result<Option<Event>, StoreError> {
-        let as_read =
-            |now: &Event| now.state == EventState::Pending && now.attempts == event.attempts;
-        Ok(self.event(&event.id).await?.filter(as_read))
-    }
-
-    async fn attempted(&self, attempt: AttemptRecord) -> Result<(), StoreError> {
-        self.write(move |transaction| attempted(transaction, &attempt))
+    async fn put_for_review(&self, review: Review) -> Result<ReviewOutcome, StoreError> {
+        self.write(move |transaction| keep::put_for_review(transaction, &review))
             .await
     }
 
-    async fn open_orders(&self, now: Millis, limit: u32) -> Result<Vec<OpenOrder>, StoreError> {
-        self.read(move |connection| {
-            let sql = "SELECT merid, orderid, signed_at FROM orders
-                WHERE next_look IS NOT NULL AND next_look <= ?1 ORDER BY urgent DESC, next_look LIMIT ?2";
-            collect(connection, sql, params![now, limit], |row| {
-                Ok(OpenOrder {
-                    merid: row.get(0)?,
-                    orderid: row.get(1)?,
-                    signed_at: row.get(2)?,
-                })
-            })
-        })
-        .await
+    async fn set_back(&self, now: Millis) -> Result<(), StoreError> {
+        self.write(move |transaction| deliver::set_back(transaction, now))
+            .await
     }
 
-    async fn asked(&self, order: &OpenOrder, next: Option<Millis>) -> Result<(), StoreError> {
-        let order = order.clone();
-        self.write(move |transaction| {
-            let sql = "UPDATE orders SET urgent = 0, next_look = ?3
-                WHERE merid = ?1 AND orderid = ?2 AND next_look IS NOT NULL";
-            transaction
-                .prepare_cached(sql)?
-                .execute(params![order.merid, order.orderid, next])?;
-            Ok(())
-        })
-        .await
+    async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError> {
+        self.read(move |connection| deliver::due(connection, now, each))
+            .await
+    }
+
+    async fn due_of(
+        &self,
+        merid: &str,
+        now: Millis,
+        limit: u32,
+    ) -> Result<Vec<DueEvent>, StoreError> {
+        let merid = merid.to_owned();
+        self.read(move |connection| deliver::due_of(connection, &merid, now, limit))
+            .await
+    }
+
+    async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
+        let claims = self
+            .read(move |connection| deliver::claim(connection, events))
+            .await?;
+        for claim in &claims {
+            if let ClaimOutcome::Damaged { id, why } = claim {
+                tracing::error!(
+                    event = id,
+                    why,
+                    "an event is damaged in the store and parked"
+                );
+                let (id, why) = (id.clone(), why.clone());
+                self.write(move |transaction| deliver::park(transaction, &id, &why))
+                    .await?;
+            }
+        }
+        Ok(claims)
+    }
+
+    async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError> {
+        self.write(move |transaction| deliver::attempted(transaction, &attempt))
+            .await
+    }
+
+    async fn wait_for(
+        &self,
+        merid: &str,
+        reason: WaitReason,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        let merid = merid.to_owned();
+        self.in_steps(move |transaction| deliver::wait_for(transaction, &merid, reason, now))
+            .await
+    }
+
+    async fn resume(&self, merid: &str, now: Millis) -> Result<(), StoreError> {
+        let merid = merid.to_owned();
+        self.in_steps(move |transaction| deliver::resume(transaction, &merid, now))
+            .await
+    }
+
+    async fn waiting(&self) -> Result<Vec<String>, StoreError> {
+        self.read(deliver::waiting).await
     }
 
     async fn event(&self, id: &str) -> Result<Option<Event>, StoreError> {
@@ -308,10 +357,10 @@ impl Store for Sqlite {
             };
             match state {
                 None => collect(connection, &sql(""), [limit], read_event),
-                // A question of its own, so that the index serves it.
+                // A statement of its own, so that the index serves it.
                 Some(state) => collect(
                     connection,
-                    &sql("WHERE state = ?2"),
+                    &sql("INDEXED BY events_state WHERE state = ?2"),
                     params![limit, state.name()],
                     read_event,
                 ),
@@ -320,41 +369,59 @@ impl Store for Sqlite {
         .await
     }
 
+    async fn events_of(
+        &self,
+        merid: &str,
+        orderid: &str,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
+        self.read(move |connection| notes::events_of(connection, &merid, &orderid, limit))
+            .await
+    }
+
     async fn attempts(&self, id: &str) -> Result<Vec<AttemptRecord>, StoreError> {
         let id = id.to_owned();
-        self.read(move |connection| {
-            let sql = "SELECT event, number, at, took, outcome FROM attempts WHERE event = ?1 ORDER BY number";
-            collect(connection, sql, [id], |row| {
-                Ok(AttemptRecord {
-                    id: row.get(0)?,
-                    number: row.get(1)?,
-                    at: row.get(2)?,
-                    took: row.get(3)?,
-                    outcome: row.get(4)?,
-                    state: EventState::Pending,
-                    next: 0,
-                })
-            })
-        })
-        .await
+        self.read(move |connection| deliver::attempts(connection, &id))
+            .await
     }
 
-    async fn decide(&self, id: &str, state: EventState, at: Millis) -> Result<bool, StoreError> {
+    async fn decide(
+        &self,
+        id: &str,
+        kind: DecisionKind,
+        operator: &Operator,
+        at: Millis,
+    ) -> Result<DecideOutcome, StoreError> {
+        let (id, operator) = (id.to_owned(), operator.clone());
+        self.write(move |transaction| decisions::decide(transaction, &id, kind, &operator, at))
+            .await
+    }
+
+    async fn decisions(&self, id: &str) -> Result<Vec<DecisionRecord>, StoreError> {
         let id = id.to_owned();
-        self.write(move |transaction| {
-            // What the app took can be offered again, but not be taken back.
-            let sql = "UPDATE events SET state = ?2, next_attempt = ?3, received_at = CASE
-                    WHEN ?2 = 'pending' THEN ?3 ELSE received_at END
-                WHERE id = ?1 AND (?2 = 'pending' OR state <> 'delivered')";
-            Ok(transaction.execute(sql, params![id, state.name(), at])? > 0)
-        })
-        .await
+        self.read(move |connection| decisions::decisions(connection, &id))
+            .await
     }
 
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        self.read(counts).await
+    async fn failing(&self) -> Result<Vec<FailingApp>, StoreError> {
+        self.read(deliver::failing).await
     }
 
+    async fn set_failing(&self, app: FailingApp) -> Result<(), StoreError> {
+        self.write(move |transaction| deliver::set_failing(transaction, &app))
+            .await
+    }
+
+    async fn set_working(&self, merid: &str) -> Result<(), StoreError> {
+        let merid = merid.to_owned();
+        self.write(move |transaction| deliver::set_working(transaction, &merid))
+            .await
+    }
+}
+
+#[async_trait]
+impl Activity for Sqlite {
     async fn note(&self, notes: Vec<ActivityEntry>) -> Result<(), StoreError> {
         self.write(move |transaction| notes::write(transaction, &notes))
             .await
@@ -375,162 +442,61 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
-        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
-        self.read(move |connection| notes::signed(connection, &merid, &orderid))
-            .await
-    }
-
-    async fn events_of(
-        &self,
-        merid: &str,
-        orderid: &str,
-        limit: u32,
-    ) -> Result<Vec<Event>, StoreError> {
-        let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
-        self.read(move |connection| notes::events_of(connection, &merid, &orderid, limit))
-            .await
-    }
-
     async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError> {
         self.read(notes::old_keys).await
     }
+}
 
-    async fn forget(&self, before: Millis) -> Result<(), StoreError> {
-        self.write(move |transaction| {
-            notes::forget(transaction, before)?;
-            transaction.execute(
-                "DELETE FROM attempts WHERE event IN (SELECT id FROM events
-                    WHERE state IN ('delivered', 'discarded') AND received_at < ?1)",
-                [before],
-            )?;
-            transaction.execute(
-                "DELETE FROM events WHERE state IN ('delivered', 'discarded') AND received_at < ?1",
-                [before],
-            )?;
-            transaction.execute(
-                "DELETE FROM orders WHERE next_look IS NULL AND signed_at < ?1",
-                [before],
-            )?;
-            Ok(())
+#[async_trait]
+impl Store for Sqlite {
+    async fn turn(&self) {
+        // The sender is ours, so that it is there.
+        let _ = self.lock.subscribe().wait_for(Option::is_some).await;
+    }
+
+    fn let_go(&self) {
+        self.lock.send_replace(None);
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        if self.sound.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // Writes a page without changing anything. Not the version: that may be a later one's by now.
+        self.write(|transaction| {
+            transaction.pragma_update(None, "application_id", schema::APPLICATION_ID)
         })
         .await
     }
-}
 
-fn record(
-    transaction: &Transaction<'_>,
-    merid: &str,
-    order: &Order,
-    at: Millis,
-) -> rusqlite::Result<RecordOutcome> {
-    let amount = cents(order.amount);
-    let before = transaction
-        .prepare_cached("SELECT amount, action FROM orders WHERE merid = ?1 AND orderid = ?2")?
-        .query_row(params![merid, order.orderid], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
-        })
-        .optional()?;
-    match before {
-        Some((before, action)) if before == amount && action == order.action => {
-            Ok(RecordOutcome::Agrees)
-        }
-        Some(_) => Ok(RecordOutcome::Conflicts),
-        None => {
-            let sql = "INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-            let row = params![
-                merid,
-                order.orderid,
-                amount,
-                order.action,
-                at,
-                at + FIRST_LOOK
-            ];
-            transaction.prepare_cached(sql)?.execute(row)?;
-            Ok(RecordOutcome::Agrees)
-        }
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(upkeep::counts).await
     }
-}
 
-fn attempted(transaction: &Transaction<'_>, attempt: &AttemptRecord) -> rusqlite::Result<()> {
-    let AttemptRecord {
-        id,
-        number,
-        at,
-        took,
-        outcome,
-        state,
-        next,
-    } = attempt;
-    transaction
-        .prepare_cached(
-            "UPDATE events SET attempts = ?2, last_attempt = ?3, next_attempt = ?5,
-                state = CASE WHEN state = 'pending' OR ?4 = 'delivered' THEN ?4 ELSE state END
-             WHERE id = ?1",
-        )?
-        .execute(params![id, number, outcome, state.name(), next])?;
-    transaction
-        .prepare_cached("INSERT OR REPLACE INTO attempts (event, number, at, took, outcome) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![id, number, at, took, outcome])?;
-    Ok(())
-}
-
-fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
-    let mut counts = Counts::default();
-    let mut by_state =
-        connection.prepare_cached("SELECT state, count(*) FROM events GROUP BY state")?;
-    for row in by_state.query_map([], |row| Ok((state(row, 0)?, row.get(1)?)))? {
-        let (state, count) = row?;
-        counts.set(state, count);
+    async fn key_switches(&self) -> Result<Vec<KeySwitch>, StoreError> {
+        self.read(upkeep::key_switches).await
     }
-    let one = |sql| connection.query_row(sql, [], |row| row.get(0));
-    counts.oldest_pending = connection.query_row(
-        "SELECT min(received_at) FROM events WHERE state = 'pending'",
-        [],
-        |row| row.get(0),
-    )?;
-    counts.open_orders = one("SELECT count(*) FROM orders WHERE next_look IS NOT NULL")?;
-    Ok(counts)
-}
 
-fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
-    Ok(Event {
-        id: row.get(0)?,
-        merid: row.get(1)?,
-        orderid: row.get(2)?,
-        queryid: row.get(3)?,
-        resultcode: row.get(4)?,
-        amount: unsigned(row, 5)?,
-        json: row.get(6)?,
-        source: Source::parse(row.get_ref(7)?.as_str()?),
-        matched: row.get(8)?,
-        state: state(row, 9)?,
-        received_at: row.get(10)?,
-        next_attempt: row.get(11)?,
-        attempts: row.get(12)?,
-        last_attempt: row.get(13)?,
-    })
-}
+    async fn key_switched(&self, switch: KeySwitch) -> Result<(), StoreError> {
+        self.write(move |transaction| upkeep::key_switched(transaction, &switch))
+            .await
+    }
 
-fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<EventState> {
-    Ok(EventState::stored(row.get_ref(column)?.as_str()?))
-}
+    async fn forget_key_switch(&self, merid: &str) -> Result<(), StoreError> {
+        let merid = merid.to_owned();
+        self.write(move |transaction| upkeep::forget_key_switch(transaction, &merid))
+            .await
+    }
 
-fn collect<T>(
-    connection: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
-    connection
-        .prepare_cached(sql)?
-        .query_map(params, read)?
-        .collect()
-}
-
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default())
+    async fn forget(&self, before: Millis) -> Result<(), StoreError> {
+        self.in_steps(move |transaction| notes::forget(transaction, before))
+            .await?;
+        for sql in upkeep::FORGET {
+            self.in_steps(move |transaction| upkeep::forget_some(transaction, sql, before))
+                .await?;
+        }
+        Ok(())
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
@@ -545,7 +511,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreEr
 mod tests {
     use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
     use super::*;
-    use crate::inbox::contract::order;
+    use crate::inbox::contract::{SUBMIT, order};
 
     /// The writer of a dropped handle gives its lock back on its own thread.
     fn reopened(path: &Path) -> Result<Sqlite, StoreError> {
@@ -564,15 +530,10 @@ mod tests {
         let old = Sqlite::open(&path).unwrap();
         old.turn().await;
         let new = Sqlite::take_over(&path).unwrap();
-        for (store, amount, found) in [
-            (&old, 1, RecordOutcome::Agrees),
-            (&new, 2, RecordOutcome::Conflicts),
-            (&old, 1, RecordOutcome::Agrees),
-        ] {
-            let recorded = store
-                .record("1", &order("ABCDEFGH", amount, "Bank"), 1)
-                .await;
-            assert_eq!(recorded.unwrap(), found);
+        for (store, amount, found) in [(&old, 1, true), (&new, 2, false), (&old, 1, true)] {
+            let order = order("ABCDEFGH", amount, "Bank");
+            let recorded = store.record("1", &order, SUBMIT, 1).await.unwrap();
+            assert_eq!(matches!(recorded, RecordOutcome::Agrees(_)), found);
         }
         let turn = new.turn();
         tokio::pin!(turn);
@@ -583,8 +544,9 @@ mod tests {
         );
         old.let_go();
         turn.await;
-        let recorded = old.record("1", &order("ABCDEFGH", 1, "Bank"), 1).await;
-        assert_eq!(recorded.unwrap(), RecordOutcome::Agrees);
+        let order = order("ABCDEFGH", 1, "Bank");
+        let recorded = old.record("1", &order, SUBMIT, 1).await.unwrap();
+        assert!(matches!(recorded, RecordOutcome::Agrees(_)));
         assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(_))));
     }
 

@@ -1,12 +1,13 @@
 //! The notes of one sidecar, and what the console looks up beside them.
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, Row, Transaction, params};
 
-use super::{EVENT, collect, read_event, unsigned};
+use super::row::{EVENT, collect, read_event};
+use super::upkeep::FORGOTTEN;
 use crate::inbox::activity;
 use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::inbox::event::Event;
-use crate::inbox::store::{ActivityFilter, OldKey, SignedOrder};
+use crate::inbox::store::{ActivityFilter, OldKey};
 use crate::time::Millis;
 
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
@@ -101,27 +102,6 @@ pub(super) fn find(
     })
 }
 
-pub(super) fn signed(
-    connection: &Connection,
-    merid: &str,
-    orderid: &str,
-) -> rusqlite::Result<Option<SignedOrder>> {
-    let sql =
-        "SELECT amount, action, signed_at, next_look FROM orders WHERE merid = ?1 AND orderid = ?2";
-    let read = |row: &Row<'_>| {
-        Ok(SignedOrder {
-            amount: unsigned(row, 0)?,
-            action: row.get(1)?,
-            signed_at: row.get(2)?,
-            next_look: row.get(3)?,
-        })
-    };
-    connection
-        .prepare_cached(sql)?
-        .query_row([merid, orderid], read)
-        .optional()
-}
-
 pub(super) fn events_of(
     connection: &Connection,
     merid: &str,
@@ -147,15 +127,18 @@ pub(super) fn old_keys(connection: &Connection) -> rusqlite::Result<Vec<OldKey>>
     })
 }
 
-/// Up to the first that is younger: whoever waits for this commit waits for no look at every note.
-pub(super) fn forget(transaction: &Transaction<'_>, before: Millis) -> rusqlite::Result<()> {
-    let sql = "DELETE FROM notes WHERE common = ?1 AND number < coalesce(
-        (SELECT number FROM notes WHERE common = ?1 AND at >= ?2 ORDER BY number LIMIT 1),
-        9223372036854775807)";
+/// Removes the oldest entries, up to the first that is younger, and only some of them; returns true where there are more.
+pub(super) fn forget(transaction: &Transaction<'_>, before: Millis) -> rusqlite::Result<bool> {
+    // The first that is younger ends the scan of the step, which reads no more rows than it removes.
+    let sql = "DELETE FROM notes WHERE common = ?1 AND number < (
+        SELECT coalesce(min(CASE WHEN at >= ?2 THEN number END), max(number) + 1) FROM (
+            SELECT number, at FROM notes WHERE common = ?1 ORDER BY number LIMIT ?3))";
+    let mut has_more = false;
     for common in [false, true] {
-        transaction.execute(sql, params![common, before])?;
+        let row = params![common, before, FORGOTTEN];
+        has_more |= transaction.prepare_cached(sql)?.execute(row)? == FORGOTTEN as usize;
     }
-    Ok(())
+    Ok(has_more)
 }
 
 fn read_note(row: &Row<'_>) -> rusqlite::Result<ActivityEntry> {

@@ -1,0 +1,80 @@
+//! Operators' decisions in the database.
+
+use tokio_postgres::Row;
+
+use super::database::Database;
+use crate::inbox::event::EventState;
+use crate::inbox::review::{
+    DecideOutcome, DecisionKind, DecisionRecord, KEPT_DECISIONS, Operator, stays,
+};
+use crate::inbox::store::StoreError;
+use crate::time::Millis;
+
+/// Changes an event's state as an operator decided, and keeps the decision.
+pub(super) async fn decide(
+    database: &Database,
+    id: &str,
+    kind: DecisionKind,
+    operator: &Operator,
+    at: Millis,
+) -> Result<DecideOutcome, StoreError> {
+    database
+        .within(async {
+            let mut client = database.client().await?;
+            let transaction = client.transaction().await?;
+            let sql = "SELECT state FROM events WHERE id = $1 FOR UPDATE";
+            let Some(row) = transaction.query_opt(sql, &[&id]).await? else {
+                return Ok(DecideOutcome::NotFound);
+            };
+            let from = EventState::stored(row.try_get(0)?);
+            if stays(kind, from) {
+                return Ok(DecideOutcome::Stays(from));
+            }
+            let sql = "UPDATE events SET state = $2, waits = '', next_attempt = $3,
+                    offered_since = CASE WHEN $2 = 'pending' THEN $3 ELSE offered_since END
+                WHERE id = $1";
+            transaction
+                .execute(sql, &[&id, &kind.state().name(), &at])
+                .await?;
+            let sql = "INSERT INTO decisions SELECT $1, coalesce(max(number), 0) + 1, $2::bigint, $3, $4, $5, $6
+                FROM decisions WHERE event = $1";
+            let row: [&(dyn tokio_postgres::types::ToSql + Sync); 6] = [
+                &id,
+                &at,
+                &kind.name(),
+                &from.name(),
+                &operator.who,
+                &operator.from,
+            ];
+            transaction.execute(sql, &row).await?;
+            let sql = "DELETE FROM decisions WHERE event = $1
+                AND number <= (SELECT max(number) FROM decisions WHERE event = $1) - $2";
+            transaction
+                .execute(sql, &[&id, &i64::from(KEPT_DECISIONS)])
+                .await?;
+            transaction.commit().await?;
+            Ok(DecideOutcome::Done { from })
+        })
+        .await
+}
+
+/// Reads the decisions about one event.
+pub(super) async fn decisions(
+    database: &Database,
+    id: &str,
+) -> Result<Vec<DecisionRecord>, StoreError> {
+    let sql = "SELECT at, decision, from_state, who, origin FROM decisions WHERE event = $1 ORDER BY number";
+    let rows = database.rows(sql, &[&id]).await?;
+    let read = |row: &Row| {
+        Ok(DecisionRecord {
+            at: row.try_get(0)?,
+            kind: DecisionKind::stored(row.try_get(1)?),
+            from: EventState::stored(row.try_get(2)?),
+            operator: Operator {
+                who: row.try_get(3)?,
+                from: row.try_get(4)?,
+            },
+        })
+    };
+    rows.iter().map(read).collect()
+}

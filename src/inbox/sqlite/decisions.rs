@@ -1,0 +1,72 @@
+//! Operators' decisions in the file.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::row::{collect, state, text};
+use crate::inbox::event::EventState;
+use crate::inbox::review::{
+    DecideOutcome, DecisionKind, DecisionRecord, KEPT_DECISIONS, Operator, stays,
+};
+use crate::time::Millis;
+
+/// Changes an event's state as an operator decided, and keeps the decision.
+pub(super) fn decide(
+    transaction: &Transaction<'_>,
+    id: &str,
+    kind: DecisionKind,
+    operator: &Operator,
+    at: Millis,
+) -> rusqlite::Result<DecideOutcome> {
+    let before = transaction
+        .prepare_cached("SELECT state FROM events WHERE id = ?1")?
+        .query_row([id], |row| state(row, 0))
+        .optional()?;
+    let Some(from) = before else {
+        return Ok(DecideOutcome::NotFound);
+    };
+    if stays(kind, from) {
+        return Ok(DecideOutcome::Stays(from));
+    }
+    let sql = "UPDATE events SET state = ?2, waits = '', next_attempt = ?3,
+            offered_since = CASE WHEN ?2 = 'pending' THEN ?3 ELSE offered_since END
+        WHERE id = ?1";
+    transaction
+        .prepare_cached(sql)?
+        .execute(params![id, kind.state().name(), at])?;
+    let sql = "INSERT INTO decisions (event, number, at, decision, from_state, who, origin)
+        SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3, ?4, ?5, ?6 FROM decisions WHERE event = ?1";
+    transaction.prepare_cached(sql)?.execute(params![
+        id,
+        at,
+        kind.name(),
+        from.name(),
+        operator.who,
+        operator.from,
+    ])?;
+    let sql = "DELETE FROM decisions WHERE event = ?1
+        AND number <= (SELECT max(number) FROM decisions WHERE event = ?1) - ?2";
+    transaction
+        .prepare_cached(sql)?
+        .execute(params![id, KEPT_DECISIONS])?;
+    Ok(DecideOutcome::Done { from })
+}
+
+/// Reads the decisions about one event.
+pub(super) fn decisions(
+    connection: &Connection,
+    id: &str,
+) -> rusqlite::Result<Vec<DecisionRecord>> {
+    let sql = "SELECT at, decision, from_state, who, origin FROM decisions
+        WHERE event = ?1 ORDER BY number";
+    collect(connection, sql, [id], |row| {
+        Ok(DecisionRecord {
+            at: row.get(0)?,
+            kind: DecisionKind::stored(&text(row, 1)?),
+            from: EventState::stored(&text(row, 2)?),
+            operator: Operator {
+                who: text(row, 3)?,
+                from: text(row, 4)?,
+            },
+        })
+    })
+}
