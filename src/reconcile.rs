@@ -122,7 +122,7 @@ impl Reconcile {
             at: now,
             waits,
         };
-        let next = if code.is_some_and(ResultCode::is_final) {
+        let next = if code == Some(ResultCode::Paid) {
             None
         } else {
             later(order, now)
@@ -138,12 +138,12 @@ impl Reconcile {
                 (ReconcileOutcome::Found, next)
             }
             Ok(PutOutcome::Repeated { .. }) => (ReconcileOutcome::Known, next),
-            Ok(PutOutcome::Disputed { id, new }) => {
+            Ok(PutOutcome::Disputed { id, new, .. }) => {
                 let subject = Subject::about(&order.merid, &order.orderid);
                 self.telemetry.metrics.count_dispute(new, &id, &subject);
                 (ReconcileOutcome::Disputed, None)
             }
-            Ok(PutOutcome::Foreign) => (ReconcileOutcome::Disputed, None),
+            Ok(PutOutcome::ReviewFull | PutOutcome::Foreign) => (ReconcileOutcome::Disputed, None),
             Err(error) => {
                 tracing::error!(%error, "a result could not be kept");
                 (ReconcileOutcome::NotStored, again(order, now))

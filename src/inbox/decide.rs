@@ -85,11 +85,9 @@ pub(super) fn judge(outcome: &PaymentResult, known: &KnownHistory) -> Decision {
     }
     let matched = known.signed == Some(cents(outcome.amount));
     let review = review(outcome, known, matched);
-    // Paid, whether settled yet or not.
-    let is_paid = matches!(
-        ResultCode::parse(&outcome.resultcode),
-        Some(ResultCode::Paid | ResultCode::Processing)
-    );
+    // After 1002 the queries go on, since the notification of the settlement can be lost like any other; after 1003 too,
+    // since the customer can pay at the next try.
+    let is_paid = ResultCode::parse(&outcome.resultcode) == Some(ResultCode::Paid);
     Decision::NewEvent(NewEvent {
         id,
         matched,
