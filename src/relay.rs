@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Response};
 
 use crate::http::client::{Body, RawResponse};
+use crate::http::request_id::REQUEST_ID;
 use crate::protocol::envelope::Envelope;
 use crate::telemetry::trace;
 
@@ -22,17 +23,33 @@ const TO_PLATFORM: [HeaderName; 4] = [
     header::ACCEPT_LANGUAGE,
     header::COOKIE,
 ];
-/// What makes a page or a redirect what it is; the rest belongs to the connection.
-const TO_APP: [HeaderName; 8] = [
-    header::LOCATION,
-    header::CONTENT_TYPE,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LANGUAGE,
-    header::CONTENT_DISPOSITION,
-    header::SET_COOKIE,
-    header::CACHE_CONTROL,
-    header::RETRY_AFTER,
+/// Fields of a page that are not relayed. Everything else goes on, because a page may depend on any field: its `Refresh`,
+/// its policies, its coding, what it varies by.
+const NOT_TO_APP: [HeaderName; 10] = [
+    // They belong to the connection (RFC 9110 §7.6.1).
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::CONTENT_LENGTH,
+    // Ours to say.
+    REQUEST_ID,
 ];
+/// Fields that speak for the whole origin that they come from. The customer's browser would take them for the shop's.
+const OF_THE_ORIGIN: [HeaderName; 6] = [
+    header::ALT_SVC,
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+];
+/// Fields by which an app tells what was verified.
+const OURS: &str = "countersign-";
 
 /// Whether a field of a browser's request goes on to the platform.
 pub fn reads(field: &HeaderName) -> bool {
@@ -92,15 +109,67 @@ impl Body for FormBody {
     }
 }
 
-/// The platform's response as it came, without what belongs to its connection.
-pub fn response(platform: RawResponse) -> Response<Bytes> {
-    let headers = platform.headers();
-    let mut response = Response::new(platform.body().clone());
-    *response.status_mut() = platform.status();
-    for name in &TO_APP {
-        for value in headers.get_all(name) {
-            response.headers_mut().append(name, value.clone());
-        }
+/// Relays a page or a redirect with the fields that belong to it.
+pub fn response(origin: RawResponse) -> Response<Bytes> {
+    let headers = origin.headers();
+    let mut response = Response::new(origin.body().clone());
+    *response.status_mut() = origin.status();
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, _)| is_of_page(name, &headers))
+    {
+        response.headers_mut().append(name, value.clone());
     }
     response
+}
+
+/// Returns true for fields that belong to the page, not to the connection, to the origin or to us.
+fn is_of_page(name: &HeaderName, headers: &HeaderMap) -> bool {
+    // A sender may name further fields of its connection.
+    let named = headers.get_all(header::CONNECTION).iter();
+    let mut named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    !NOT_TO_APP.contains(name)
+        && !OF_THE_ORIGIN.contains(name)
+        && !name.as_str().starts_with(OURS)
+        && !named.any(|named| {
+            named
+                .trim_ascii()
+                .eq_ignore_ascii_case(name.as_str().as_bytes())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_keeps_its_own_fields_and_loses_the_connection_s() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close, X-Hop"));
+        let kept = |name: &'static str| is_of_page(&HeaderName::from_static(name), &headers);
+        for name in [
+            "refresh",
+            "content-security-policy",
+            "content-encoding",
+            "x-frame-options",
+            "vary",
+            "set-cookie",
+            "location",
+            "x-anything",
+        ] {
+            assert!(kept(name), "{name}");
+        }
+        for name in [
+            "connection",
+            "x-hop",
+            "transfer-encoding",
+            "content-length",
+            "strict-transport-security",
+            "clear-site-data",
+            "countersign-verified",
+            "x-request-id",
+        ] {
+            assert!(!kept(name), "{name}");
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! Health, metrics, version and reload, for probes, scrapers and scripts.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::context::AdminContext;
 use crate::config::ReloadOutcome;
 use crate::time;
+use crate::web::reply::{JSON, text, typed};
 
 pub async fn ready(admin: &AdminContext) -> Response<Bytes> {
     if admin.drain.is_draining() {
@@ -38,7 +39,7 @@ pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
     typed(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
-        admin.metrics.text().into(),
+        admin.metrics.text(),
     )
 }
 
@@ -86,23 +87,6 @@ pub async fn reload(admin: &AdminContext) -> Response<Bytes> {
     }
 }
 
-pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Bytes> {
-    typed(status, "text/plain; charset=utf-8", body.into())
-}
-
 fn json_body(status: StatusCode, body: &serde_json::Value) -> Response<Bytes> {
-    typed(status, "application/json", format!("{body}\n").into())
-}
-
-pub fn typed(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    response
+    typed(status, JSON, format!("{body}\n"))
 }

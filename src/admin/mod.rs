@@ -23,10 +23,10 @@ use http::{Method, Request, Response, StatusCode};
 
 use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::StoreError;
-use console::page::{Visit, parameter, see_other};
+use crate::web::reply::{see_other, text};
+use console::page::{Visit, parameter};
 use console::{events, login, merchants, overview, rejection, timeline};
 use context::AdminContext;
-use health::text;
 use route::AdminPage;
 
 /// The handler behind the admin listener.

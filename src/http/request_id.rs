@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 /// The header that carries it.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,6 +34,18 @@ pub fn new_request_id() -> HeaderValue {
     write_hex(&mut id[..13], *START);
     write_hex(&mut id[14..14 + digits], next);
     HeaderValue::from_bytes(&id[..14 + digits]).expect("hex digits are a header value")
+}
+
+/// Makes an id for strangers: random, so that it reveals neither when the process started nor how much it does.
+pub fn random_request_id() -> HeaderValue {
+    let mut halves = [[0; 8]; 2];
+    // Fails only on systems without a source of randomness; the id is then their least problem.
+    let _ = getrandom(halves.as_flattened_mut(), GetRandomFlags::empty());
+    let mut id = [0; 32];
+    for (digits, half) in id.chunks_exact_mut(16).zip(halves) {
+        write_hex(digits, u64::from_be_bytes(half));
+    }
+    HeaderValue::from_bytes(&id).expect("hex digits are a header value")
 }
 
 /// The last digits of a number, as many as fit.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 
-use super::{CallbackRejection, CallbackReply, Inbound, plain};
+use super::{CallbackRejection, CallbackReply, Inbound};
 use crate::config::settings::Acknowledge;
 use crate::inbox::event::{EventState, Source, WaitReason};
 use crate::inbox::store::{Arrival, PutOutcome};
@@ -13,6 +13,7 @@ use crate::protocol::envelope;
 use crate::protocol::subject::Subject;
 use crate::telemetry::outcome::CallbackOutcome;
 use crate::time;
+use crate::web::reply::text;
 
 /// The platform is told to come back after this (promises: 3 s).
 const PATIENCE: Duration = Duration::from_millis(2_800);
@@ -67,7 +68,7 @@ impl Inbound {
                 .ok_or_else(|| refused(CallbackOutcome::NotDelivered))?;
         }
         Ok(CallbackReply {
-            response: plain(StatusCode::OK, "0000"),
+            response: text(StatusCode::OK, "0000"),
             outcome: said,
             subject,
             old_key,

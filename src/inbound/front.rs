@@ -1,8 +1,8 @@
 //! `front`: the customer's browser comes back. Verified, then shown the app's page; never an event.
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use maud::{DOCTYPE, html};
+use http::{Request, Response, StatusCode};
+use maud::html;
 use url::form_urlencoded;
 
 use super::{CallbackRejection, CallbackReply, Inbound};
@@ -10,6 +10,7 @@ use crate::protocol::json::Object;
 use crate::protocol::subject::Subject;
 use crate::relay;
 use crate::telemetry::outcome::CallbackOutcome;
+use crate::web::reply::{Forms, NOTICE, Page};
 
 /// Every field of the document's results (§3.2.3, §3.4.4), and the envelope's own.
 const FIELDS: [&str; 11] = [
@@ -88,28 +89,19 @@ impl Inbound {
 
 /// What a customer sees where the shop's page cannot be shown; it says nothing about why.
 pub(super) fn no_page(status: StatusCode) -> Response<Bytes> {
-    let page = html! {
-        (DOCTYPE)
-        html lang="zh" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "请回到商户页面 · Please go back to the shop" }
-                style { "body{font:1.1em/1.6 system-ui,sans-serif;margin:20vh auto;max-width:24em;text-align:center;padding:0 1em}" }
-            }
-            body {
+    let page = Page {
+        language: "zh",
+        title: "请回到商户页面 · Please go back to the shop",
+        style: &NOTICE,
+        forms: Forms::Own,
+        script: None,
+        head: html! {},
+        body: html! {
+            main {
                 p { "无法显示此页面。请回到商户页面查看您的订单。" }
                 p lang="en" { "This page cannot be shown. Please look at your order in the shop." }
             }
-        }
+        },
     };
-    let mut response = Response::new(Bytes::from(page.into_string()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    page.reply(status)
 }

@@ -19,7 +19,7 @@ use crate::config::LiveConfig;
 use crate::config::settings::{Acknowledge, Settings};
 use crate::delivery::Wake;
 use crate::http::client::by_origin::ClientsByOrigin;
-use crate::http::request_id::{REQUEST_ID, new_request_id};
+use crate::http::request_id::{REQUEST_ID, random_request_id};
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::Store;
@@ -34,6 +34,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::finish::{Finished, Work};
 use crate::telemetry::outcome::{CallbackKind, CallbackOutcome};
 use crate::telemetry::trace::{Side, Span};
+use crate::web::reply::text;
 
 /// The platform's side of the sidecar: what comes in from the internet.
 pub struct Inbound {
@@ -59,7 +60,7 @@ fn rejected(outcome: CallbackOutcome, kind: CallbackKind) -> Response<Bytes> {
     };
     let mut response = match kind {
         CallbackKind::Front => front::no_page(status),
-        CallbackKind::Back | CallbackKind::None => plain(status, words),
+        CallbackKind::Back | CallbackKind::None => text(status, words),
     };
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response
@@ -193,7 +194,7 @@ impl Inbound {
         result: Result<CallbackReply, CallbackRejection>,
     ) -> Response<Bytes> {
         // Never the stranger's own.
-        let request_id = new_request_id();
+        let request_id = random_request_id();
         let done = result.unwrap_or_else(|CallbackRejection { reason, subject }| CallbackReply {
             response: rejected(reason, kind),
             outcome: reason,
@@ -242,13 +243,4 @@ impl Handler for Inbound {
         let kind = self.kind(head.uri.path());
         self.finish(kind, Span::default(), started, Err(reason.into()))
     }
-}
-
-fn plain(status: StatusCode, body: &'static str) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_static(body.as_bytes()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

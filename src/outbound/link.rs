@@ -1,13 +1,11 @@
 //! A signed order for the customer's browser: a link, a form's fields, or a page that posts the form itself.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, header};
-use maud::{DOCTYPE, PreEscaped, html};
+use http::{HeaderMap, Response, StatusCode, header};
+use maud::html;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use crate::web::reply::{Forms, JSON, NOTICE, Page, data};
 
 #[derive(Serialize)]
 struct Link<'a> {
@@ -48,14 +46,8 @@ pub(super) fn response(
     if wants_page(accept) {
         return page(&link);
     }
-    let mut response = Response::new(Bytes::from(serde_json::to_vec(&link).unwrap_or_default()));
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    let body = serde_json::to_vec(&link).unwrap_or_default();
+    data(StatusCode::OK, JSON, body)
 }
 
 /// Browsers name text/html first; an HTTP library that takes anything gets JSON.
@@ -75,40 +67,24 @@ fn wants_page(headers: &HeaderMap) -> bool {
 }
 
 fn page(link: &Link<'_>) -> Response<Bytes> {
-    let page = html! {
-        (DOCTYPE)
-        html lang="zh" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "正在前往支付 · To payment" }
-                style { "body{font:1.1em/1.5 system-ui,sans-serif;margin:20vh auto;max-width:20em;text-align:center;padding:0 1em}button{font:inherit;padding:.6em 2em}" }
-            }
-            body {
+    let page = Page {
+        language: "zh",
+        title: "正在前往支付 · To payment",
+        style: &NOTICE,
+        // The platform redirects further.
+        forms: Forms::Anywhere,
+        script: Some(SUBMIT),
+        head: html! {},
+        body: html! {
+            main {
                 p { "正在前往支付页面…" br; span lang="en" { "Taking you to the payment page…" } }
                 form method="post" action=(link.form.action) accept-charset="utf-8" {
                     input type="hidden" name="req" value=(link.form.fields.req);
                     input type="hidden" name="sign" value=(link.form.fields.sign);
                     button type="submit" { "继续支付 " span lang="en" { "Continue" } }
                 }
-                script { (PreEscaped(SUBMIT)) }
             }
-        }
+        },
     };
-    let mut response = Response::new(Bytes::from(page.into_string()));
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // Only this page's own script and style run. `form-action` would also bind the platform's redirects.
-    let script = STANDARD.encode(Sha256::digest(SUBMIT));
-    let policy = format!(
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{script}'; base-uri 'none'"
-    );
-    if let Ok(policy) = HeaderValue::try_from(policy) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
-    response
+    page.reply(StatusCode::OK)
 }

@@ -10,6 +10,7 @@ use crate::protocol::json::JsonError;
 use crate::protocol::subject::Subject;
 pub(super) use crate::telemetry::outcome::Code;
 use crate::telemetry::outcome::Listed;
+use crate::web::reply::data;
 
 /// The status and the title of a code, and the certainty that the request reached the platform where the error itself
 /// does not say it.
@@ -124,11 +125,10 @@ impl CallRejection {
             platform: self.platform.as_deref(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let mut response = data(status, "application/problem+json", body);
         let headers = response.headers_mut();
         let mut put = |name, value| headers.insert(name, HeaderValue::from_static(value));
-        put(header::CONTENT_TYPE, "application/problem+json");
         match self.code {
             Code::Overloaded | Code::Draining => put(header::RETRY_AFTER, "1"),
             Code::MethodNotAllowed => put(header::ALLOW, "POST"),

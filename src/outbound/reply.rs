@@ -1,7 +1,7 @@
 //! How a call ended: the response, and what is counted, logged and noted of it.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::call::Call;
 use super::rejection::CallRejection;
@@ -11,6 +11,7 @@ use crate::protocol::key::Key;
 use crate::protocol::response::PlatformResponse;
 use crate::protocol::subject::Subject;
 use crate::telemetry::outcome::CallOutcome;
+use crate::web::reply::{JSON, data};
 
 pub(super) const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
 
@@ -57,13 +58,8 @@ impl CallReply {
 
 /// A verified answer as the app gets it. Nothing else becomes one.
 fn plain(answer: Verified<PlatformResponse>) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(answer.into_inner().json));
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(VERIFIED, flag(true));
+    let mut response = data(StatusCode::OK, JSON, answer.into_inner().json);
+    response.headers_mut().insert(VERIFIED, flag(true));
     response
 }
 

@@ -10,12 +10,13 @@ use super::fault;
 use super::fault::CutOff;
 use super::fault::SandboxFault;
 use super::order::SandboxOrder;
-use super::{MAX_ORDERS, Sandbox, redirect, text, typed};
+use super::{MAX_ORDERS, Sandbox, redirect};
 use crate::protocol::envelope;
 use crate::protocol::json::{Object, quoted};
 use crate::protocol::key::Key;
 use crate::protocol::request::read_submit;
 use crate::protocol::result::ResultCode;
+use crate::web::reply::{text, typed};
 
 /// How long [`SandboxFault::SlowAnswers`] takes.
 const SLOW: Duration = Duration::from_secs(5);

@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use url::form_urlencoded;
 
@@ -32,6 +32,7 @@ use crate::protocol::json::Object;
 use crate::protocol::key::Key;
 use crate::protocol::result::ResultCode;
 use crate::time;
+use crate::web::reply::{see_other, text, typed};
 use fault::{CutOff, SandboxFault, Sealed};
 use order::{Message, SandboxOrder};
 
@@ -352,23 +353,9 @@ impl Handler for Arc<Sandbox> {
     }
 }
 
+/// Redirects as platforms do, with 302.
 fn redirect(url: &str) -> Response<Bytes> {
-    let mut response = text(StatusCode::FOUND, "");
-    if let Ok(url) = HeaderValue::try_from(url) {
-        response.headers_mut().insert(header::LOCATION, url);
-    }
-    response
-}
-
-fn text(status: StatusCode, body: &'static str) -> Response<Bytes> {
-    typed(status, "text/plain; charset=utf-8", body.to_owned())
-}
-
-fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut response = see_other(url);
+    *response.status_mut() = StatusCode::FOUND;
     response
 }

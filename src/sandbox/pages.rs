@@ -1,44 +1,22 @@
 //! What people see of the sandbox: the customer's payment page, and the developer's page of what happened.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use url::form_urlencoded;
 
+use super::Sandbox;
 use super::fault::SandboxFault;
 use super::order;
 use super::order::SandboxOrder;
-use super::{Sandbox, text, typed};
 use crate::time;
 use crate::web::language::Language;
+use crate::web::reply::{Forms, HTML, Page, Style, text, typed};
 
-const STYLE: &str = "
-:root{color-scheme:light dark;--ink:#1d2733;--soft:#5b6875;--line:#d8dee5;--paper:#fff;--ground:#f3f5f8;--act:#0b62c4}
-@media(prefers-color-scheme:dark){:root{--ink:#e6ebf1;--soft:#9fabb8;--line:#35404c;--paper:#1a222b;--ground:#11171e;--act:#6cb0ff}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,'PingFang SC','Noto Sans CJK SC','Microsoft YaHei',sans-serif}
-main{max-width:26rem;margin:0 auto;padding:1.25rem}
-main.wide{max-width:64rem}
-h1{font-size:1.3rem;margin:.5rem 0 1rem}
-section,details{background:var(--paper);border:1px solid var(--line);border-radius:.6rem;padding:1rem;margin:0 0 1rem}
-section>:first-child{margin-top:0}section>:last-child{margin-bottom:0}
-.amount{font-size:2.2rem;font-weight:600;margin:.2rem 0}
-dl{display:grid;grid-template-columns:auto 1fr;gap:.2rem 1rem;margin:0}
-dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
-button{font:inherit;width:100%;padding:.8rem;margin:.35rem 0;border-radius:.5rem;border:1px solid var(--line);background:var(--paper);color:var(--ink);cursor:pointer}
-button.first{background:var(--act);border-color:var(--act);color:var(--paper);font-weight:600}
-fieldset{border:0;padding:0;margin:0 0 .8rem}legend{color:var(--soft);padding:0}
-label{display:inline-block;margin:.15rem 1rem .15rem 0}
-summary{cursor:pointer;-webkit-tap-highlight-color:transparent;overflow-wrap:anywhere}
-ol{list-style:none;margin:.8rem 0 0;padding:0}
-li{border-top:1px solid var(--line);padding:.6rem 0;overflow-wrap:anywhere}
-code{font:.82rem/1.45 ui-monospace,Consolas,monospace;word-break:break-all}
-.soft{color:var(--soft)}
-.faults button{width:auto;padding:.4rem 1.2rem}
-input[type=text]{font:inherit;padding:.35rem .5rem;border:1px solid var(--line);border-radius:.4rem;background:var(--paper);color:var(--ink);max-width:100%}
-";
+static STYLE: LazyLock<Style> = LazyLock::new(|| Style::new(include_str!("sandbox.css")));
 
 /// Replaces what changes every second, while the page is looked at.
 const LIVE: &str = "setInterval(async()=>{if(document.hidden)return;try{const r=await fetch('/sandbox/live');if(!r.ok)return;
@@ -99,7 +77,7 @@ impl Sandbox {
                 p.soft { (language.say("沙箱：不产生真实交易。", "Sandbox: no money moves.")) }
             }
         };
-        page(language, language.say("收银台", "Checkout"), content)
+        page(language, language.say("收银台", "Checkout"), None, content)
     }
 
     pub(super) fn overview(&self, headers: &HeaderMap) -> Response<Bytes> {
@@ -122,18 +100,18 @@ impl Sandbox {
                 div #live { (self.orders_markup(language)) }
             }
             noscript { meta http-equiv="refresh" content="3"; }
-            script { (PreEscaped(LIVE)) }
         };
         page(
             language,
             language.say("支付平台沙箱", "Payment platform sandbox"),
+            Some(LIVE),
             content,
         )
     }
 
     pub(super) fn live(&self, headers: &HeaderMap) -> Response<Bytes> {
         let content = self.orders_markup(asked_for(headers)).into_string();
-        typed(StatusCode::OK, "text/html; charset=utf-8", content)
+        typed(StatusCode::OK, HTML, content)
     }
 
     fn orders_markup(&self, language: Language) -> Markup {
@@ -187,22 +165,21 @@ fn buttons(order: &SandboxOrder, language: Language) -> Markup {
     }
 }
 
-fn page(language: Language, title: &str, content: Markup) -> Response<Bytes> {
-    let page = html! {
-        (DOCTYPE)
-        html lang=(language.tag()) {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body { (content) }
-        }
+fn page(
+    language: Language,
+    title: &str,
+    script: Option<&'static str>,
+    body: Markup,
+) -> Response<Bytes> {
+    let page = Page {
+        language: language.tag(),
+        title,
+        style: &STYLE,
+        // A customer's choice redirects to the shop.
+        forms: Forms::Anywhere,
+        script,
+        head: html! {},
+        body,
     };
-    typed(
-        StatusCode::OK,
-        "text/html; charset=utf-8",
-        page.into_string(),
-    )
+    page.reply(StatusCode::OK)
 }

@@ -19,8 +19,15 @@ impl Language {
         let accepted = headers.get(header::ACCEPT_LANGUAGE)?.to_str().ok()?;
         let mut best = None;
         for entry in accepted.split(',') {
-            let (tag, weight) = entry.split_once(";q=").unwrap_or((entry, "1"));
-            let weight: f32 = weight.trim().parse().unwrap_or(0.0);
+            // White space may stand around `;` (RFC 9110 §12.4.2).
+            let mut parts = entry.split(';').map(str::trim);
+            let tag = parts.next().unwrap_or_default();
+            let weight = parts.find_map(|part| {
+                part.strip_prefix(['q', 'Q'])?
+                    .trim_start()
+                    .strip_prefix('=')
+            });
+            let weight: f32 = weight.map_or(1.0, |weight| weight.trim().parse().unwrap_or(0.0));
             let better = best.is_none_or(|(_, least)| weight > least);
             if let Some(language) = Self::parse(tag).filter(|_| weight > 0.0 && better) {
                 best = Some((language, weight));
@@ -88,6 +95,13 @@ mod tests {
         assert_eq!(accepted("de, en;q=0.7, zh;q=0.8"), Some(Language::Chinese));
         assert_eq!(accepted("en, zh"), Some(Language::English));
         assert_eq!(accepted("zh;q=0, en;q=0.1"), Some(Language::English));
+        assert_eq!(accepted("zh; q=0.9, en; q=0.2"), Some(Language::Chinese));
+        assert_eq!(accepted("en ;q=0.2 , zh ; Q=0.9"), Some(Language::Chinese));
+        assert_eq!(
+            accepted("zh;x=1;q=0.1, en; q = 0.5"),
+            Some(Language::English)
+        );
+        assert_eq!(accepted("zh;q=none, en;q=0.1"), Some(Language::English));
         assert_eq!(accepted("zhx, fr"), None);
         assert_eq!(Language::accepted(&HeaderMap::new()), None);
     }

@@ -1,3 +1,5 @@
-//! Pages for browsers: what every page of the console, the sandbox and the callback listener shares.
+//! Pages and replies: the language, the headers and the style that all listeners share.
 
 pub mod language;
+
+pub mod reply;

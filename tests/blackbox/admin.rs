@@ -114,7 +114,8 @@ fn the_metrics_are_well_formed_and_all_ours() {
             assert!(twice.is_none(), "declared twice: {line}");
         } else if !line.starts_with('#') {
             let name = sample_name(line);
-            assert!(name.starts_with("countersign_"), "{line}");
+            let prefixes = ["countersign_", "process_"];
+            assert!(prefixes.iter().any(|it| name.starts_with(it)), "{line}");
             let family = ["_bucket", "_sum", "_count"]
                 .iter()
                 .filter_map(|end| name.strip_suffix(end))

@@ -53,6 +53,7 @@ mod fleet;
 mod forgeries;
 mod front;
 mod inbox;
+mod pages;
 mod public_port;
 mod watch;
 

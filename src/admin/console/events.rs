@@ -6,13 +6,14 @@ use maud::{Markup, html};
 
 use super::decision::{OperatorDecision, actions, result};
 use super::labels;
-use super::page::{Visit, order_address, see_other};
+use super::page::{Visit, order_address};
 use super::review::{self, Claim};
 use crate::admin::context::AdminContext;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
 use crate::inbox::store::StoreError;
 use crate::time;
+use crate::web::reply::see_other;
 
 /// Events of one list, at first and with "show more".
 const LISTED: u32 = 200;

@@ -7,12 +7,13 @@ use http::{Response, StatusCode};
 use maud::{Markup, html};
 use url::{Position, Url};
 
-use super::page::{Visit, see_other};
+use super::page::Visit;
 use crate::admin::context::AdminContext;
 use crate::admin::health;
 use crate::config::{Merchant, ReloadOutcome};
 use crate::inbox::store::{OldKey, StoreError};
 use crate::time::Millis;
+use crate::web::reply::see_other;
 
 /// Merchants of one page.
 const LISTED: usize = 200;

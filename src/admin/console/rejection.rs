@@ -4,9 +4,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use maud::html;
 
-use super::page::{Visit, see_other};
+use super::page::Visit;
 use crate::admin::auth::Stop;
-use crate::admin::health::text;
+use crate::web::reply::see_other;
+use crate::web::reply::text;
 
 /// Rejects a request that authentication stopped.
 pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<Bytes> {

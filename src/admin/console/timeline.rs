@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::decision::{actions, result};
 use super::events::no_such;
 use super::labels;
-use super::page::{Visit, order_address, see_other};
+use super::page::{Visit, order_address};
 use crate::admin::context::AdminContext;
 use crate::inbox::activity::{ActivityEntry, ActivityKind};
 use crate::inbox::attempt::AttemptRecord;
@@ -16,6 +16,7 @@ use crate::inbox::order::SignedOrder;
 use crate::inbox::store::{ActivityFilter, StoreError};
 use crate::telemetry::outcome;
 use crate::time::Millis;
+use crate::web::reply::see_other;
 
 /// Limit of orders that one search lists.
 const FOUND: u32 = 50;

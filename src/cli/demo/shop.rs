@@ -1,36 +1,24 @@
 //! A small shop as a legacy app would be: plain JSON to the sidecar and from it, no key, no signing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use maud::{Markup, html};
 use url::form_urlencoded;
 
 use crate::http::client::{Client, Repeat};
 use crate::http::server::handler::{Handler, Rejection};
 use crate::protocol::json::Object;
 use crate::protocol::result::ResultCode;
+use crate::web::reply::{Forms, Page, Style, see_other, text};
 
 const PRICE: u64 = 1280;
 
-const STYLE: &str = "
-:root{color-scheme:light dark;--ink:#2a2118;--soft:#756858;--paper:#fff;--ground:#faf6f0;--line:#e6dccd;--act:#9a3b12}
-@media(prefers-color-scheme:dark){:root{--ink:#f2e9dd;--soft:#b6a793;--paper:#241d16;--ground:#17120d;--line:#43382b;--act:#f0a06f}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,'PingFang SC','Noto Sans CJK SC','Microsoft YaHei',sans-serif}
-main{max-width:30rem;margin:0 auto;padding:1.25rem}
-section{background:var(--paper);border:1px solid var(--line);border-radius:.6rem;padding:1rem;margin:0 0 1rem}
-section>:first-child{margin-top:0}section>:last-child{margin-bottom:0}
-h1{font-size:1.4rem}.price{font-size:1.8rem;font-weight:600;margin:.2rem 0}
-button{font:inherit;padding:.7rem 1.6rem;border-radius:.5rem;border:1px solid var(--act);background:var(--act);color:var(--paper);cursor:pointer}
-button.quiet{background:none;color:var(--act)}
-a{color:var(--act)}.soft{color:var(--soft)}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .4rem .3rem 0;border-bottom:1px solid var(--line);overflow-wrap:anywhere}
-";
+static STYLE: LazyLock<Style> = LazyLock::new(|| Style::new(include_str!("shop.css")));
 
 /// The shop: its orders, and what was booked for them.
 pub(super) struct Shop {
@@ -85,7 +73,7 @@ impl Shop {
             (&Method::POST, "/down") => {
                 let down = !self.state().down;
                 self.set_down(down);
-                redirect("/")
+                see_other("/")
             }
             (&Method::POST, "/pay/back") => self.book(request),
             (&Method::GET, "/pay/front") => {
@@ -101,9 +89,9 @@ impl Shop {
             }
             (&Method::GET, path) => match path.strip_prefix("/orders/") {
                 Some(orderid) => self.thanks(orderid, None, english),
-                None => plain(StatusCode::NOT_FOUND, "nothing here\n"),
+                None => text(StatusCode::NOT_FOUND, "nothing here\n"),
             },
-            _ => plain(StatusCode::NOT_FOUND, "nothing here\n"),
+            _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
         }
     }
 
@@ -129,7 +117,7 @@ impl Shop {
             Some(object.string("url")?.ok()?.into_owned())
         });
         match url {
-            Some(url) => redirect(&url),
+            Some(url) => see_other(&url),
             None => page(
                 english,
                 html! { p { "The sidecar did not sign the order; its log says why." } },
@@ -141,10 +129,10 @@ impl Shop {
     fn book(&self, request: &Request<Bytes>) -> Response<Bytes> {
         let mut state = self.state();
         if state.down {
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, "down for maintenance\n");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "down for maintenance\n");
         }
         let Ok(object) = Object::parse(request.body()) else {
-            return plain(StatusCode::BAD_REQUEST, "expected JSON\n");
+            return text(StatusCode::BAD_REQUEST, "expected JSON\n");
         };
         let member = |name| object.string(name).and_then(Result::ok).unwrap_or_default();
         let event = request
@@ -159,7 +147,7 @@ impl Shop {
         let resultcode = member("resultcode").into_owned();
         order.result = ResultCode::parse(&resultcode);
         order.booked.insert(event.to_owned(), resultcode);
-        plain(StatusCode::OK, "0000")
+        text(StatusCode::OK, "0000")
     }
 
     fn window(&self, english: bool) -> Response<Bytes> {
@@ -200,7 +188,7 @@ impl Shop {
     fn thanks(&self, orderid: &str, seen: Option<ResultCode>, english: bool) -> Response<Bytes> {
         let order = self.state().orders.get(orderid).cloned();
         let Some(order) = order else {
-            return plain(StatusCode::NOT_FOUND, "no such order\n");
+            return text(StatusCode::NOT_FOUND, "no such order\n");
         };
         let unpaid = seen.filter(|seen| *seen == ResultCode::NotPaid);
         let result = order.result.or(unpaid);
@@ -228,7 +216,7 @@ impl Handler for Arc<Shop> {
     }
 
     fn reject(&self, _head: &Parts, _why: Rejection, _started: Instant) -> Response<Bytes> {
-        plain(
+        text(
             StatusCode::BAD_REQUEST,
             "the shop cannot take this request\n",
         )
@@ -259,42 +247,15 @@ fn prefers_english(headers: &HeaderMap) -> bool {
 
 fn page(english: bool, content: Markup) -> Response<Bytes> {
     let title = say(english, "茶叶店", "Tea shop");
-    let page = html! {
-        (DOCTYPE)
-        html lang=(say(english, "zh", "en")) {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body { main { (content) } }
-        }
+    let page = Page {
+        language: say(english, "zh", "en"),
+        title,
+        style: &STYLE,
+        // Buying redirects to the platform.
+        forms: Forms::Anywhere,
+        script: None,
+        head: html! {},
+        body: html! { main { (content) } },
     };
-    let mut response = Response::new(Bytes::from(page.into_string()));
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn redirect(url: &str) -> Response<Bytes> {
-    let mut response = plain(StatusCode::SEE_OTHER, "");
-    if let Ok(url) = HeaderValue::try_from(url) {
-        response.headers_mut().insert(header::LOCATION, url);
-    }
-    response
-}
-
-fn plain(status: StatusCode, body: &'static str) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_static(body.as_bytes()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
+    page.reply(StatusCode::OK)
 }
