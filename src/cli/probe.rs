@@ -9,11 +9,10 @@ use super::keys::unknown_merchant;
 use super::{Config, Failure};
 use crate::config::Merchant;
 use crate::config::settings::Settings;
-use crate::http::client::{RawResponse, Repeat};
-use crate::protocol::envelope;
-use crate::protocol::envelope::{Envelope, VerifyError};
-use crate::protocol::json::{Object, quoted};
-use crate::relay;
+use crate::platform::query::PaymentName;
+use crate::platform::response::{OpenError, UnsignedWords};
+use crate::platform::{PlatformQuery, QueryError};
+use crate::protocol::envelope::{Verified, VerifyError};
 use crate::server;
 use crate::telemetry::metrics::Metrics;
 
@@ -33,61 +32,57 @@ pub(super) fn probe(args: &ProbeCommand) -> Result<(), Failure> {
         None => snapshot.sole(),
     };
     let merchant = merchant.ok_or_else(unknown_merchant)?;
-    let response = ask(&settings, merchant)?;
     let no = |why: String| Failure::No(format!("merchant {}: {why}", merchant.merid));
-    let received = envelope::read(response.body(), "resp")
-        .map_err(|error| no(format!("status {}, {error}", response.status().as_u16())))?;
-    let said = said(&received.unverified().unwrap_or_default());
-    match received.verify(merchant.verifying_keys()) {
-        Ok(verified) => {
-            let which = if verified.key_index() == 0 {
+    match ask(&settings, merchant)? {
+        Ok(payload) => {
+            let which = if payload.key_index() == 0 {
                 "our key"
             } else {
                 "one of our old keys"
             };
+            let words = shown(&UnsignedWords::read(&payload));
             println!(
-                "merchant {}: the platform signs with {which}{said}",
+                "merchant {}: the platform signs with {which}{words}",
                 merchant.merid
             );
             Ok(())
         }
-        Err(VerifyError::Unsigned) => Err(no(format!(
-            "the platform does not know this merchant or has no key for it (empty sign){said}"
+        Err(QueryError::Open(OpenError::Unsigned(words))) => Err(no(format!(
+            "the platform does not know this merchant or has no key for it (empty sign){}",
+            shown(&words)
         ))),
-        Err(VerifyError::BadSignature) => Err(no(
+        Err(QueryError::Open(OpenError::Invalid(VerifyError::BadSignature))) => Err(no(
             "the platform signs with another key than ours; try `countersign explain`".to_owned(),
         )),
-        Err(VerifyError::NotBase64) => Err(no("the answer's text is not base64".to_owned())),
+        Err(error) => Err(no(error.to_string())),
     }
 }
 
-/// The platform's answer to a query about an order that nobody knows.
-fn ask(settings: &Settings, merchant: &Merchant) -> Result<RawResponse, Failure> {
-    let client = server::to_platform(settings, Arc::new(Metrics::default()));
+/// Queries an order that the platform cannot know.
+fn ask(
+    settings: &Settings,
+    merchant: &Merchant,
+) -> Result<Result<Verified<Vec<u8>>, QueryError>, Failure> {
+    let metrics = Arc::new(Metrics::default());
+    let client = server::to_platform(settings, metrics.clone());
     let client = client.map_err(|error| Failure::Config(error.to_string()))?;
-    let merid = quoted(&merchant.merid);
-    let query = format!(r#"{{"merid":{merid},"orderid":"{}"}}"#, unheard_of());
-    let form = Envelope::seal(query.as_bytes(), &merchant.key).form("req");
+    let platform = PlatformQuery::new(Arc::new(client), metrics);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
-    let headers = relay::own_headers();
-    let asked = client.post("/api/query", headers, &form, Repeat::Once);
-    runtime
-        .block_on(asked)
-        .map_err(|fault| Failure::No(fault.to_string()))
+    let orderid = unheard_of();
+    Ok(runtime.block_on(platform.payload(merchant, PaymentName::Orderid(&orderid))))
 }
 
-/// The platform's own words in an answer, where it has any.
-fn said(answer: &[u8]) -> String {
-    let Ok(object) = Object::parse(answer) else {
-        return String::new();
-    };
-    let member = |name| object.string(name).and_then(Result::ok);
-    match (member("respcode"), member("respmsg")) {
-        (Some(code), message) => format!("; it says {code:?} {:?}", message.unwrap_or_default()),
-        (None, _) => String::new(),
+/// The platform's own words in a response, where it has any.
+fn shown(words: &UnsignedWords) -> String {
+    match &words.respcode {
+        Some(code) => {
+            let message = words.respmsg.as_deref().unwrap_or_default();
+            format!("; it says {code:?} {message:?}")
+        }
+        None => String::new(),
     }
 }
 

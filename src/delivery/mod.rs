@@ -19,10 +19,10 @@ use crate::config::{LiveConfig, Merchant};
 use crate::http::client::Repeat;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::inbox::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant};
-use crate::inbox::event;
 use crate::inbox::event::{Event, EventState, Source, WaitReason};
 use crate::inbox::store::{Store, StoreError};
-use crate::platform::PlatformQuery;
+use crate::platform::confirm::Confirmation;
+use crate::platform::{PlatformQuery, confirm};
 use crate::protocol::result::ResultCode;
 use crate::protocol::subject::Subject;
 use crate::telemetry::Telemetry;
@@ -92,8 +92,10 @@ enum AttemptResult {
     NotYet(String),
     /// Nobody to offer it to.
     NoBack,
-    /// The platform tells another story when it is asked.
-    Denied,
+    /// The platform does not confirm the payment yet.
+    NotConfirmed(String),
+    /// The platform contradicts the notification, for this reason.
+    Denied(String),
 }
 
 /// Waits for attempts that are under way where no further ones are made.
@@ -199,6 +201,7 @@ impl Delivery {
             Some(merchant) => self.offer(&event, &headers, merchant).await,
             None => AttemptResult::NoBack,
         };
+        let mut next_delay = None;
         let (outcome, words, state) = match came {
             AttemptResult::Taken => (
                 DeliveryOutcome::Taken,
@@ -220,11 +223,14 @@ impl Delivery {
                 }
                 return false;
             }
-            AttemptResult::Denied => (
-                DeliveryOutcome::Denied,
-                "the platform tells another story when asked".to_owned(),
-                EventState::Disputed,
-            ),
+            AttemptResult::NotConfirmed(why) if self.is_too_old(&event, at) => {
+                (DeliveryOutcome::Parked, why, EventState::Parked)
+            }
+            AttemptResult::NotConfirmed(why) => {
+                next_delay = Some(confirm::next_query(at - event.offered_since));
+                (DeliveryOutcome::NotYet, why, EventState::Pending)
+            }
+            AttemptResult::Denied(why) => (DeliveryOutcome::Denied, why, EventState::Disputed),
         };
         let subject = Subject::about(&event.merid, &event.orderid);
         if state == EventState::Disputed {
@@ -249,7 +255,7 @@ impl Delivery {
             self.wake.traces.forget(&event.id);
         }
         let attempt = AttemptRecord {
-            next: time::now() + delay(number),
+            next: time::now() + next_delay.unwrap_or_else(|| delay(number)),
             id: event.id,
             number,
             at,
@@ -263,7 +269,8 @@ impl Delivery {
             tracing::error!(%error, "the attempt could not be written down");
             tokio::time::sleep(BACK_OFF).await;
         }
-        outcome != DeliveryOutcome::Taken
+        // A platform that lags is no failure of the app.
+        outcome != DeliveryOutcome::Taken && next_delay.is_none()
     }
 
     async fn offer(
@@ -276,10 +283,10 @@ impl Delivery {
             return AttemptResult::NoBack;
         };
         if self.is_to_be_confirmed(event) {
-            match self.platform.result(merchant, &event.orderid).await {
-                Ok(outcome) if event::id(&outcome) == event.id => {}
-                Ok(_) => return AttemptResult::Denied,
-                Err(error) => return AttemptResult::NotYet(format!("not confirmed: {error}")),
+            match self.platform.confirm(merchant, event).await {
+                Confirmation::Confirmed => {}
+                Confirmation::Contradicted(why) => return AttemptResult::Denied(why),
+                Confirmation::NotYet(why) => return AttemptResult::NotConfirmed(why),
             }
         }
         let Some(client) = self.apps.client(back) else {

@@ -1,4 +1,4 @@
-//! The app's bytes become a call that may be signed: merchant found, members filled in, rules checked.
+//! A call: the app's bytes, read once against the rules of the document, with its merchant and its order.
 
 use std::sync::Arc;
 
@@ -13,19 +13,24 @@ use crate::protocol::json::Object;
 use crate::protocol::request::{Order, read_query, read_submit};
 use crate::protocol::subject::Subject;
 
-/// A call that keeps the rules.
+/// A call that keeps the document's rules and may be signed.
 pub(super) struct Call {
     /// The merchant whose key signs, from the one snapshot that the call uses.
     pub(super) merchant: Arc<Merchant>,
-    /// What is signed: the app's bytes, members filled in.
+    /// The bytes that are signed: the app's own, with the fields set that it may leave out.
     pub(super) json: Bytes,
-    /// Whom and what it is about.
+    /// The merchant, order and payment that the call names.
     pub(super) subject: Subject,
-    /// What the ledger keeps, where the call submits or signs an order.
+    /// The order for the ledger, where the call submits or signs one.
     pub(super) order: Option<Order>,
+    /// The address that the app itself gave for the order's results.
+    pub(super) backurl: Option<String>,
 }
 
-/// Where the platform is told to send results, where callbacks come to us.
+/// A longer address is no one's; bytes.
+const MAX_BACKURL: usize = 2048;
+
+/// The two addresses for results that the platform is given, where callbacks come to the sidecar.
 #[derive(Debug, Clone)]
 pub(super) struct Notify {
     back: String,
@@ -33,7 +38,7 @@ pub(super) struct Notify {
 }
 
 impl Notify {
-    /// The two addresses below `public_url`.
+    /// Returns the two addresses below `public_url`.
     pub(super) fn below(public_url: &Url) -> Self {
         let base = public_url.as_str().trim_end_matches('/');
         Self {
@@ -44,7 +49,8 @@ impl Notify {
 }
 
 impl Call {
-    /// Reads `body` for `endpoint`.
+    /// Reads `body` for `endpoint`. It is parsed once, also where fields are set: the rules hold for what the app wrote, and
+    /// what is set here needs no check.
     pub(super) fn parse(
         body: &Bytes,
         endpoint: Endpoint,
@@ -53,32 +59,31 @@ impl Call {
     ) -> Result<Self, CallRejection> {
         let object = Object::parse(body)?;
         let mut subject = Subject::of(&object);
-        let merchant = merchant(&object, snapshot).map_err(|refused| refused.about(&subject))?;
+        let merchant = merchant(&object, snapshot).map_err(|error| error.about(&subject))?;
         if subject.merid.is_none() {
             subject.merid = Some(merchant.merid.clone());
         }
-        let filled = fill_in(&object, endpoint, merchant, notify);
-        let order = match &filled {
-            Some(json) => check(&Object::parse(json.as_bytes())?, endpoint),
-            None => check(&object, endpoint),
+        let set = fields_to_set(&object, endpoint, merchant, notify);
+        let order = check(&object, endpoint, &set).map_err(|error| error.about(&subject))?;
+        let json = match set.is_empty() {
+            true => body.clone(),
+            false => Bytes::from(object.splice(&set)),
         };
-        let order = order.map_err(|refused| refused.about(&subject))?;
-        let merchant = merchant.clone();
-        let json = filled.map_or_else(|| body.clone(), Bytes::from);
         Ok(Self {
-            merchant,
+            merchant: merchant.clone(),
             json,
             subject,
+            backurl: order.as_ref().and_then(|_| backurl(&object)),
             order,
         })
     }
 
-    /// The message as it is sent.
+    /// Seals the call with the merchant's current key.
     pub(super) fn seal(&self) -> Envelope {
         Envelope::seal(&self.json, &self.merchant.key)
     }
 
-    /// A call that an app signed itself with this merchant's key: no rule is checked.
+    /// Wraps a call that an app signed itself with this merchant's key; the document's rules are not checked.
     pub(super) fn signed_by_app(
         merchant: Arc<Merchant>,
         json: Bytes,
@@ -90,22 +95,30 @@ impl Call {
             json,
             subject,
             order,
+            // Such an app gets its results from the platform.
+            backurl: None,
         }
     }
+}
+
+/// The app's own address for results; the delivery checks it.
+fn backurl(object: &Object<'_>) -> Option<String> {
+    let url = object.string("backurl")?.ok()?;
+    (!url.is_empty() && url.len() <= MAX_BACKURL).then(|| url.into_owned())
 }
 
 fn merchant<'s>(
     object: &Object<'_>,
     snapshot: &'s Snapshot,
 ) -> Result<&'s Arc<Merchant>, CallRejection> {
-    let wrong = |expected: &str| {
+    let invalid = |expected: &str| {
         CallRejection::new(Code::InvalidField, format!("merid: expected {expected}")).at("merid")
     };
     match object.string("merid") {
         None => snapshot
             .sole()
-            .ok_or_else(|| wrong("a merchant's number, because more than one is configured")),
-        Some(Err(_)) => Err(wrong("a string")),
+            .ok_or_else(|| invalid("a merchant's number, because more than one is configured")),
+        Some(Err(_)) => Err(invalid("a string")),
         Some(Ok(merid)) => snapshot.merchant(&merid).ok_or_else(|| {
             CallRejection::new(
                 Code::UnknownMerchant,
@@ -116,35 +129,40 @@ fn merchant<'s>(
     }
 }
 
-/// The app's bytes with the members that it may leave out; `None` where nothing is to be filled in.
-fn fill_in(
+/// The fields that the sidecar sets in the app's JSON: the sole merchant's number, and its own addresses for results where
+/// the merchant takes them from the sidecar.
+fn fields_to_set<'v>(
     object: &Object<'_>,
     endpoint: Endpoint,
-    merchant: &Merchant,
-    notify: Option<&Notify>,
-) -> Option<String> {
-    let mut members = Vec::new();
+    merchant: &'v Merchant,
+    notify: Option<&'v Notify>,
+) -> Vec<(&'static str, &'v str)> {
+    let mut fields = Vec::new();
     if object.raw("merid").is_none() {
-        members.push(("merid", merchant.merid.as_str()));
+        fields.push(("merid", merchant.merid.as_str()));
     }
     if let (Some(notify), true) = (notify, endpoint.takes_orders()) {
         if merchant.back.is_some() {
-            members.push(("backurl", &notify.back));
+            fields.push(("backurl", notify.back.as_str()));
         }
         if merchant.front.is_some() {
-            members.push(("fronturl", &notify.front));
+            fields.push(("fronturl", notify.front.as_str()));
         }
     }
-    (!members.is_empty()).then(|| object.splice(&members))
+    fields
 }
 
-fn check(message: &Object<'_>, endpoint: Endpoint) -> Result<Option<Order>, CallRejection> {
+fn check(
+    message: &Object<'_>,
+    endpoint: Endpoint,
+    set: &[(&str, &str)],
+) -> Result<Option<Order>, CallRejection> {
     Ok(match endpoint {
         Endpoint::Query => {
             read_query(message)?;
             None
         }
-        Endpoint::Submit | Endpoint::Link => Some(read_submit(message)?),
+        Endpoint::Submit | Endpoint::Link => Some(read_submit(message, set)?),
         Endpoint::Extra => None,
     })
 }

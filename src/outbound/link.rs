@@ -1,11 +1,33 @@
-//! A signed order for the customer's browser: a link, a form's fields, or a page that posts the form itself.
+//! `/apis/icashier`: an order signed for the customer's browser, as a link, a form's fields, or a page that posts the form.
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use maud::html;
 use serde::Serialize;
 
+use super::call::Call;
+use super::orders::SignedOrders;
+use super::rejection::CallRejection;
+use super::reply::CallReply;
+use super::upstream::Upstream;
+use crate::http::client::error::Sent;
+use crate::inbox::order::TryKind;
 use crate::web::reply::{Forms, JSON, NOTICE, Page, data};
+
+/// Records the order and signs it. The browser sends it, so nothing is sent here.
+pub(super) async fn link(
+    upstream: &Upstream,
+    orders: &SignedOrders,
+    call: &Call,
+    request: &Request<Bytes>,
+) -> Result<CallReply, CallRejection> {
+    orders.record(call, TryKind::Link).await?;
+    let envelope = call.seal();
+    let (sign, form) = (envelope.sign().to_string(), envelope.form("req"));
+    let signed = (envelope.text(), sign.as_str(), form.as_str());
+    let response = response(upstream.url(), signed, request.headers());
+    Ok(CallReply::ok(response, Sent::No))
+}
 
 #[derive(Serialize)]
 struct Link<'a> {
@@ -27,13 +49,11 @@ struct LinkFields<'a> {
 
 const SUBMIT: &str = "document.forms[0].submit()";
 
-/// The signed order, as JSON or as a page for `Accept: text/html`. `platform` is the platform's URL without
-/// a slash at its end, `form` the same envelope as `req=…&sign=…`.
+/// Renders a signed order as JSON, or as a page for `Accept: text/html`. `platform` is the platform's URL without a trailing
+/// slash; the order is its text, its signature, and both as `req=…&sign=…`.
 pub(super) fn response(
     platform: &str,
-    req: &str,
-    sign: &str,
-    form: &str,
+    (req, sign, form): (&str, &str, &str),
     accept: &HeaderMap,
 ) -> Response<Bytes> {
     let link = Link {
@@ -50,7 +70,7 @@ pub(super) fn response(
     data(StatusCode::OK, JSON, body)
 }
 
-/// Browsers name text/html first; an HTTP library that takes anything gets JSON.
+/// Returns true where `text/html` is accepted before JSON, as browsers do; an HTTP library that takes anything gets JSON.
 fn wants_page(headers: &HeaderMap) -> bool {
     let accept = headers
         .get(header::ACCEPT)

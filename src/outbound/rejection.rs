@@ -1,51 +1,100 @@
-//! The one table that turns failures into status, code and `sent`, and the body that carries them.
+//! Rejections of calls: status, code, title and `sent` of each, and the body that carries them.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use crate::http::client::error::{ClientError, Sent};
+use crate::platform::response::{OpenError, UnsignedWords};
+use crate::protocol::envelope::{EnvelopeError, VerifyError};
 use crate::protocol::field::FieldError;
 use crate::protocol::json::JsonError;
+use crate::protocol::response::ResponseError;
+use crate::protocol::result::ReadError;
 use crate::protocol::subject::Subject;
 pub(super) use crate::telemetry::outcome::Code;
 use crate::telemetry::outcome::Listed;
 use crate::web::reply::data;
 
-/// The status and the title of a code, and the certainty that the request reached the platform where the error itself
-/// does not say it.
-fn row(code: Code) -> (u16, &'static str, Sent) {
-    use Sent::{No, Unknown, Yes};
+/// The title of the body (RFC 9457 §3.1.3).
+fn title(code: Code) -> &'static str {
     match code {
-        Code::BadRequest => (400, "The request is not valid HTTP", No),
-        Code::InvalidJson => (400, "The body is not one strict JSON object", No),
-        Code::DuplicateMember => (400, "A JSON member stands twice", No),
-        Code::NotFound => (404, "There is nothing at this path", No),
-        Code::MethodNotAllowed => (405, "This path takes POST", No),
-        Code::RequestTimeout => (408, "The body did not come whole in time", No),
-        Code::OrderConflict => (
-            409,
-            "This order was signed before with another amount or action",
-            No,
-        ),
-        Code::BodyTooLarge => (413, "The body is larger than this sidecar takes", No),
-        Code::InvalidField => (422, "A field breaks the platform's rules", No),
-        Code::UnknownMerchant => (422, "No key is configured for this merchant", No),
-        Code::Internal => (500, "The sidecar failed inside this call", Unknown),
-        Code::Overloaded => (503, "Too many calls are in flight", No),
-        Code::Draining => (503, "The sidecar is shutting down", No),
-        Code::PlatformUnreachable => (502, "No connection to the platform", No),
-        Code::PlatformTimeout => (504, "The platform did not answer in time", Unknown),
-        Code::PlatformCutOff => (502, "The connection ended inside the answer", Unknown),
-        Code::BadSignature => (502, "The answer's sign does not fit its text", Yes),
-        Code::UnsignedAnswer => (502, "The platform could not find the merchant's key", Yes),
-        Code::PlatformError => (502, "The platform answered with an error status", Yes),
-        Code::MalformedAnswer => (502, "The answer is no valid envelope", Yes),
-        Code::ForeignAnswer => (502, "The answer speaks of another merchant or order", Yes),
+        Code::BadRequest => "The request is not valid HTTP",
+        Code::InvalidJson => "The body is not one strict JSON object",
+        Code::DuplicateMember => "The body has a duplicate key",
+        Code::BrowserRequest => "Web pages may not call the sidecar",
+        Code::NotFound => "No interface has this path",
+        Code::MethodNotAllowed => "This path takes POST",
+        Code::RequestTimeout => "The body did not arrive in time",
+        Code::OrderConflict => "This order was signed before with another amount or action",
+        Code::BodyTooLarge => "The body is larger than app.max_body",
+        Code::InvalidField => "A field breaks the platform's rules",
+        Code::UnknownMerchant => "No key is configured for this merchant",
+        Code::Internal => "The sidecar failed inside this call",
+        Code::Overloaded => "Too many calls are in flight",
+        Code::Draining => "The sidecar is shutting down",
+        Code::PlatformUnreachable => "No connection to the platform",
+        Code::PlatformTimeout => "The platform did not respond in time",
+        Code::PlatformCutOff => "The connection ended inside the response",
+        Code::BadSignature => "The response's signature is invalid",
+        Code::UnsignedAnswer => "The platform could not find the merchant's key",
+        Code::PlatformError => "The platform responded with an error status",
+        Code::MalformedAnswer => "The response is no valid envelope",
+        Code::ForeignAnswer => "The response is about another merchant or order",
     }
 }
 
-/// A refusal with all that is known about it. None of its texts quotes a body or a key.
+/// The status of the reply.
+fn status(code: Code) -> StatusCode {
+    match code {
+        Code::BadRequest | Code::InvalidJson | Code::DuplicateMember => StatusCode::BAD_REQUEST,
+        Code::BrowserRequest => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        Code::OrderConflict => StatusCode::CONFLICT,
+        Code::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::InvalidField | Code::UnknownMerchant => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Overloaded | Code::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        Code::PlatformTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Code::PlatformUnreachable
+        | Code::PlatformCutOff
+        | Code::BadSignature
+        | Code::UnsignedAnswer
+        | Code::PlatformError
+        | Code::MalformedAnswer
+        | Code::ForeignAnswer => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// Says whether the request may have arrived, where the error itself does not know better.
+fn sent(code: Code) -> Sent {
+    match code {
+        Code::Internal | Code::PlatformTimeout | Code::PlatformCutOff => Sent::Unknown,
+        Code::BadSignature
+        | Code::UnsignedAnswer
+        | Code::PlatformError
+        | Code::MalformedAnswer
+        | Code::ForeignAnswer => Sent::Yes,
+        Code::BadRequest
+        | Code::InvalidJson
+        | Code::DuplicateMember
+        | Code::BrowserRequest
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::RequestTimeout
+        | Code::OrderConflict
+        | Code::BodyTooLarge
+        | Code::InvalidField
+        | Code::UnknownMerchant
+        | Code::Overloaded
+        | Code::Draining
+        | Code::PlatformUnreachable => Sent::No,
+    }
+}
+
+/// A rejection with its details. None of its texts quotes a body or a key.
 #[derive(Debug, Clone)]
 pub(super) struct CallRejection {
     pub(super) code: Code,
@@ -53,16 +102,7 @@ pub(super) struct CallRejection {
     pub(super) sent: Sent,
     pub(super) field: Option<&'static str>,
     pub(super) subject: Subject,
-    pub(super) platform: Option<Box<Spoken>>,
-}
-
-/// What an unsigned answer says: passed on, believed by nobody.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Spoken {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) respcode: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) respmsg: Option<String>,
+    pub(super) platform: Option<Box<UnsignedWords>>,
 }
 
 /// The body, RFC 9457.
@@ -82,7 +122,7 @@ struct RejectionBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    platform: Option<&'a Spoken>,
+    platform: Option<&'a UnsignedWords>,
 }
 
 impl CallRejection {
@@ -90,7 +130,7 @@ impl CallRejection {
         Self {
             code,
             detail: detail.into(),
-            sent: row(code).2,
+            sent: sent(code),
             field: None,
             subject: Subject::default(),
             platform: None,
@@ -107,14 +147,13 @@ impl CallRejection {
         self
     }
 
-    /// The refusal as a response.
+    /// Renders the rejection as a reply.
     pub(super) fn response(&self, request_id: &HeaderValue) -> Response<Bytes> {
-        let (status, title, _) = row(self.code);
-        let name = self.code.name();
+        let (name, status) = (self.code.name(), status(self.code));
         let body = RejectionBody {
             r#type: format!("urn:countersign:problem:{name}"),
-            title,
-            status,
+            title: title(self.code),
+            status: status.as_u16(),
             detail: &self.detail,
             code: name,
             sent: self.sent.name(),
@@ -125,7 +164,6 @@ impl CallRejection {
             platform: self.platform.as_deref(),
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
         let mut response = data(status, "application/problem+json", body);
         let headers = response.headers_mut();
         let mut put = |name, value| headers.insert(name, HeaderValue::from_static(value));
@@ -155,8 +193,8 @@ impl From<FieldError> for CallRejection {
 }
 
 impl From<ClientError> for CallRejection {
-    fn from(fault: ClientError) -> Self {
-        let code = match fault {
+    fn from(error: ClientError) -> Self {
+        let code = match error {
             ClientError::Unreachable { .. } => Code::PlatformUnreachable,
             ClientError::TimedOut { .. } | ClientError::CutShort => Code::PlatformTimeout,
             ClientError::CutOff(_) => Code::PlatformCutOff,
@@ -165,8 +203,47 @@ impl From<ClientError> for CallRejection {
             }
         };
         Self {
-            sent: fault.sent(),
-            ..Self::new(code, fault.to_string())
+            sent: error.sent(),
+            ..Self::new(code, error.to_string())
+        }
+    }
+}
+
+impl From<OpenError> for CallRejection {
+    fn from(error: OpenError) -> Self {
+        let detail = error.to_string();
+        match error {
+            OpenError::Status(_) => Self::new(Code::PlatformError, detail),
+            OpenError::NoEnvelope { error, .. } => {
+                let rejection = Self::new(Code::MalformedAnswer, detail);
+                match error {
+                    EnvelopeError::Missing(_) => rejection,
+                    EnvelopeError::Doubled(name)
+                    | EnvelopeError::NotAString(name)
+                    | EnvelopeError::BadEscape(name) => rejection.at(name),
+                }
+            }
+            OpenError::Unsigned(words) => Self {
+                platform: Some(words),
+                ..Self::new(Code::UnsignedAnswer, detail)
+            },
+            OpenError::Invalid(VerifyError::NotBase64) => {
+                Self::new(Code::MalformedAnswer, detail).at("resp")
+            }
+            OpenError::Invalid(_) => Self::new(Code::BadSignature, detail),
+        }
+    }
+}
+
+impl From<ResponseError> for CallRejection {
+    fn from(error: ResponseError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ResponseError::Foreign(field) => Self::new(Code::ForeignAnswer, detail).at(field),
+            ResponseError::Read(ReadError::Unreadable { field, .. }) => {
+                Self::new(Code::MalformedAnswer, detail).at(field)
+            }
+            ResponseError::Read(_) => Self::new(Code::MalformedAnswer, detail),
         }
     }
 }

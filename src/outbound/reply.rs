@@ -1,10 +1,10 @@
-//! How a call ended: the response, and what is counted, logged and noted of it.
+//! Replies to calls, with what is counted, logged and noted of them.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::call::Call;
-use super::rejection::CallRejection;
+use super::rejection::{CallRejection, Code};
 use crate::http::client::error::Sent;
 use crate::protocol::envelope::Verified;
 use crate::protocol::key::Key;
@@ -15,18 +15,20 @@ use crate::web::reply::{JSON, data};
 
 pub(super) const VERIFIED: HeaderName = HeaderName::from_static("countersign-verified");
 
-/// A response, and what the log says of it.
+const SENT: HeaderName = HeaderName::from_static("countersign-sent");
+
+/// A reply, and what the log says of the call.
 pub(super) struct CallReply {
     pub(super) response: Response<Bytes>,
     pub(super) outcome: CallOutcome,
     pub(super) sent: Sent,
     pub(super) subject: Subject,
-    /// The fingerprint of the old key that the answer was signed with.
+    /// The fingerprint of the old key that the response was signed with.
     pub(super) old_key: Option<String>,
 }
 
 impl CallReply {
-    /// What went well; whose call it was is not known here.
+    /// Replies to a call that went well; its subject is added by the caller.
     pub(super) fn ok(response: Response<Bytes>, sent: Sent) -> Self {
         Self {
             response,
@@ -37,33 +39,51 @@ impl CallReply {
         }
     }
 
-    pub(super) fn answered(call: &Call, answer: Verified<PlatformResponse>) -> Self {
-        let old_key = call.merchant.old_key(answer.key_index());
+    /// Hands a verified response to the app. Nothing else becomes one.
+    pub(super) fn verified(call: &Call, verified: Verified<PlatformResponse>) -> Self {
+        let old_key = call.merchant.old_key(verified.key_index());
         Self {
             old_key: old_key.map(Key::fingerprint),
-            ..Self::ok(plain(answer), Sent::Yes)
+            ..Self::ok(plain(verified), Sent::Yes)
         }
     }
 
-    pub(super) fn refused(refused: &CallRejection, id: &HeaderValue) -> Self {
+    /// Passes on the platform's page or redirect, or with `error` what a gateway sent in its place; that says whether the
+    /// order may have arrived.
+    pub(super) fn page(mut page: Response<Bytes>, error: Option<Sent>) -> Self {
+        let sent = error.unwrap_or(Sent::Yes);
+        page.headers_mut()
+            .insert(SENT, HeaderValue::from_static(sent.name()));
         Self {
-            response: unverified(refused.response(id)),
-            outcome: CallOutcome::Failed(refused.code),
-            sent: refused.sent,
-            subject: refused.subject.clone(),
+            outcome: error.map_or(CallOutcome::Ok, |_| {
+                CallOutcome::Failed(Code::PlatformError)
+            }),
+            ..Self::ok(unverified(page), sent)
+        }
+    }
+
+    pub(super) fn rejected(rejection: &CallRejection, id: &HeaderValue) -> Self {
+        Self {
+            response: unverified(rejection.response(id)),
+            outcome: CallOutcome::Failed(rejection.code),
+            sent: rejection.sent,
+            subject: rejection.subject.clone(),
             old_key: None,
         }
     }
+
+    pub(super) fn about(self, subject: Subject) -> Self {
+        Self { subject, ..self }
+    }
 }
 
-/// A verified answer as the app gets it. Nothing else becomes one.
-fn plain(answer: Verified<PlatformResponse>) -> Response<Bytes> {
-    let mut response = data(StatusCode::OK, JSON, answer.into_inner().json);
+fn plain(verified: Verified<PlatformResponse>) -> Response<Bytes> {
+    let mut response = data(StatusCode::OK, JSON, verified.into_inner().json);
     response.headers_mut().insert(VERIFIED, flag(true));
     response
 }
 
-pub(super) fn unverified(mut response: Response<Bytes>) -> Response<Bytes> {
+fn unverified(mut response: Response<Bytes>) -> Response<Bytes> {
     response.headers_mut().insert(VERIFIED, flag(false));
     response
 }

@@ -1,47 +1,51 @@
-//! The platform's answer: read as an envelope, verified, complete, and about what was asked.
+//! The platform's response to a call: verified, complete, and about what the call names; or a page for the customer.
 
 use http::StatusCode;
+use url::Url;
 
 use super::call::Call;
-use super::rejection::{CallRejection, Code, Spoken};
+use super::rejection::CallRejection;
 use crate::http::client::RawResponse;
+use crate::http::client::error::Sent;
+use crate::platform;
 use crate::protocol::envelope;
-use crate::protocol::envelope::{EnvelopeError, Received, Verified, VerifyError};
+use crate::protocol::envelope::Verified;
 use crate::protocol::json::Object;
 use crate::protocol::response;
-use crate::protocol::response::{Completeness, PlatformResponse, ResponseError};
-use crate::protocol::result::ReadError;
+use crate::protocol::response::{Completeness, PlatformResponse};
 use crate::telemetry::metrics::Metrics;
 
-/// Verifies the answer to a call that must be answered with an envelope and status 200.
+/// Fields of an envelope or of a result: an app that finds one of them in JSON believes it.
+const BELIEVED: [&str; 6] = [
+    "resp",
+    "sign",
+    "respcode",
+    "resultcode",
+    "queryid",
+    "txnamt",
+];
+
+/// Verifies the response to a call that takes an envelope with status 200.
 pub(super) fn verify(
     response: &RawResponse,
     call: &Call,
     completeness: Completeness,
     metrics: &Metrics,
 ) -> Result<Verified<PlatformResponse>, CallRejection> {
-    if response.status() != StatusCode::OK {
-        let detail = format!("expected status 200, got {}", response.status().as_u16());
-        return Err(CallRejection::new(Code::PlatformError, detail));
-    }
-    let received = envelope::read(response.body(), "resp")?;
-    let message = received
-        .verify(call.merchant.verifying_keys())
-        .map_err(|error| unverified(&error, &received))?;
-    let answer = response::read_response(message, &call.json, &call.subject, completeness)?;
-    metrics.count_oddities(&answer);
-    Ok(answer)
+    let payload = platform::response::open(response, &call.merchant)?;
+    let verified = response::read_response(payload, &call.json, &call.subject, completeness)?;
+    metrics.count_oddities(&verified);
+    Ok(verified)
 }
 
-/// Whether what may be a page is an envelope, or would be taken for one: an app that gets JSON believes it.
+/// Returns true where a submit's response is an envelope, or an app could take it for a result: then it must be verified.
 pub(super) fn must_be_envelope(response: &RawResponse) -> bool {
     let body = response.body();
     let start = body.trim_ascii_start();
     let is_json = start.starts_with(b"{") || start.starts_with(b"[");
     if is_json && !response.status().is_success() {
-        // A gateway's own error, say: its status speaks for itself.
-        return Object::parse(body)
-            .is_ok_and(|o| o.raw("resp").is_some() || o.raw("sign").is_some());
+        // A gateway describes its own error in JSON; its status speaks for itself.
+        return Object::parse(body).map_or(true, |object| names_any(&object));
     }
     is_json
         || start.starts_with(b"resp=")
@@ -49,53 +53,68 @@ pub(super) fn must_be_envelope(response: &RawResponse) -> bool {
         || (!body.contains(&b'<') && envelope::read(body, "resp").is_ok())
 }
 
-fn unverified(error: &VerifyError, received: &Received<'_>) -> CallRejection {
-    match error {
-        VerifyError::Unsigned => CallRejection {
-            platform: spoken(received).map(Box::new),
-            ..CallRejection::new(
-                Code::UnsignedAnswer,
-                "sign is empty: the platform does not know this merchant or its key",
-            )
-        },
-        VerifyError::BadSignature => CallRejection::new(Code::BadSignature, error.to_string()),
-        VerifyError::NotBase64 => {
-            CallRejection::new(Code::MalformedAnswer, error.to_string()).at("resp")
+fn names_any(object: &Object<'_>) -> bool {
+    BELIEVED.into_iter().any(|name| object.raw(name).is_some())
+}
+
+/// Returns whether the order may have arrived, where something in front of the platform responded to a submit with an error
+/// of its own: a status of 400 or more, or a redirect to the path that was posted to, as from http to https.
+pub(super) fn gateway_error(
+    status: StatusCode,
+    location: impl FnOnce() -> Option<String>,
+    posted_to: &Url,
+) -> Option<Sent> {
+    match status.as_u16() {
+        // 52x are Cloudflare's: the origin is down, cut off or slow.
+        502..=504 | 520..=529 => Some(Sent::Unknown),
+        400.. => Some(Sent::Yes),
+        301 | 308 => {
+            let target = posted_to.join(&location()?).ok()?;
+            let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
+            (path(&target) == path(posted_to)).then_some(Sent::Yes)
         }
+        _ => None,
     }
 }
 
-fn spoken(received: &Received<'_>) -> Option<Spoken> {
-    let message = received.unverified()?;
-    let object = Object::parse(&message).ok()?;
-    let member = |name| object.string(name)?.ok().map(|text| text.into_owned());
-    Some(Spoken {
-        respcode: member("respcode"),
-        respmsg: member("respmsg"),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl From<EnvelopeError> for CallRejection {
-    fn from(error: EnvelopeError) -> Self {
-        let refused = Self::new(Code::MalformedAnswer, error.to_string());
-        match error {
-            EnvelopeError::Missing(_) => refused,
-            EnvelopeError::Doubled(name)
-            | EnvelopeError::NotAString(name)
-            | EnvelopeError::BadEscape(name) => refused.at(name),
+    fn found(status: u16, location: &str) -> Option<Sent> {
+        let status = StatusCode::from_u16(status).unwrap();
+        let posted_to = Url::parse("http://pay.example.com/cashier/api/icashier").unwrap();
+        gateway_error(status, || Some(location.to_owned()), &posted_to)
+    }
+
+    #[test]
+    fn a_gateway_s_error_says_whether_the_order_may_have_arrived() {
+        for status in [502, 503, 504, 520, 521, 524, 529] {
+            assert_eq!(found(status, "/"), Some(Sent::Unknown), "{status}");
+        }
+        for status in [400, 403, 404, 429, 500, 501, 505, 519, 530] {
+            assert_eq!(found(status, "/"), Some(Sent::Yes), "{status}");
+        }
+        for status in [200, 204, 302, 303, 307] {
+            assert_eq!(found(status, "/cashier/api/icashier"), None, "{status}");
         }
     }
-}
 
-impl From<ResponseError> for CallRejection {
-    fn from(error: ResponseError) -> Self {
-        let detail = error.to_string();
-        match error {
-            ResponseError::Foreign(member) => Self::new(Code::ForeignAnswer, detail).at(member),
-            ResponseError::Read(ReadError::Unreadable { field, .. }) => {
-                Self::new(Code::MalformedAnswer, detail).at(field)
+    #[test]
+    fn a_permanent_redirect_to_the_same_path_is_a_gateway_s() {
+        for status in [301, 308] {
+            for location in [
+                "https://pay.example.com/cashier/api/icashier",
+                "https://www.pay.example.com/cashier/api/icashier?x=1",
+                "//other.example.com/cashier/api/icashier",
+                "/cashier/api/icashier/",
+                "icashier",
+            ] {
+                assert_eq!(found(status, location), Some(Sent::Yes), "{location}");
             }
-            ResponseError::Read(_) => Self::new(Code::MalformedAnswer, detail),
+            for location in ["https://pay.example.com/cashier/pay", "/", "http://"] {
+                assert_eq!(found(status, location), None, "{location}");
+            }
         }
     }
 }

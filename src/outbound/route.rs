@@ -1,4 +1,4 @@
-//! Which of the app's paths means what.
+//! Routes: the endpoint of a request, and what follows from it.
 
 use http::{Method, Uri};
 
@@ -7,14 +7,14 @@ use crate::http::client::Repeat;
 use crate::protocol::response::Completeness;
 use crate::telemetry::outcome::CallKind;
 
-/// What the sidecar does with a call.
+/// The flow that a call takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     /// `/api/query` (document §3.4).
     Query,
     /// `/api/icashier` (document §3.1).
     Submit,
-    /// `/apis/icashier`: signed, and sent by a browser.
+    /// `/apis/icashier`: signed here, and sent by a browser.
     Link,
     /// One of `platform.extra_paths`.
     Extra,
@@ -46,7 +46,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// The endpoint in metrics, log and activity.
+    /// Returns the kind in metrics and log.
     pub(super) fn kind(self) -> CallKind {
         match self {
             Self::Query => CallKind::Query,
@@ -56,7 +56,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether it may be sent a second time: only a query is known to change nothing.
+    /// Says whether a request may go out again on a fresh connection. A submit is never sent twice, and this is the one
+    /// place that says so: two submits may be two payments. Only a query is known to change nothing.
     pub(super) fn repeat(self) -> Repeat {
         match self {
             Self::Query => Repeat::Once,
@@ -64,17 +65,31 @@ impl Endpoint {
         }
     }
 
-    /// Whether its message is an order (document §3.1.3).
+    /// Returns true where the message is an order (document §3.1.3).
     pub(super) fn takes_orders(self) -> bool {
         self.kind().takes_orders()
     }
 
-    /// What an enveloped answer must say.
+    /// The fields that an enveloped response must have.
     pub(super) fn completeness(self) -> Completeness {
         match self {
             Self::Query => Completeness::Query,
             Self::Submit | Self::Link => Completeness::Submit,
             Self::Extra => Completeness::Any,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_query_goes_out_again() {
+        use Endpoint::{Extra, Link, Query, Submit};
+        for endpoint in [Query, Submit, Link, Extra] {
+            let again = endpoint.repeat() == Repeat::Once;
+            assert_eq!(again, endpoint == Endpoint::Query, "{endpoint:?}");
         }
     }
 }

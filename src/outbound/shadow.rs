@@ -1,52 +1,36 @@
-//! Apps that still sign: what came is passed on unchanged, and our key's verdict stands beside the answer.
+//! Shadow mode, for apps that still sign: the app's form is passed on unchanged, and what our key makes of it stands beside
+//! the reply.
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, header};
 
 use super::call::Call;
+use super::link;
+use super::orders::SignedOrders;
+use super::rejection::{CallRejection, Code};
+use super::reply::{CallReply, VERIFIED, flag};
+use super::route::Endpoint;
+use super::submit::error_in_front;
+use super::upstream::Upstream;
 use crate::config::Snapshot;
+use crate::http::client::error::Sent;
+use crate::inbox::order::{Try, TryKind};
 use crate::protocol::envelope;
+use crate::protocol::envelope::Received;
 use crate::protocol::explain;
 use crate::protocol::explain::{Candidate, Explanation};
 use crate::protocol::json::Object;
 use crate::protocol::request;
-use crate::protocol::request::Order;
 use crate::protocol::subject::Subject;
+use crate::relay;
+use crate::telemetry::metrics::Metrics;
 
-/// An app's own envelope, and what our key says about it.
-pub(super) struct Shadow {
-    /// The text and sign as the app made them, decoded from the form.
-    pub(super) envelope: Option<(String, String)>,
-    /// Our key gives the same sign.
-    pub(super) verdict: ShadowVerdict,
-    /// Whom and what it is about, where it can be read.
-    pub(super) subject: Subject,
-    /// The call, where our key fits: what the answer is verified against.
-    pub(super) call: Option<Call>,
-}
-
-/// Whether our key gives the sign that the app sent, and if not, why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ShadowVerdict {
-    /// It does.
-    Match,
-    /// It does not; in words, for the log.
-    Mismatch(String),
-}
-
-impl ShadowVerdict {
-    /// The value of `countersign-shadow`.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Match => "match",
-            Self::Mismatch(_) => "mismatch",
-        }
-    }
-}
+const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
 
 /// Longer texts are not searched for the cause of a mismatch; `countersign explain` does that.
-const EXPLAINED: usize = 4096;
+const MAX_EXPLAINED: usize = 4096;
 
-/// Whether a body is a form with an envelope rather than plain JSON.
+/// Returns true where a body is a form with an envelope rather than plain JSON.
 pub(super) fn is_signed(body: &[u8]) -> bool {
     let start = body.trim_ascii_start();
     may_be_signed(body)
@@ -55,85 +39,187 @@ pub(super) fn is_signed(body: &[u8]) -> bool {
             || envelope::read(body, "req").is_ok())
 }
 
-/// Whether a body that begins like this can be one.
+/// Returns true where a body with this beginning can be one.
 pub(super) fn may_be_signed(body: &[u8]) -> bool {
     !body.trim_ascii_start().starts_with(b"{")
 }
 
-impl Shadow {
-    /// Compares the app's sign with ours. Nothing is refused: in shadow the app's own signing is in force.
-    pub(super) fn of(body: &[u8], snapshot: &Snapshot) -> Self {
-        let mismatch = |why: &str| Self {
-            envelope: None,
-            verdict: ShadowVerdict::Mismatch(why.to_owned()),
-            subject: Subject::default(),
-            call: None,
+/// Passes a call on as the app made it. Nothing is rejected for its signature: in shadow mode the app's own signing is in
+/// force.
+pub(super) async fn shadow(
+    upstream: &Upstream,
+    orders: &SignedOrders,
+    endpoint: Endpoint,
+    shadow: ShadowCall,
+    request: &Request<Bytes>,
+) -> Result<CallReply, CallRejection> {
+    let tried = match &shadow.call {
+        Some(call) if endpoint.takes_orders() => record(orders, call).await,
+        _ => None,
+    };
+    let result = match endpoint {
+        Endpoint::Link => signed_link(upstream, &shadow, request),
+        _ => pass_on(upstream, endpoint, &shadow, request).await,
+    };
+    if let (Endpoint::Submit, Some(tried)) = (endpoint, tried) {
+        orders.settle(tried, &result).await;
+    }
+    let mut reply = result.map_err(|error| error.about(&shadow.subject))?;
+    let verdict = HeaderValue::from_static(shadow.verdict.name());
+    reply.response.headers_mut().insert(SHADOW, verdict);
+    Ok(reply.about(shadow.subject))
+}
+
+/// Records the order, or logs why the ledger does not take it.
+async fn record(orders: &SignedOrders, call: &Call) -> Option<Try> {
+    match orders.record(call, TryKind::Shadow).await {
+        Ok(tried) => tried,
+        Err(conflict) => {
+            tracing::warn!(
+                merid = call.subject.shown_merid(),
+                orderid = call.subject.shown_orderid(),
+                detail = conflict.detail,
+                "a shadow call's order differs from the ledger's; it is passed on"
+            );
+            None
+        }
+    }
+}
+
+fn signed_link(
+    upstream: &Upstream,
+    shadow: &ShadowCall,
+    request: &Request<Bytes>,
+) -> Result<CallReply, CallRejection> {
+    let (text, sign) = shadow.envelope.as_ref().ok_or_else(|| {
+        CallRejection::new(Code::InvalidField, "req: expected one req and one sign").at("req")
+    })?;
+    let form = String::from_utf8_lossy(request.body().trim_ascii());
+    let response = link::response(upstream.url(), (text, sign, &form), request.headers());
+    Ok(CallReply::ok(response, Sent::No))
+}
+
+async fn pass_on(
+    upstream: &Upstream,
+    endpoint: Endpoint,
+    shadow: &ShadowCall,
+    request: &Request<Bytes>,
+) -> Result<CallReply, CallRejection> {
+    let mut headers = relay::page_headers(request.headers());
+    if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
+        headers.insert(header::CONTENT_TYPE, kind.clone());
+    }
+    let (path, body) = (request.uri().path(), request.body());
+    let response = upstream.post(endpoint, path, &headers, body).await?;
+    let is_verified = |call| upstream.verify(endpoint, call, &response).is_ok();
+    let is_verified = shadow.call.as_ref().is_some_and(is_verified);
+    let error = match endpoint {
+        Endpoint::Submit => error_in_front(upstream, &response),
+        _ => None,
+    };
+    let mut reply = CallReply::page(relay::response(response), error);
+    let headers = reply.response.headers_mut();
+    headers.insert(VERIFIED, flag(is_verified));
+    Ok(reply)
+}
+
+/// An app's own envelope, and what our key makes of it.
+pub(super) struct ShadowCall {
+    /// The text and the signature as the app made them, decoded from the form.
+    envelope: Option<(String, String)>,
+    verdict: ShadowVerdict,
+    /// The merchant and order that the call names, where it can be read.
+    subject: Subject,
+    /// The call, where our key gives the same signature: the response is verified against it.
+    call: Option<Call>,
+}
+
+/// The comparison of the app's signature with ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ShadowVerdict {
+    /// Our key gives the same signature.
+    Match,
+    /// It does not, for this reason.
+    Mismatch(String),
+}
+
+impl ShadowVerdict {
+    /// The value of `countersign-shadow`.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Match => "match",
+            Self::Mismatch(_) => "mismatch",
+        }
+    }
+}
+
+impl ShadowCall {
+    /// Compares the app's signature with ours, counts the verdict, and logs a mismatch.
+    pub(super) fn read(body: &[u8], snapshot: &Snapshot, metrics: &Metrics) -> Self {
+        let mut subject = Subject::default();
+        let (envelope, compared) = match envelope::read(body, "req") {
+            Ok(received) => {
+                let envelope = (received.text().to_owned(), received.sign().to_owned());
+                (Some(envelope), compare(&received, snapshot, &mut subject))
+            }
+            Err(error) => (None, Err(error.to_string())),
         };
-        let received = match envelope::read(body, "req") {
-            Ok(received) => received,
-            Err(error) => return mismatch(&error.to_string()),
-        };
-        let envelope = Some((received.text().to_owned(), received.sign().to_owned()));
-        let Some(bytes) = received.unverified() else {
-            return Self {
-                envelope,
-                ..mismatch("req is not base64")
-            };
-        };
-        let object = match Object::parse(&bytes) {
-            Ok(object) => object,
-            Err(error) => {
-                return Self {
-                    envelope,
-                    ..mismatch(&error.to_string())
-                };
+        let (verdict, call) = match compared {
+            Ok(call) => (ShadowVerdict::Match, Some(call)),
+            Err(why) => {
+                tracing::warn!(
+                    merid = subject.shown_merid(),
+                    why,
+                    "the app's signature is not ours"
+                );
+                (ShadowVerdict::Mismatch(why), None)
             }
         };
-        let subject = Subject::of(&object);
-        let merchant = subject
-            .merid
-            .as_deref()
-            .and_then(|merid| snapshot.merchant(merid));
-        let Some(merchant) = merchant else {
-            return Self {
-                envelope,
-                subject,
-                ..mismatch("no key is configured for its merid")
-            };
-        };
-        // Only the key that we would sign with: an old key would be a mismatch after the move.
-        if received.verify([&merchant.key]).is_err() {
-            let candidate = Candidate {
-                merid: &merchant.merid,
-                key: &merchant.key,
-                old: false,
-            };
-            let found = match received.text().len() {
-                // The search hashes the text some hundred times, and other calls wait.
-                0..=EXPLAINED => explain::explain(received.text(), received.sign(), &[candidate]),
-                _ => Explanation::Unknown,
-            };
-            return Self {
-                envelope,
-                subject,
-                ..mismatch(&in_words(&found))
-            };
-        }
-        let order = request::read_order(&object).ok();
-        let json = Bytes::from(bytes.clone());
-        let call = Call::signed_by_app(merchant.clone(), json, subject.clone(), order);
+        metrics.shadow.with_label_values(&[verdict.name()]).inc();
         Self {
             envelope,
-            verdict: ShadowVerdict::Match,
+            verdict,
             subject,
-            call: Some(call),
+            call,
         }
     }
+}
 
-    /// The order that the ledger is to learn.
-    pub(super) fn order(&self) -> Option<&Order> {
-        self.call.as_ref()?.order.as_ref()
+/// Returns the call where our key gives the signature that the app sent, and otherwise the reason. `subject` is set as soon
+/// as it is known.
+fn compare(
+    received: &Received<'_>,
+    snapshot: &Snapshot,
+    subject: &mut Subject,
+) -> Result<Call, String> {
+    let payload = received.unverified().ok_or("req is not base64")?;
+    let object = Object::parse(&payload).map_err(|error| error.to_string())?;
+    *subject = Subject::of(&object);
+    let merid = subject.merid.as_deref();
+    let merchant = merid
+        .and_then(|merid| snapshot.merchant(merid))
+        .ok_or("no key is configured for its merid")?;
+    // Only the key that we would sign with: an old key would be a mismatch after the move.
+    if received.verify([&merchant.key]).is_err() {
+        let candidate = Candidate {
+            merid: &merchant.merid,
+            key: &merchant.key,
+            old: false,
+        };
+        return Err(in_words(&match received.text().len() {
+            // The search hashes the text some hundred times, and other calls wait.
+            0..=MAX_EXPLAINED => explain::explain(received.text(), received.sign(), &[candidate]),
+            _ => Explanation::Unknown,
+        }));
     }
+    let order = request::read_order(&object).ok();
+    let json = Bytes::from(payload.clone());
+    Ok(Call::signed_by_app(
+        merchant.clone(),
+        json,
+        subject.clone(),
+        order,
+    ))
 }
 
 fn in_words(explanation: &Explanation) -> String {

@@ -36,11 +36,11 @@ pub mod envelope;
 
 pub mod field;
 
-pub mod subject;
-
 pub mod request;
 
 pub mod result;
+
+pub mod subject;
 
 pub mod response;
 

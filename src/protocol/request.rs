@@ -19,15 +19,19 @@ pub struct Order {
     pub action: &'static str,
 }
 
-/// Checks a submit against §3.1.3 and reads its order. `merid` is not looked at.
-pub fn read_submit(message: &Object<'_>) -> Result<Order, FieldError> {
+/// Checks a submit against §3.1.3 and reads its order. `merid` is not looked at, and neither are the fields of `replaced`,
+/// which the caller sets itself.
+pub fn read_submit(message: &Object<'_>, replaced: &[(&str, &str)]) -> Result<Order, FieldError> {
     let order = read_order(message)?;
-    callback_url(message, "backurl")?.ok_or(FieldError {
-        field: "backurl",
-        expected: URL,
-    })?;
+    let is_kept = |field| !replaced.iter().any(|(name, _)| *name == field);
+    if is_kept("backurl") {
+        callback_url(message, "backurl")?.ok_or(FieldError {
+            field: "backurl",
+            expected: URL,
+        })?;
+    }
     // Nullable (§3.1.3): an empty one is none.
-    if message.raw("fronturl") != Some("\"\"") {
+    if is_kept("fronturl") && message.raw("fronturl") != Some("\"\"") {
         callback_url(message, "fronturl")?;
     }
     optional_string(message, "accname")?;
@@ -84,7 +88,7 @@ mod tests {
         r#"{"action":"Bank","txnamt":1,"merid":"1","orderid":"ABCDEFGH","backurl":"https://a/b"}"#;
 
     fn submit(text: &str) -> Result<Order, FieldError> {
-        read_submit(&Object::parse(text.as_bytes()).unwrap())
+        read_submit(&Object::parse(text.as_bytes()).unwrap(), &[])
     }
 
     #[test]

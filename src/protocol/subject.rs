@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::json::{Object, WrongTypeError};
+use super::result::PaymentResult;
 
 /// The merchant, order and payment that a payload is about.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -52,17 +53,36 @@ impl Subject {
         message: &Object<'_>,
         skip: impl Fn(&str) -> bool,
     ) -> Option<&'static str> {
+        self.differs_where(skip, |name| subject_member(message, name))
+    }
+
+    /// Compares with a result in the same way. Where a queryid was sent, the platform ignores the orderid (§3.4.3).
+    pub fn differs_from(&self, result: &PaymentResult) -> Option<&'static str> {
+        let skip = |name: &str| name == "orderid" && self.queryid.is_some();
+        self.differs_where(skip, |name| {
+            Some(Cow::Borrowed(match name {
+                "merid" => result.merid.as_str(),
+                "orderid" => result.orderid.as_str(),
+                _ => result.queryid.as_str(),
+            }))
+        })
+    }
+
+    fn differs_where<'a>(
+        &self,
+        skip: impl Fn(&str) -> bool,
+        theirs: impl Fn(&str) -> Option<Cow<'a, str>>,
+    ) -> Option<&'static str> {
         let named = [
             ("merid", &self.merid),
             ("orderid", &self.orderid),
             ("queryid", &self.queryid),
         ];
-        let differs = |ours: &str, name| {
-            subject_member(message, name).is_some_and(|theirs| theirs != ours) && !skip(name)
-        };
-        named
-            .into_iter()
-            .find_map(|(name, ours)| differs(ours.as_deref()?, name).then_some(name))
+        named.into_iter().find_map(|(name, ours)| {
+            let ours = ours.as_deref()?;
+            let differs = theirs(name).is_some_and(|theirs| theirs != ours) && !skip(name);
+            differs.then_some(name)
+        })
     }
 }
 

@@ -132,7 +132,7 @@ impl Sandbox {
     }
 
     pub(super) fn submit(&self, merid: &str, message: &Object<'_>) -> InterfaceOutcome {
-        let order = read_submit(message).map_err(|error| match error.field {
+        let order = read_submit(message, &[]).map_err(|error| match error.field {
             "txnamt" => InterfaceRejection {
                 respcode: "13",
                 respmsg: "交易金额错误",

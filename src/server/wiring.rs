@@ -146,7 +146,7 @@ impl Parts {
 
     pub(super) fn results(&self, settings: &Settings) -> Results {
         let inbox = &settings.inbox;
-        let platform = PlatformQuery(self.client.clone());
+        let platform = PlatformQuery::new(self.client.clone(), self.metrics.clone());
         Results {
             drain: self.drain.clone(),
             store: self.store.clone(),

@@ -77,6 +77,7 @@ listed! {
         BadRequest = "bad-request", "不是有效的 HTTP 请求", "no valid HTTP request";
         InvalidJson = "invalid-json", "不是严格的 JSON 对象", "the body is not one strict JSON object";
         DuplicateMember = "duplicate-member", "JSON 键重复", "a key of the JSON object is duplicated";
+        BrowserRequest = "browser-request", "请求来自网页", "a web page called";
         NotFound = "not-found", "此路径无内容", "nothing is at this path";
         MethodNotAllowed = "method-not-allowed", "此路径只接受 POST", "this path takes POST";
         RequestTimeout = "request-timeout", "请求未及时传完", "the request was not complete in time";

@@ -43,29 +43,104 @@ fn what_the_platform_confirms_is_told() {
     assert!(about.contains(&payment.orderid) || about.contains(&payment.queryid));
 }
 
+/// A notification that says "paid", and what the platform has in its book for the same payment.
+fn notified(shop: &Shop, book: impl FnOnce(Payment) -> Payment) -> Payment {
+    let payment = Payment::of(&shop.order());
+    shop.book.enter(book(payment.clone()));
+    acknowledged(&shop.notify(&payment));
+    payment
+}
+
 #[test]
-fn what_the_platform_denies_is_kept_for_a_person() {
+fn what_the_platform_contradicts_waits_for_review_with_the_reason() {
     let shop = Shop::with(|_| taken(), paid);
-    let payments: Vec<_> = (0..4).map(|_| Payment::of(&shop.order())).collect();
-    let [unpaid, failed, cheap, under_way] = &payments[..] else {
-        unreachable!()
-    };
-    shop.book.enter(unpaid.clone().with_result("1001"));
-    shop.book.enter(failed.clone().with_result("1003"));
-    shop.book.enter(cheap.clone().with_amount(1));
-    shop.book.enter(under_way.clone().with_result("1004"));
-    for payment in &payments {
-        acknowledged(&shop.notify(payment));
+    let elsewhere = crate::harness::fresh_orderid();
+    let cases = [
+        (notified(&shop, |it| it.with_result("1003")), "1003"),
+        (notified(&shop, |it| it.with_amount(1)), "txnamt 1,"),
+        (
+            notified(&shop, |it| it.with_amount(1).with_result("1001")),
+            "txnamt 1,",
+        ),
+        (
+            notified(&shop, |it| {
+                Payment::of(&elsewhere).with_queryid(&it.queryid)
+            }),
+            "another order",
+        ),
+    ];
+    for (payment, why) in &cases {
+        let id = id_of(&shop.listed(&payment.orderid, "disputed")).to_owned();
+        let shown = shop.inbox(&["show", &id]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains(why), "{why:?} is not in {shown}");
     }
-    for payment in &payments {
-        shop.listed(&payment.orderid, "disputed");
-    }
-    let good = Payment::of(&shop.order());
-    shop.book.enter(good.clone());
-    acknowledged(&shop.notify(&good));
+    let good = notified(&shop, |it| it);
     shop.hears(&good.orderid, 1);
     assert_eq!(shop.app.count(), 1);
-    assert!(shop.sidecar.metrics().sum(&["countersign_disputes_total"]) >= 4.0);
+    let disputes = ["countersign_disputes_total"];
+    assert!(shop.sidecar.metrics().sum(&disputes) >= cases.len() as f64);
+}
+
+#[test]
+fn what_the_platform_does_not_know_yet_is_asked_for_until_it_does() {
+    let shop = Shop::with(|_| taken(), paid);
+    let waiting: Vec<_> = ["1001", "1002", "1004", "", "9999"]
+        .into_iter()
+        .map(|code| notified(&shop, |it| it.with_result(code)))
+        .collect();
+    // Each is asked about again, and none is delivered or disputed meanwhile.
+    crate::harness::eventually("each is asked about three times", 3 * SOON, || {
+        queries(&shop) >= 3 * waiting.len()
+    });
+    assert_eq!(shop.app.count(), 0);
+    for payment in &waiting {
+        shop.listed(&payment.orderid, "pending");
+        shop.book.enter(payment.clone());
+    }
+    let began = Instant::now();
+    for payment in &waiting {
+        shop.hears(&payment.orderid, 1);
+    }
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert_eq!(
+        shop.sidecar.metrics().sum(&["countersign_disputes_total"]),
+        0.0
+    );
+}
+
+#[test]
+fn the_event_s_own_try_is_asked_about_and_not_its_order() {
+    let shop = Shop::with(|_| taken(), paid);
+    let first = Payment::of(&shop.order());
+    let second = first.clone().with_queryid("QB").with_result("1001");
+    // The customer tried twice. Asked by orderid, the platform would tell of the second, unpaid try.
+    shop.book.enter(first.clone());
+    shop.book.enter(second);
+    acknowledged(&shop.notify(&first));
+    shop.hears(&first.orderid, 1);
+    assert_eq!(shop.platform.last().member("queryid"), first.queryid);
+}
+
+#[test]
+fn another_try_in_the_platform_s_response_says_nothing() {
+    let book = Book::default();
+    let pages = book.clone();
+    let asked = AtomicUsize::new(0);
+    let platform = Platform::start(move |seen| match asked.fetch_add(1, Ordering::SeqCst) {
+        // A platform that takes another try of the order for the one that was asked about.
+        0 | 1 => {
+            let other = Payment::of("ANOTHERTRY01").with_result("1003");
+            let form = crate::wire::answer(other.answer(), crate::harness::KEY);
+            Action::Reply(crate::platform::enveloped(form))
+        }
+        _ => pages.reply(seen),
+    });
+    let app = Platform::start(|_| taken());
+    let shop = Shop::between(book, platform, app, paid);
+    let payment = notified(&shop, |it| it);
+    shop.hears(&payment.orderid, 1);
+    assert!(queries(&shop) >= 3, "{}", queries(&shop));
 }
 
 #[test]

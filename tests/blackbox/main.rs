@@ -18,6 +18,7 @@ mod harness;
 mod platform;
 mod shop;
 mod skip;
+mod web_pages;
 mod webdriver;
 mod wire;
 
@@ -52,6 +53,7 @@ mod durability;
 mod fleet;
 mod forgeries;
 mod front;
+mod gateways;
 mod inbox;
 mod pages;
 mod public_port;

@@ -375,3 +375,44 @@ fn a_platform_that_is_down_is_asked_again_later() {
     go_to(&mut shop, minutes(120));
     assert_eq!(shop.hears(&payment.orderid, 1)[0].source, "query");
 }
+
+#[test]
+fn a_platform_that_hangs_does_not_slow_the_pace_down() {
+    const NAME: &str = "a_platform_that_hangs_does_not_slow_the_pace_down";
+    if !clock::can_be_moved(NAME) {
+        return;
+    }
+    const ORDERS: usize = 200;
+    const PER_SECOND: usize = 20;
+    let book = Book::default();
+    let pages = book.clone();
+    let platform = Platform::start(move |seen| match seen.target.as_str() {
+        "/api/icashier" => Action::Cut(Vec::new()),
+        _ if seen.member("orderid").starts_with("URGENT") => pages.reply(seen),
+        _ => Action::Hang,
+    });
+    let app = Platform::start(|_| taken());
+    let mut shop = Shop::between(book, platform, app, |conf| {
+        conf.inbox = format!("watch_per_second = {PER_SECOND}");
+        conf.timeout = "15s";
+    });
+    for _ in 0..ORDERS {
+        shop.order();
+    }
+    go_to(&mut shop, minutes(30));
+    // All of them are being waited for at the end: none of the first has timed out.
+    shop.platform.wait_for(5 * PER_SECOND);
+    let queried: Vec<_> = shop.platform.seen().iter().map(|seen| seen.at).collect();
+    let took = queried[5 * PER_SECOND - 1] - queried[0];
+    assert!(
+        (Duration::from_secs(4)..Duration::from_secs(8)).contains(&took),
+        "{} queries in {took:?}",
+        5 * PER_SECOND
+    );
+    // An order whose submit has no outcome comes before those that have waited for longer.
+    let urgent = Payment::of("URGENTORDER01");
+    shop.book.enter(urgent.clone());
+    let answer = shop.sidecar.submit(submit_json(&urgent.orderid));
+    answer.problem(502, "platform-cut-off", "unknown");
+    shop.hears(&urgent.orderid, 1);
+}

@@ -40,6 +40,7 @@ fn defaults_are_those_of_the_manual() {
     );
     assert_eq!(settings.app.max_body, 65_536);
     assert_eq!(settings.app.max_in_flight, 1_024);
+    assert!(settings.app.allow_origins.is_empty());
     assert_eq!(settings.platform.connect_timeout, Duration::from_secs(3));
     assert_eq!(settings.platform.timeout, Duration::from_secs(15));
     assert!(settings.platform.ca_file.is_none() && settings.platform.extra_paths.is_empty());

@@ -30,6 +30,6 @@ mod http_client;
 
 pub mod by_origin;
 
-pub use self::http_client::{Client, RawRequest, Repeat};
+pub use self::http_client::{Client, Repeat};
 pub use self::request::Body;
 pub use self::response::RawResponse;

@@ -1,0 +1,62 @@
+//! `/api/icashier`: an order out, once; the platform's page or redirect back, or an envelope.
+
+use bytes::Bytes;
+use http::{Request, header};
+
+use super::call::Call;
+use super::orders::SignedOrders;
+use super::rejection::CallRejection;
+use super::reply::CallReply;
+use super::response::{gateway_error, must_be_envelope};
+use super::route::Endpoint;
+use super::upstream::Upstream;
+use crate::http::client::RawResponse;
+use crate::http::client::error::Sent;
+use crate::inbox::order::TryKind;
+use crate::relay::{self, FormBody};
+
+/// Records the order, sends it, and passes on what a customer is to see. What an app could take for a result is verified.
+pub(super) async fn submit(
+    upstream: &Upstream,
+    orders: &SignedOrders,
+    call: &Call,
+    request: &Request<Bytes>,
+) -> Result<CallReply, CallRejection> {
+    let tried = orders.record(call, TryKind::Submit).await?;
+    let headers = relay::page_headers(request.headers());
+    let form = FormBody(call.seal());
+    let response = upstream
+        .post(Endpoint::Submit, "/api/icashier", &headers, &form)
+        .await;
+    let result = response
+        .map_err(CallRejection::from)
+        .and_then(|response| reply(upstream, call, response));
+    if let Some(tried) = tried {
+        orders.settle(tried, &result).await;
+    }
+    result
+}
+
+fn reply(
+    upstream: &Upstream,
+    call: &Call,
+    response: RawResponse,
+) -> Result<CallReply, CallRejection> {
+    if !must_be_envelope(&response) {
+        let error = error_in_front(upstream, &response);
+        return Ok(CallReply::page(relay::response(response), error));
+    }
+    // Only what is signed comes through: no status, cookie or redirect beside it.
+    let verified = upstream.verify(Endpoint::Submit, call, &response)?;
+    Ok(CallReply::verified(call, verified))
+}
+
+/// Returns whether the order may have arrived, where the response is a gateway's error.
+pub(super) fn error_in_front(upstream: &Upstream, response: &RawResponse) -> Option<Sent> {
+    let location = || {
+        let headers = response.headers();
+        let location = headers.get(header::LOCATION)?.to_str().ok()?;
+        Some(location.to_owned())
+    };
+    gateway_error(response.status(), location, upstream.submits())
+}
