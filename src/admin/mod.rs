@@ -97,6 +97,10 @@ impl Admin {
     ) -> Result<Response<Bytes>, StoreError> {
         let admin = &self.0;
         match place {
+            // Any program of this host, and any page in its browsers, reaches a tokenless console.
+            AdminPage::Decide(..) if !admin.guard.asks_for_token() => {
+                Ok(rejection::needs_token(visit, request.headers()))
+            }
             AdminPage::Decide(id, decision) => events::decide(admin, visit, id, decision).await,
             AdminPage::Merchants => Ok(merchants::reload_by_hand(admin).await),
             AdminPage::Logout => {

@@ -20,7 +20,19 @@ const TOKEN: &str = "T0kenOfTheTests-5f1c8a7e";
 
 /// Its app is ill until told otherwise, and events are given up after a second.
 fn where_events_are_parked() -> (Shop, Arc<AtomicBool>) {
-    Shop::with_an_ill_app(|conf| conf.inbox = "retry_for = \"1s\"".to_owned())
+    Shop::with_an_ill_app(|conf| {
+        conf.inbox = "retry_for = \"1s\"".to_owned();
+        conf.admin = format!("token = \"{TOKEN}\"");
+    })
+}
+
+/// The cookie line of a browser that gave the token.
+fn signed_in(admin: SocketAddr) -> String {
+    let form = form_token(&get(admin, "/login", &[]).text());
+    let form = format!("form={form}&token={TOKEN}");
+    let answer = post_with(admin, "/login", &[FORM], form);
+    let set = answer.header("set-cookie").unwrap();
+    format!("Cookie: {}", set.split(';').next().unwrap())
 }
 
 /// A GET with these further header lines.
@@ -388,7 +400,8 @@ fn a_replay_is_confirmed_on_a_page_of_its_own() {
     let asked = shop.sidecar.admin(&path).text();
     shop.listed(&orderid, "parked");
     let form = format!("form={}", form_token(&asked));
-    let answer = post_with(admin, &path, &[FORM], &form);
+    let cookie = signed_in(admin);
+    let answer = post_with(admin, &path, &[FORM, &cookie], &form);
     assert_eq!(answer.status, 303, "{}", answer.text());
     shop.listed(&orderid, "delivered");
     assert_eq!(shop.deliveries_of(&orderid).len(), before + 1);
@@ -402,11 +415,33 @@ fn a_replay_is_confirmed_on_a_page_of_its_own() {
     );
     for (path, status) in [("/events/0/replay", 404), ("/events/0/keep", 404)] {
         assert_eq!(
-            post_with(admin, path, &[FORM], &form).status,
+            post_with(admin, path, &[FORM, &cookie], &form).status,
             status,
             "{path}"
         );
     }
+}
+
+#[test]
+fn without_a_token_the_console_shows_decisions_and_takes_none() {
+    let (shop, _) = Shop::with_an_ill_app(|conf| conf.inbox = "retry_for = \"1s\"".to_owned());
+    let (orderid, id) = parked(&shop);
+    let admin = shop.sidecar.setup.admin;
+    let form = form_token(&shop.sidecar.admin("/merchants").text());
+    for decision in ["replay", "discard"] {
+        let path = format!("/events/{id}/{decision}");
+        let shown = shop.sidecar.admin(&path).text();
+        let command = format!("countersign inbox {decision} {id}");
+        assert!(words(&shown).contains(&command), "{shown}");
+        assert!(words(&shown).contains("admin.token"), "{shown}");
+        assert!(!shown.contains("<form method=\"post\""), "{shown}");
+        let answer = post_with(admin, &path, &[FORM], format!("form={form}"));
+        assert_eq!(answer.status, 403, "{}", answer.text());
+        assert!(answer.text().contains("admin.token"), "{}", answer.text());
+    }
+    assert!(shop.listed(&orderid, "parked").contains(&id));
+    let reload = post_with(admin, "/merchants", &[FORM], format!("form={form}"));
+    assert_eq!(reload.status, 303, "a reload needs no token on loopback");
 }
 
 #[test]
@@ -415,7 +450,8 @@ fn a_discarded_event_is_out_of_the_lists() {
     let (orderid, id) = parked(&shop);
     let path = format!("/events/{id}/discard");
     let form = format!("form={}", form_token(&shop.sidecar.admin(&path).text()));
-    let answer = post_with(shop.sidecar.setup.admin, &path, &[FORM], form);
+    let cookie = signed_in(shop.sidecar.setup.admin);
+    let answer = post_with(shop.sidecar.setup.admin, &path, &[FORM, &cookie], form);
     assert_eq!(answer.status, 303);
     shop.listed(&orderid, "discarded");
     assert!(!page(&shop.sidecar, "/events?state=parked").contains(&orderid));
@@ -430,10 +466,11 @@ fn an_action_from_another_site_is_refused() {
     let path = format!("/events/{id}/replay");
     let form = format!("form={}", form_token(&shop.sidecar.admin(&path).text()));
     let host = format!("Host: {admin}");
+    let cookie = signed_in(admin);
     let own = format!("Origin: http://{admin}");
     let post = |path: &str, further: &[&str], form: &str| {
         let mut head = format!("POST {path} HTTP/1.1\r\nContent-Length: {}\r\n", form.len());
-        for line in [&[host.as_str(), FORM], further].concat() {
+        for line in [&[host.as_str(), &cookie, FORM], further].concat() {
             head += &format!("{line}\r\n");
         }
         let mut connection = Connection::open(admin).unwrap();
@@ -877,6 +914,8 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
         browser.picture(&format!("console-{name}"));
     };
     browser.open(&home);
+    browser.write("input[name=token]", TOKEN);
+    browser.click("main form button.first");
     browser.reads(&[
         "Overview",
         "Parked",
@@ -919,6 +958,10 @@ fn a_person_on_call_finds_an_order_and_replays_it() {
     drop(browser);
 
     let browser = Browser::start("zh-CN", Screen::Phone);
+    browser.open(&home);
+    browser.write("input[name=token]", TOKEN);
+    browser.click("main form button.first");
+    browser.reads(&["概览"]);
     let pages = [
         "",
         "events?state=disputed",

@@ -123,6 +123,8 @@ pub(crate) struct Setup {
     pub(crate) admin: SocketAddr,
     pub(crate) callbacks: SocketAddr,
     pub(crate) merchants_file: PathBuf,
+    /// `admin.token`, where the settings have one.
+    pub(crate) admin_token: Option<String>,
     /// How far the clock of the next run is ahead; needs libfaketime.
     pub(crate) clock_ahead: Duration,
 }
@@ -145,6 +147,10 @@ impl Setup {
             admin,
             callbacks,
             merchants_file,
+            admin_token: conf
+                .admin
+                .split_once("token = \"")
+                .and_then(|(_, rest)| Some(rest.split_once('"')?.0.to_owned())),
             clock_ahead: Duration::ZERO,
         };
         fs::write(setup.conf_file(), setup.main_file(&conf)).unwrap();
@@ -519,11 +525,24 @@ impl Sidecar {
     }
 
     pub(crate) fn admin(&self, path: &str) -> Response {
-        client::fetch(self.setup.admin, path).unwrap()
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        let bearer = self.bearer().map_or_else(String::new, |line| line + "\r\n");
+        let connection = client::Connection::open(self.setup.admin);
+        connection
+            .and_then(|mut it| it.exchange(format!("{head}{bearer}\r\n")))
+            .unwrap()
+    }
+
+    /// The header line with the admin token, where the settings have one.
+    pub(crate) fn bearer(&self) -> Option<String> {
+        let token = self.setup.admin_token.as_ref();
+        token.map(|token| format!("Authorization: Bearer {token}"))
     }
 
     pub(crate) fn reload(&self) -> Response {
-        client::post(self.setup.admin, "/-/reload", "")
+        let bearer = self.bearer();
+        let further: Vec<_> = bearer.iter().map(String::as_str).collect();
+        client::post_with(self.setup.admin, "/-/reload", &further, "")
     }
 
     pub(crate) fn metrics(&self) -> Metrics {

@@ -93,7 +93,9 @@ pub async fn confirm(
                     (labels::about_state(visit.language, event.state))
                 }
             }
-            @if decision.fits(event.state) {
+            @if !decision.fits(event.state) {
+                p.note { (visit.say("此事件当前的状态不需要这样做。", "Its present state does not allow this.")) }
+            } @else if admin.guard.asks_for_token() {
                 form method="post" {
                     (visit.form_token())
                     div.actions {
@@ -102,7 +104,13 @@ pub async fn confirm(
                     }
                 }
             } @else {
-                p.note { (visit.say("此事件当前的状态不需要这样做。", "Its present state does not allow this.")) }
+                p.note {
+                    (visit.say(
+                        "控制台没有令牌（admin.token 或 admin.token_file），不能在此决定。请在命令行执行：",
+                        "Decisions here need a token (admin.token or admin.token_file). On the command line: ",
+                    ))
+                    code { "countersign inbox " (decision.name()) " " (event.id) }
+                }
             }
         }
     };

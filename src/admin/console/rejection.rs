@@ -42,6 +42,13 @@ pub fn not_found(visit: &Visit<'_>, headers: &HeaderMap) -> Response<Bytes> {
     rejection(visit, headers, StatusCode::NOT_FOUND, words)
 }
 
+/// Rejects a decision where no token is configured.
+pub fn needs_token(visit: &Visit<'_>, headers: &HeaderMap) -> Response<Bytes> {
+    let words = "decisions at the console need admin.token or admin.token_file; without one, use countersign inbox replay \
+                 or discard";
+    rejection(visit, headers, StatusCode::FORBIDDEN, words)
+}
+
 /// Rejects a method that the page does not accept.
 pub fn wrong_method(
     visit: &Visit<'_>,
