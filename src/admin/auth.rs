@@ -131,6 +131,17 @@ impl Guard {
         cookie("", Duration::ZERO)
     }
 
+    /// Names the credential of an admitted request, for the history of decisions.
+    pub fn who(&self, headers: &HeaderMap) -> &'static str {
+        if self.token.is_none() {
+            "anyone on this host"
+        } else if bearer(headers).is_some() {
+            "bearer of the admin token"
+        } else {
+            "signed-in operator"
+        }
+    }
+
     fn has_session(&self, headers: &HeaderMap) -> bool {
         let Some(given) = session_id(headers) else {
             return false;

@@ -25,7 +25,7 @@ use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::StoreError;
 use crate::web::reply::{see_other, text};
 use console::page::{Visit, parameter};
-use console::{events, login, merchants, overview, rejection, timeline};
+use console::{events, login, merchants, overview, rejection, search, timeline};
 use context::AdminContext;
 use route::AdminPage;
 
@@ -79,11 +79,11 @@ impl Admin {
             AdminPage::Login => Ok(login::login_page(&visit, StatusCode::OK)),
             AdminPage::Logout => Ok(login::logout_page(&visit)),
             AdminPage::Overview => overview::overview(admin, &visit).await,
-            AdminPage::Orders => timeline::orders(admin, &visit).await,
+            AdminPage::Orders => search::orders(admin, &visit).await,
             AdminPage::Order => timeline::order(admin, &visit).await,
             AdminPage::Events => events::events(admin, &visit).await,
             AdminPage::Decide(id, decision) => events::confirm(admin, &visit, id, decision).await,
-            AdminPage::Rejections => timeline::rejections(admin, &visit).await,
+            AdminPage::Rejections => search::rejections(admin, &visit).await,
             AdminPage::Merchants => merchants::merchants(admin, &visit).await,
         }
     }
@@ -101,7 +101,9 @@ impl Admin {
             AdminPage::Decide(..) if !admin.guard.asks_for_token() => {
                 Ok(rejection::needs_token(visit, request.headers()))
             }
-            AdminPage::Decide(id, decision) => events::decide(admin, visit, id, decision).await,
+            AdminPage::Decide(id, decision) => {
+                events::decide(admin, visit, id, decision, request).await
+            }
             AdminPage::Merchants => Ok(merchants::reload_by_hand(admin).await),
             AdminPage::Logout => {
                 let cookie = admin.guard.sign_out(request.headers());

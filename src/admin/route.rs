@@ -1,6 +1,7 @@
 //! The paths of the admin listener and the methods that each accepts.
 
-use super::console::decision::OperatorDecision;
+use super::console::decision;
+use crate::inbox::review::DecisionKind;
 
 /// A page or an endpoint of the admin listener, by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub enum AdminPage<'p> {
     Orders,
     Order,
     Events,
-    Decide(&'p str, OperatorDecision),
+    Decide(&'p str, DecisionKind),
     Rejections,
     Merchants,
 }
@@ -39,8 +40,8 @@ impl<'p> AdminPage<'p> {
             "/refusals" => Self::Rejections,
             "/merchants" => Self::Merchants,
             _ => {
-                let (id, decision) = path.strip_prefix("/events/")?.split_once('/')?;
-                Self::Decide(id, OperatorDecision::parse(decision)?)
+                let (id, kind) = path.strip_prefix("/events/")?.split_once('/')?;
+                Self::Decide(id, decision::parse(kind)?)
             }
         })
     }

@@ -177,7 +177,7 @@ fn no_secret_is_written_or_answered_anywhere() {
         is_clean("the reload's answer", &sidecar.reload().body);
     }
     let story = format!("/order?merid={MERID}&orderid={orderid}");
-    let told = "Refused";
+    let told = "Rejected";
     crate::harness::eventually("the story is written", SOON, || {
         let page = fetch(sidecar.setup.admin, &story).unwrap();
         page.text().contains(told)

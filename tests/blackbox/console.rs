@@ -287,7 +287,7 @@ fn a_review_shows_signed_claimed_and_difference_before_the_decision() {
     in_order(&list, &["¥ 12.80", "¥ 1280.00", "+ ¥ 1267.20"]);
     in_order(&list, &["¥ 12.80", "¥ 10.00", "− ¥ 2.80"]);
     let line = shop.listed(&less.orderid, "disputed");
-    for decision in ["replay", "discard"] {
+    for decision in ["release", "discard"] {
         let place = format!("/events/{}/{decision}", id_of(&line));
         let confirm = page(&shop.sidecar, &place);
         in_order(
@@ -442,6 +442,63 @@ fn without_a_token_the_console_shows_decisions_and_takes_none() {
     assert!(shop.listed(&orderid, "parked").contains(&id));
     let reload = post_with(admin, "/merchants", &[FORM], format!("form={form}"));
     assert_eq!(reload.status, 303, "a reload needs no token on loopback");
+}
+
+#[test]
+fn a_decision_is_a_step_of_the_timeline_and_changes_no_receipt() {
+    let (shop, is_well) = where_events_are_parked();
+    let (orderid, id) = parked(&shop);
+    let admin = shop.sidecar.setup.admin;
+    is_well.store(true, Ordering::SeqCst);
+    let path = format!("/events/{id}/replay");
+    let form = format!("form={}", form_token(&shop.sidecar.admin(&path).text()));
+    let cookie = signed_in(admin);
+    assert_eq!(post_with(admin, &path, &[FORM, &cookie], &form).status, 303);
+    shop.listed(&orderid, "delivered");
+    let told = story(
+        &shop.sidecar,
+        MERID,
+        &orderid,
+        &[
+            "Replayed by an operator",
+            "signed-in operator",
+            "The app accepted it",
+        ],
+    );
+    in_order(
+        &told,
+        &[
+            "Result kept",
+            "Delivery attempt 1",
+            "Replayed by an operator",
+            "state before: Parked",
+            "The app accepted it",
+        ],
+    );
+}
+
+#[test]
+fn a_waiting_result_can_be_delivered_now() {
+    let (shop, is_well) = Shop::with_an_ill_app(|conf| {
+        conf.admin = format!("token = \"{TOKEN}\"");
+    });
+    let payment = Payment::of(&shop.order());
+    acknowledged(&shop.notify(&payment));
+    let id = id_of(&shop.listed(&payment.orderid, "pending")).to_owned();
+    eventually("some attempts have failed", 3 * SOON, || {
+        shop.deliveries_of(&payment.orderid).len() >= 4
+    });
+    is_well.store(true, Ordering::SeqCst);
+    let admin = shop.sidecar.setup.admin;
+    let list = page(&shop.sidecar, "/events?state=pending");
+    in_order(&list, &[&payment.orderid, "Deliver now", "Discard"]);
+    let path = format!("/events/{id}/replay");
+    let confirm = shop.sidecar.admin(&path).text();
+    assert!(words(&confirm).contains("Deliver this event now?"));
+    let form = format!("form={}", form_token(&confirm));
+    let cookie = signed_in(admin);
+    assert_eq!(post_with(admin, &path, &[FORM, &cookie], &form).status, 303);
+    shop.listed(&payment.orderid, "delivered");
 }
 
 #[test]

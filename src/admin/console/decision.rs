@@ -4,45 +4,35 @@ use maud::{Markup, html};
 
 use super::page::Visit;
 use crate::inbox::event::{Event, EventState, shown};
+use crate::inbox::review::DecisionKind;
 use crate::protocol::result::ResultCode;
 
-/// A decision of an operator about an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OperatorDecision {
-    Replay,
-    Discard,
+/// Finds a decision by the last segment of a path.
+pub fn parse(name: &str) -> Option<DecisionKind> {
+    DecisionKind::ALL
+        .into_iter()
+        .find(|kind| kind.name() == name)
 }
 
-impl OperatorDecision {
-    /// Finds a decision by the last segment of a path.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Replay, Self::Discard]
-            .into_iter()
-            .find(|decision| decision.name() == name)
-    }
-
-    /// The name in addresses and the log.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Replay => "replay",
-            Self::Discard => "discard",
+/// Returns the label of the decision's button.
+pub fn label(visit: &Visit<'_>, kind: DecisionKind, state: EventState) -> &'static str {
+    match kind {
+        DecisionKind::Replay if state == EventState::Pending => {
+            visit.say("立即投递", "Deliver now")
         }
+        DecisionKind::Replay => visit.say("重放", "Replay"),
+        DecisionKind::Release => visit.say("放行", "Release"),
+        DecisionKind::Discard => visit.say("丢弃", "Discard"),
     }
+}
 
-    /// The label of the button.
-    pub fn words(self, visit: &Visit<'_>) -> &'static str {
-        match self {
-            Self::Replay => visit.say("重放", "Replay"),
-            Self::Discard => visit.say("丢弃", "Discard"),
-        }
-    }
-
-    /// Returns true where the decision makes a difference: an accepted event can be replayed, but not be discarded.
-    pub fn fits(self, state: EventState) -> bool {
-        match self {
-            Self::Replay => state != EventState::Pending,
-            Self::Discard => !matches!(state, EventState::Delivered | EventState::Discarded),
-        }
+/// Returns true where the console offers the decision: an accepted event can be replayed, but not be discarded, and a
+/// result in review is released rather than replayed.
+pub fn fits(kind: DecisionKind, state: EventState) -> bool {
+    match kind {
+        DecisionKind::Replay => state != EventState::Disputed,
+        DecisionKind::Release => state == EventState::Disputed,
+        DecisionKind::Discard => !matches!(state, EventState::Delivered | EventState::Discarded),
     }
 }
 
@@ -50,10 +40,10 @@ impl OperatorDecision {
 pub fn actions(visit: &Visit<'_>, event: &Event) -> Markup {
     html! {
         span.actions {
-            @for decision in [OperatorDecision::Replay, OperatorDecision::Discard] {
-                @if decision.fits(event.state) {
-                    @let words = decision.words(visit);
-                    a href={ "/events/" (event.id) "/" (decision.name()) } aria-label={ (words) " " (shown(&event.orderid)) } { (words) }
+            @for kind in DecisionKind::ALL {
+                @if fits(kind, event.state) {
+                    @let label = label(visit, kind, event.state);
+                    a href={ "/events/" (event.id) "/" (kind.name()) } aria-label={ (label) " " (shown(&event.orderid)) } { (label) }
                 }
             }
         }

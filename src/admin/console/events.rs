@@ -1,14 +1,15 @@
 //! Lists of events, and the decisions of operators about one: replay or discard. A second page confirms each.
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use maud::{Markup, html};
 
-use super::decision::{OperatorDecision, actions, result};
+use super::decision::{actions, fits, label, result};
 use super::labels;
 use super::page::{Visit, order_address};
 use super::review::{self, Claim};
 use crate::admin::context::AdminContext;
+use crate::http::server::client_address::ClientAddress;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
 use crate::inbox::store::StoreError;
@@ -59,7 +60,7 @@ pub async fn confirm(
     admin: &AdminContext,
     visit: &Visit<'_>,
     id: &str,
-    decision: OperatorDecision,
+    kind: DecisionKind,
 ) -> Result<Response<Bytes>, StoreError> {
     let Some(event) = admin.store.event(id).await? else {
         return Ok(no_such(visit));
@@ -79,27 +80,27 @@ pub async fn confirm(
                 dt { (visit.say("事件", "Event")) } dd.number { (event.id) }
             }
             p {
-                @match decision {
-                    OperatorDecision::Replay => (visit.say(
+                @match kind {
+                    DecisionKind::Replay | DecisionKind::Release => (visit.say(
                         "将立即以相同的事件号再次投递给应用。",
                         "The app gets it again at once, under the same event id.",
                     )),
-                    OperatorDecision::Discard => (visit.say("应用将不会得知此结果。", "The app will not get this result.")),
+                    DecisionKind::Discard => (visit.say("应用将不会得知此结果。", "The app will not get this result.")),
                 }
             }
-            @if event.state == EventState::Disputed && decision == OperatorDecision::Replay {
+            @if kind == DecisionKind::Release {
                 p.note.bad {
                     (visit.say("此事件有争议：", "This event is disputed. "))
                     (labels::about_state(visit.language, event.state))
                 }
             }
-            @if !decision.fits(event.state) {
+            @if !fits(kind, event.state) {
                 p.note { (visit.say("此事件当前的状态不需要这样做。", "Its present state does not allow this.")) }
             } @else if admin.guard.asks_for_token() {
                 form method="post" {
                     (visit.form_token())
                     div.actions {
-                        button.first { (decision.words(visit)) }
+                        button.first { (label(visit, kind, event.state)) }
                         a href=(order_address(merid, orderid)) { (visit.say("取消", "Cancel")) }
                     }
                 }
@@ -109,46 +110,67 @@ pub async fn confirm(
                         "控制台没有令牌（admin.token 或 admin.token_file），不能在此决定。请在命令行执行：",
                         "Decisions here need a token (admin.token or admin.token_file). On the command line: ",
                     ))
-                    code { "countersign inbox " (decision.name()) " " (event.id) }
+                    code { "countersign inbox " (command(kind)) " " (event.id) }
                 }
             }
         }
     };
-    let title = match decision {
-        OperatorDecision::Replay => visit.say("重放此事件？", "Replay this event?"),
-        OperatorDecision::Discard => visit.say("丢弃此事件？", "Discard this event?"),
+    let title = match kind {
+        DecisionKind::Replay if event.state == EventState::Pending => {
+            visit.say("立即投递此事件？", "Deliver this event now?")
+        }
+        DecisionKind::Replay => visit.say("重放此事件？", "Replay this event?"),
+        DecisionKind::Release => visit.say("放行此事件？", "Release this event?"),
+        DecisionKind::Discard => visit.say("丢弃此事件？", "Discard this event?"),
     };
     Ok(visit.page(StatusCode::OK, title, &content))
 }
 
+/// Carries out a decision and redirects to the order's timeline.
 pub async fn decide(
     admin: &AdminContext,
     visit: &Visit<'_>,
     id: &str,
-    decision: OperatorDecision,
+    kind: DecisionKind,
+    request: &Request<Bytes>,
 ) -> Result<Response<Bytes>, StoreError> {
     let Some(event) = admin.store.event(id).await? else {
         return Ok(no_such(visit));
     };
-    let kind = match decision {
-        OperatorDecision::Replay => DecisionKind::Replay,
-        OperatorDecision::Discard => DecisionKind::Discard,
-    };
+    let from = client(request);
     let operator = Operator {
-        who: "console".to_owned(),
-        from: "console".to_owned(),
+        who: admin.guard.who(request.headers()).to_owned(),
+        from: from.clone(),
     };
     let decided = admin.store.decide(id, kind, &operator, time::now()).await?;
     let done = matches!(decided, DecideOutcome::Done { .. });
     tracing::info!(
         event = id,
-        decision = decision.name(),
+        decision = kind.name(),
         done,
+        who = operator.who,
+        from,
         "decided at the console"
     );
-    let said = if done { decision.name() } else { "nothing" };
+    let said = if done { kind.name() } else { "nothing" };
     let address = order_address(&event.merid, &event.orderid);
     Ok(see_other(&format!("{address}&done={said}")))
+}
+
+/// Returns the command that makes the same decision; a replay releases what is in review too.
+fn command(kind: DecisionKind) -> &'static str {
+    match kind {
+        DecisionKind::Replay | DecisionKind::Release => "replay",
+        DecisionKind::Discard => "discard",
+    }
+}
+
+/// Names the client for the history of decisions.
+fn client(request: &Request<Bytes>) -> String {
+    match request.extensions().get::<ClientAddress>() {
+        Some(ClientAddress::Known(address)) => format!("console, {address}"),
+        _ => "console".to_owned(),
+    }
 }
 
 /// Looks up the orders of events under review.

@@ -1,7 +1,7 @@
 //! Explanations of codes and states in both languages. A code itself is never translated: log, metrics and README use it
 //! as it is.
 
-use crate::inbox::event::{EventState, Source};
+use crate::inbox::event::{EventState, ReviewReason, Source, WaitReason};
 use crate::web::language::Language;
 
 /// The name of a state.
@@ -29,6 +29,45 @@ pub fn about_state(language: Language, state: EventState) -> &'static str {
             "Needs manual review: another amount than was signed, contradicting results, or an unreadable payload. Ask the platform before you decide.",
         ),
         EventState::Discarded => language.say("人工决定不告知应用。", "An operator decided that the app does not get them."),
+    }
+}
+
+/// Explains a reason for review.
+pub fn review(language: Language, reason: ReviewReason) -> &'static str {
+    match reason {
+        ReviewReason::Malformed => {
+            language.say("验签通过，但不是严格的 JSON", "signed, but not strict JSON")
+        }
+        ReviewReason::Unreadable => language.say(
+            "验签通过，但字段缺失或无法读取",
+            "signed, but a field is missing or unreadable",
+        ),
+        ReviewReason::OtherAmount => {
+            language.say("金额与签名时不同", "another amount than was signed")
+        }
+        ReviewReason::OtherResult => language.say(
+            "同一笔支付的另一种说法",
+            "contradicts an earlier result of the payment",
+        ),
+        ReviewReason::FailedAfterPaid => language.say(
+            "已付款之后又称失败",
+            "a failure after the payment was reported as paid",
+        ),
+        ReviewReason::Contradicted => language.say(
+            "查询平台得到相反的结果",
+            "the platform contradicts it when queried",
+        ),
+    }
+}
+
+/// Explains why a pending event waits.
+pub fn waits(language: Language, reason: WaitReason) -> &'static str {
+    match reason {
+        WaitReason::NoBack => language.say("商户没有 back 地址", "the merchant has no back"),
+        WaitReason::NoMerchant => language.say(
+            "商户文件中没有此商户",
+            "the merchant is not in the merchants file",
+        ),
     }
 }
 

@@ -18,6 +18,8 @@ pub mod events;
 
 pub mod timeline;
 
+pub mod search;
+
 pub mod merchants;
 
 pub mod overview;

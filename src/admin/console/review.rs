@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 use super::decision::{actions, result};
-use super::labels::yuan;
+use super::labels::{self, yuan};
 use super::page::{Visit, order_address};
-use crate::inbox::event::{Event, shown};
+use crate::inbox::event::{Event, ReviewReason, shown};
 use crate::inbox::order::SignedOrder;
 
 /// An event under review, with its order where the ledger has it.
@@ -17,6 +17,21 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Returns true where no amount could be read.
+    fn is_unread(&self) -> bool {
+        matches!(
+            self.event.review,
+            Some(ReviewReason::Malformed | ReviewReason::Unreadable)
+        )
+    }
+
+    fn claimed(&self, visit: &Visit<'_>) -> String {
+        if self.is_unread() {
+            return visit.say("无法读取", "not readable").to_owned();
+        }
+        yuan(self.event.amount)
+    }
+
     fn signed(&self, visit: &Visit<'_>) -> String {
         let not_here = || visit.say("非本机签名", "not signed here").to_owned();
         self.signed
@@ -24,11 +39,25 @@ impl Claim {
             .map_or_else(not_here, |signed| yuan(signed.amount))
     }
 
+    /// The reason for the review, with the field that could not be read.
+    fn reason(&self, visit: &Visit<'_>) -> Markup {
+        let Event { review, field, .. } = &self.event;
+        html! {
+            @if let Some(reason) = review {
+                code { (reason.name()) } " " span.soft { (labels::review(visit.language, *reason)) }
+            } @else { "–" }
+            @if !field.is_empty() { " " code { (shown(field)) } }
+        }
+    }
+
     /// The claimed amount minus the signed one, with its sign.
     fn difference(&self) -> String {
         let Some(signed) = self.signed.as_ref() else {
             return "–".to_owned();
         };
+        if self.is_unread() {
+            return "–".to_owned();
+        }
         let claimed = self.event.amount;
         match claimed.abs_diff(signed.amount) {
             0 => yuan(0),
@@ -38,7 +67,7 @@ impl Claim {
     }
 }
 
-fn labels(visit: &Visit<'_>) -> [&'static str; 8] {
+fn columns(visit: &Visit<'_>) -> [&'static str; 9] {
     visit.say(
         [
             "收到",
@@ -48,6 +77,7 @@ fn labels(visit: &Visit<'_>) -> [&'static str; 8] {
             "签名金额",
             "声称金额",
             "差额",
+            "原因",
             "操作",
         ],
         [
@@ -58,6 +88,7 @@ fn labels(visit: &Visit<'_>) -> [&'static str; 8] {
             "Signed",
             "Claimed",
             "Difference",
+            "Reason",
             "Action",
         ],
     )
@@ -65,7 +96,7 @@ fn labels(visit: &Visit<'_>) -> [&'static str; 8] {
 
 /// Renders the list of results under review.
 pub fn table(visit: &Visit<'_>, claims: &[Claim]) -> Markup {
-    let labels = labels(visit);
+    let labels = columns(visit);
     html! {
         table {
             caption { (visit.say("最新在前：", "Newest first: ")) (claims.len()) }
@@ -75,7 +106,7 @@ pub fn table(visit: &Visit<'_>, claims: &[Claim]) -> Markup {
     }
 }
 
-fn row(visit: &Visit<'_>, claim: &Claim, labels: [&str; 8]) -> Markup {
+fn row(visit: &Visit<'_>, claim: &Claim, labels: [&str; 9]) -> Markup {
     let Claim { event, .. } = claim;
     let address = order_address(&event.merid, &event.orderid);
     html! {
@@ -85,19 +116,21 @@ fn row(visit: &Visit<'_>, claim: &Claim, labels: [&str; 8]) -> Markup {
             td data-label=(labels[2]) { span.number { (event.merid) } }
             td data-label=(labels[3]) { span { (result(visit, &event.resultcode)) } }
             td data-label=(labels[4]) { span.amount { (claim.signed(visit)) } }
-            td data-label=(labels[5]) { span.amount { (yuan(event.amount)) } }
+            td data-label=(labels[5]) { span.amount { (claim.claimed(visit)) } }
             td data-label=(labels[6]) { strong.amount { (claim.difference()) } }
-            td data-label=(labels[7]) { (actions(visit, event)) }
+            td data-label=(labels[7]) { span { (claim.reason(visit)) } }
+            td data-label=(labels[8]) { (actions(visit, event)) }
         }
     }
 }
 
 /// Renders signed, claimed and difference for one event, as entries of a definition list.
 pub fn entries(visit: &Visit<'_>, claim: &Claim) -> Markup {
-    let labels = labels(visit);
+    let labels = columns(visit);
     html! {
         dt { (labels[4]) } dd.amount { (claim.signed(visit)) }
-        dt { (labels[5]) } dd.amount { (yuan(claim.event.amount)) }
+        dt { (labels[5]) } dd.amount { (claim.claimed(visit)) }
         dt { (labels[6]) } dd.amount { strong { (claim.difference()) } }
+        @if claim.event.review.is_some() { dt { (labels[7]) } dd { (claim.reason(visit)) } }
     }
 }

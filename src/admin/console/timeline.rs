@@ -1,4 +1,4 @@
-//! The timeline of an order: every known step, oldest first. Also search and the list of rejections.
+//! The timeline of an order: every known step, oldest first.
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -7,19 +7,17 @@ use maud::{Markup, html};
 use super::decision::{actions, result};
 use super::events::no_such;
 use super::labels;
-use super::page::{Visit, order_address};
+use super::page::Visit;
 use crate::admin::context::AdminContext;
 use crate::inbox::activity::{ActivityEntry, ActivityKind};
-use crate::inbox::attempt::AttemptRecord;
+use crate::inbox::attempt::{AppResponse, AttemptRecord};
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::order::SignedOrder;
+use crate::inbox::review::{DecisionKind, DecisionRecord};
 use crate::inbox::store::{ActivityFilter, StoreError};
 use crate::telemetry::outcome;
 use crate::time::Millis;
-use crate::web::reply::see_other;
 
-/// Limit of orders that one search lists.
-const FOUND: u32 = 50;
 /// Limit of events of one order; there is seldom more than one.
 const EVENTS: u32 = 20;
 /// Limit of activity entries of one order, or of one list.
@@ -54,60 +52,6 @@ impl Tone {
     }
 }
 
-/// Renders a search: redirects to a single match, lists several.
-pub async fn orders(
-    admin: &AdminContext,
-    visit: &Visit<'_>,
-) -> Result<Response<Bytes>, StoreError> {
-    let wanted = visit.parameter("q").unwrap_or_default();
-    let wanted = wanted.trim();
-    let found = admin.store.find(wanted, FOUND).await?;
-    if let [(merid, orderid)] = found.as_slice() {
-        return Ok(see_other(&order_address(merid, orderid)));
-    }
-    let notes = match found.is_empty() {
-        true => {
-            admin
-                .store
-                .notes(ActivityFilter::Request(wanted.to_owned()), NOTES)
-                .await?
-        }
-        false => Vec::new(),
-    };
-    let content = html! {
-        @if !found.is_empty() {
-            section {
-                ul {
-                    @for (merid, orderid) in &found {
-                        li {
-                            a.number href=(order_address(merid, orderid)) { (shown(orderid)) }
-                            " · " (visit.say("商户 ", "merchant ")) span.number { (merid) }
-                        }
-                    }
-                }
-            }
-        } @else if !notes.is_empty() {
-            section { (table(visit, &notes)) }
-        } @else {
-            section {
-                p { (visit.say("没有找到：", "Nothing goes by: ")) code { (shown(wanted)) } }
-                p.soft {
-                    (visit.say(
-                        "可按订单号 (orderid)、平台流水号 (queryid) 或请求号 (x-request-id) 完整查找。",
-                        "Search for a whole orderid, queryid or x-request-id.",
-                    ))
-                }
-            }
-        }
-    };
-    let status = if found.is_empty() && notes.is_empty() {
-        StatusCode::NOT_FOUND
-    } else {
-        StatusCode::OK
-    };
-    Ok(visit.page(status, visit.say("查找", "Search"), &content))
-}
-
 pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<Bytes>, StoreError> {
     let [merid, orderid] =
         ["merid", "orderid"].map(|name| visit.parameter(name).unwrap_or_default());
@@ -130,6 +74,12 @@ pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<B
         steps.push(of_event(visit, event));
         let attempts = admin.store.attempts(&event.id).await?;
         steps.extend(of_attempts(visit, &attempts));
+        let decisions = admin.store.decisions(&event.id).await?;
+        steps.extend(
+            decisions
+                .iter()
+                .map(|decision| of_decision(visit, decision)),
+        );
     }
     steps.sort_by_key(|step| step.at);
     let content = html! {
@@ -153,59 +103,9 @@ pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<B
     Ok(visit.page(StatusCode::OK, &title, &content))
 }
 
-/// Renders the latest rejections, by reason.
-pub async fn rejections(
-    admin: &AdminContext,
-    visit: &Visit<'_>,
-) -> Result<Response<Bytes>, StoreError> {
-    let notes = admin.store.notes(ActivityFilter::Refusals, NOTES).await?;
-    let mut reasons: Vec<(ActivityKind, &str, usize, Millis)> = Vec::new();
-    for note in &notes {
-        match reasons
-            .iter_mut()
-            .find(|it| (it.0, it.1) == (note.what, &*note.outcome))
-        {
-            Some(reason) => reason.2 += 1,
-            None => reasons.push((note.what, &note.outcome, 1, note.at)),
-        }
-    }
-    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.2));
-    let labels = visit.say(
-        ["原因", "对象", "次数", "最近"],
-        ["Reason", "Of", "Times", "Latest"],
-    );
-    let content = html! {
-        @if notes.is_empty() {
-            section { p { (visit.say("没有。", "None.")) } }
-        } @else {
-            section {
-                h2 { (visit.say("按原因", "By reason")) }
-                table {
-                    caption { (visit.say("最近 ", "Of the latest ")) (notes.len()) (visit.say(" 条拒绝", " refusals")) }
-                    thead { tr { @for label in labels { th scope="col" { (label) } } } }
-                    tbody {
-                        @for (what, reason, times, latest) in &reasons {
-                            tr {
-                                th scope="row" data-label=(labels[0]) {
-                                    span { code { (reason) } " " span.soft { (outcome::label(*what, reason, visit.language)) } }
-                                }
-                                td data-label=(labels[1]) { (kind(visit, *what)) }
-                                td data-label=(labels[2]) { (times) }
-                                td data-label=(labels[3]) { span { (visit.when(*latest)) } }
-                            }
-                        }
-                    }
-                }
-            }
-            section { h2 { (visit.say("最近的拒绝", "The latest")) } (table(visit, &notes)) }
-        }
-    };
-    Ok(visit.page(StatusCode::OK, visit.say("拒绝记录", "Refusals"), &content))
-}
-
 fn done(visit: &Visit<'_>) -> Markup {
     let said = match visit.parameter("done").as_deref() {
-        Some("replay") => visit.say("已安排重放。", "The app gets it again."),
+        Some("replay" | "release") => visit.say("已安排重放。", "The app gets it again."),
         Some("discard") => visit.say("已丢弃。", "Discarded."),
         Some(_) => visit.say(
             "没有改变：状态已不同。",
@@ -381,6 +281,12 @@ fn of_event(visit: &Visit<'_>, event: &Event) -> TimelineStep {
                 (labels::source(visit.language, event.source)) " · " (badge(visit, event.state))
             }
             @if event.state == EventState::Disputed { p.bad { (labels::about_state(visit.language, event.state)) } }
+            @if let Some(reason) = event.review {
+                p.bad {
+                    code { (reason.name()) } " " (labels::review(visit.language, reason))
+                    @if !event.field.is_empty() { ": " code { (shown(&event.field)) } }
+                }
+            }
             p.soft { "queryid " span.number { (shown(&event.queryid)) } " · " (visit.say("事件 ", "event ")) span.number { (event.id) } }
         },
     }
@@ -405,10 +311,42 @@ fn of_attempts(visit: &Visit<'_>, attempts: &[AttemptRecord]) -> Vec<TimelineSte
                         @if taken { (visit.say("应用已收下", "The app accepted it")) } @else { (shown(&attempt.outcome)) }
                         " · " (attempt.took) " ms"
                     }
+                    @if let Some(response) = &attempt.response { (app_response(visit, response)) }
                 },
             }
         })
         .collect()
+}
+
+/// Renders the response of an app that did not accept a delivery.
+fn app_response(visit: &Visit<'_>, response: &AppResponse) -> Markup {
+    let beginning = String::from_utf8_lossy(&response.first_bytes);
+    html! {
+        p.soft {
+            (visit.say("应用的应答：", "response of the app: ")) (response.status)
+            @if !response.content_type.is_empty() { ", " (shown(&response.content_type)) }
+            @if !response.explanation.is_empty() { " · " strong { (shown(&response.explanation)) } }
+        }
+        @if !response.location.is_empty() { p.soft { "→ " code { (shown(&response.location)) } } }
+        @if !beginning.is_empty() { p.soft { code { (shown(&beginning)) } } }
+    }
+}
+
+fn of_decision(visit: &Visit<'_>, decision: &DecisionRecord) -> TimelineStep {
+    let title = match decision.kind {
+        DecisionKind::Replay => visit.say("人工重放", "Replayed by an operator"),
+        DecisionKind::Release => visit.say("人工放行", "Released by an operator"),
+        DecisionKind::Discard => visit.say("人工丢弃", "Discarded by an operator"),
+    };
+    TimelineStep {
+        at: decision.at,
+        tone: Tone::Odd,
+        title: title.to_owned(),
+        details: html! {
+            p { (shown(&decision.operator.who)) " · " (shown(&decision.operator.from)) }
+            p.soft { (visit.say("此前状态：", "state before: ")) (labels::state(visit.language, decision.from)) }
+        },
+    }
 }
 
 /// Renders the next automatic steps.
@@ -416,7 +354,10 @@ fn ahead(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) -> M
     let next_look = signed.and_then(|signed| signed.next_look);
     html! {
         @for event in events.iter().filter(|event| event.state == EventState::Pending) {
-            p.soft { (visit.say("下次投递：", "Next attempt: ")) (visit.when(event.next_attempt)) }
+            @match event.waits {
+                Some(reason) => p.warn { (visit.say("等待：", "Waits: ")) code { (reason.name()) } " " (labels::waits(visit.language, reason)) },
+                None => p.soft { (visit.say("下次投递：", "Next attempt: ")) (visit.when(event.next_attempt)) },
+            }
         }
         @if let Some(at) = next_look {
             p.soft { (visit.say("监看下次查询：", "Next query of the platform: ")) (visit.when(at)) }
@@ -424,7 +365,8 @@ fn ahead(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) -> M
     }
 }
 
-fn outcome_of(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
+/// Renders the outcome of an activity entry with its meaning.
+pub fn outcome_of(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
     html! {
         code { (note.outcome) } " " span.soft { (outcome::label(note.what, &note.outcome, visit.language)) }
         @if !note.old_key.is_empty() {
@@ -435,44 +377,4 @@ fn outcome_of(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
 
 fn request(visit: &Visit<'_>, note: &ActivityEntry) -> Markup {
     html! { p.soft { (visit.say("请求 ", "request ")) span.number { (note.request_id) } } }
-}
-
-fn kind(visit: &Visit<'_>, what: ActivityKind) -> &'static str {
-    match what {
-        ActivityKind::Call => visit.say("调用", "call"),
-        ActivityKind::Callback => visit.say("通知", "callback"),
-        ActivityKind::Question => visit.say("查询", "question"),
-    }
-}
-
-fn table(visit: &Visit<'_>, notes: &[ActivityEntry]) -> Markup {
-    let labels = visit.say(
-        ["时间", "类型", "原因", "订单", "商户", "请求"],
-        ["When", "Kind", "Outcome", "Order", "Merchant", "Request"],
-    );
-    html! {
-        table {
-            caption { (visit.say("最新在前", "Newest first")) }
-            thead { tr { @for label in labels { th scope="col" { (label) } } } }
-            tbody {
-                @for note in notes {
-                    tr {
-                        td data-label=(labels[0]) { span { (visit.when(note.at)) } }
-                        td data-label=(labels[1]) { span { (kind(visit, note.what)) " (" (note.way) ")" } }
-                        td data-label=(labels[2]) { span { (outcome_of(visit, note)) } }
-                        td data-label=(labels[3]) {
-                            @if note.orderid.is_empty() { span.soft { "–" } } @else {
-                                span {
-                                    a.number href=(order_address(&note.merid, &note.orderid)) { (note.orderid) }
-                                    @if note.stranger { " " span.badge.warn { (visit.say("未验证", "unverified")) } }
-                                }
-                            }
-                        }
-                        td data-label=(labels[4]) { span.number { (note.merid) } }
-                        td data-label=(labels[5]) { span.number { (note.request_id) } }
-                    }
-                }
-            }
-        }
-    }
 }
