@@ -1,4 +1,4 @@
-//! Where a command's key comes from. Never from its arguments: those are in everybody's process list.
+//! Keys of a command. They never come from arguments, which every user of the machine can read in the process list.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct KeysCommand {
 }
 
 impl KeysCommand {
-    /// All merchants that the command may use; one without a number for a key that stands alone.
+    /// All merchants that the command may use; a single key has an entry without a number.
     pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {
         let key = match (&self.key_file, &self.key_env) {
             (Some(file), _) => {
@@ -44,7 +44,7 @@ impl KeysCommand {
         Ok(Snapshot::from_merchants(vec![Merchant::new("", key)]))
     }
 
-    /// The merchant that `--merid` names.
+    /// Returns the merchant that `--merid` names.
     pub(super) fn named<'s>(
         &self,
         snapshot: &'s Snapshot,
@@ -55,7 +55,7 @@ impl KeysCommand {
             .transpose()
     }
 
-    /// The merchant for a message, believed or not: by `--merid`, by its own `merid`, or the only one.
+    /// Returns the merchant for a message, verified or not: by `--merid`, by its own `merid`, or the only one.
     pub(super) fn merchant<'s>(
         &self,
         snapshot: &'s Snapshot,

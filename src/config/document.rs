@@ -18,7 +18,7 @@ const MAX_RECOVERY: usize = 4 << 20;
 /// 10,000 merchants have 0.6 million. A file of 64 MiB that passed would take gigabytes.
 const MAX_MARKS: usize = 4 << 20;
 
-/// Where problems are collected while the tables of one file are read.
+/// Collects problems while the tables of one file are read.
 pub(super) struct Document<'t> {
     file: PathBuf,
     text: &'t str,
@@ -57,7 +57,7 @@ impl<'t> Document<'t> {
         (document, table.into_inner())
     }
 
-    /// A problem of the value at `at`; on a line with a syntax error it would be an echo of that error.
+    /// Reports a problem of the value at `at`, unless its line has a syntax error already.
     pub(super) fn problem(&mut self, at: Range<usize>, path: &str, expected: impl Into<String>) {
         let line = self.line(at.start);
         if !self.torn.contains(&line) {
@@ -65,7 +65,7 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// Something that is not there; after a syntax error nobody can tell.
+    /// Reports a missing key, unless a syntax error may have hidden it.
     pub(super) fn missing(&mut self, at: Option<Range<usize>>, path: &str, expected: &str) {
         if self.torn.is_empty() {
             let line = at.map(|at| self.line(at.start));
@@ -73,7 +73,7 @@ impl<'t> Document<'t> {
         }
     }
 
-    /// Whether there were syntax errors.
+    /// Returns true where the text has syntax errors.
     pub(super) fn is_torn(&self) -> bool {
         !self.torn.is_empty()
     }
@@ -92,7 +92,7 @@ impl<'t> Document<'t> {
         self.problems
     }
 
-    /// Only the error's own words: its `Display` shows the source line, which may hold a key.
+    /// Returns the message alone: the error's `Display` shows the source line, which may hold a key.
     fn syntax_error(&mut self, error: &toml::de::Error) {
         let line = error.span().map(|span| self.line(span.start));
         // One mistake often makes several errors; the first on a line is the one that helps.
@@ -126,7 +126,7 @@ fn unsigned(number: &DeInteger<'_>) -> Option<u64> {
     u64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// "unknown key", with the known one that was probably meant.
+/// Reports an unknown key, with the known one that was probably meant.
 pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     match nearest(key, known) {
         Some(known) => format!("unknown key, did you mean \"{known}\"?"),

@@ -1,4 +1,4 @@
-//! One setting from three places: `--set` over the environment over the file.
+//! One setting from three layers: `--set` over the environment over the file.
 
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
@@ -11,7 +11,7 @@ use super::document;
 use super::document::Document;
 use super::problem::{Problem, Problems};
 
-/// Every setting by its path; the environment's names are made from these.
+/// Every setting by its path; names of environment variables are derived from these.
 pub(super) const KEYS: [&str; 33] = [
     "merchants",
     "threads",
@@ -48,19 +48,19 @@ pub(super) const KEYS: [&str; 33] = [
     "log.level",
 ];
 
-/// Where the problems of arguments are said to be.
+/// The place that problems of arguments name.
 const ARGUMENT: &str = "--set";
 
 type LayerValue<'t> = Spanned<DeValue<'t>>;
 
-/// Where a value was written.
+/// The place where a value was written.
 #[derive(Clone)]
 enum SettingPlace {
     File(Range<usize>),
     Outside(PathBuf),
 }
 
-/// The settings as given, not yet understood, and the problems found so far.
+/// The settings as given, not yet interpreted, and the problems found so far.
 pub(super) struct Layers<'t> {
     document: Document<'t>,
     table: DeTable<'t>,
@@ -89,7 +89,7 @@ impl<'t> Layers<'t> {
         layers
     }
 
-    /// Whether anything at all was said about a section.
+    /// Returns true where any setting of a section is given.
     pub(super) fn has_section(&self, name: &str) -> bool {
         let within = |key: &&str| {
             key.strip_prefix(name)
@@ -98,18 +98,18 @@ impl<'t> Layers<'t> {
         self.table.contains_key(name) || self.outside.keys().any(within)
     }
 
-    /// Whether a setting is there, right or wrong.
+    /// Returns true where a setting is given, valid or not.
     pub(super) fn is_given(&self, key: &str) -> bool {
         self.outside.contains_key(key) || find(&self.table, key).is_some()
     }
 
-    /// What was given for a setting with `--set`, where every user of the machine can read it.
+    /// Returns the value of a setting that came by `--set`, where every user of the machine can read it.
     pub(super) fn argument(&self, key: &str) -> Option<&str> {
         let (place, text) = self.outside.get(key)?;
         (place == Path::new(ARGUMENT)).then_some(text)
     }
 
-    /// A setting that is one text; any other kind gets the message that an empty text gets.
+    /// Reads a text setting. Other types are reported like an empty text.
     pub(super) fn text<T>(
         &mut self,
         key: &'static str,
@@ -119,7 +119,7 @@ impl<'t> Layers<'t> {
         self.one(key, from_file, &parse)
     }
 
-    /// A number within limits; `parse` and `shown` know its unit.
+    /// Reads a number within limits; `parse` and `shown` know its unit.
     pub(super) fn number(
         &mut self,
         key: &'static str,
@@ -137,13 +137,13 @@ impl<'t> Layers<'t> {
         };
         let from_file = |value: &DeValue<'_>| match value {
             DeValue::Integer(_) => document::whole_number(value).and_then(within),
-            // Other kinds get the message that a text of no number gets.
+            // Other types are reported like a text that is no number.
             other => parse(other.as_str().unwrap_or_default()).and_then(within),
         };
         self.one(key, from_file, |text| parse(text).and_then(within))
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let expected = "expected true or false";
         let from_file = |value: &DeValue<'_>| value.as_bool().ok_or_else(|| expected.into());
@@ -152,7 +152,7 @@ impl<'t> Layers<'t> {
         })
     }
 
-    /// A list, written with commas outside the file; an entry given twice is a problem.
+    /// Reads a list, comma-separated outside the file; a repeated entry is a problem.
     pub(super) fn list<T: PartialEq>(
         &mut self,
         key: &'static str,
@@ -174,7 +174,7 @@ impl<'t> Layers<'t> {
         (entries.len() == count).then_some(entries)
     }
 
-    /// A problem of a value that was fine by itself.
+    /// Reports a problem of a value that is valid on its own.
     pub(super) fn problem(&mut self, key: &'static str, expected: impl Into<String>) {
         let expected = expected.into();
         if let Some((name, _)) = self.outside.get(key) {
@@ -306,7 +306,7 @@ fn shown(key: &str) -> &str {
     }
 }
 
-/// What may stand in the section, each name once.
+/// Lists the keys of a section, each once.
 fn siblings(prefix: &str) -> Vec<&'static str> {
     let name = |key: &&'static str| key.strip_prefix(prefix)?.split('.').next();
     let mut names: Vec<_> = KEYS.iter().filter_map(name).collect();

@@ -1,4 +1,4 @@
-//! Where a listener listens: an address, or a path in the file system.
+//! The address of a listener: an IP address with port, or a path in the file system.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
-/// The text is neither an address nor `unix:PATH`.
+/// A text that is neither an address nor `unix:PATH`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an ip address and port, as in \"127.0.0.1:8080\", or \"unix:PATH\"")]
 pub struct ParseListenError;
@@ -44,7 +44,7 @@ impl fmt::Display for Listen {
 }
 
 impl Listen {
-    /// A relative socket path counts from `folder`.
+    /// Resolves a relative socket path against `folder`.
     pub(super) fn within(self, folder: &Path) -> Result<Self, String> {
         let Self::Unix(path) = self else {
             return Ok(self);
@@ -56,7 +56,7 @@ impl Listen {
         Ok(Self::Unix(path))
     }
 
-    /// The address, where there is one that two listeners cannot share; port 0 is a new port each time.
+    /// Returns the TCP address that two listeners cannot share; `None` for port 0, which is a new port each time.
     pub(super) fn exclusive(&self) -> bool {
         !matches!(self, Self::Tcp(address) if address.port() == 0)
     }

@@ -1,12 +1,12 @@
-//! What is wrong with a file: where, which key, what was expected.
+//! Problems of a file: the place, the key, and what was expected.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// More would fill the log without helping anyone to mend the file.
+/// Limit of reported problems; more would fill the log without helping.
 const MAX_PROBLEMS: usize = 1_000;
 
-/// One thing that keeps a file from being taken.
+/// One reason for which a file is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The file, or `--set`, or the environment variable's name.
@@ -15,12 +15,12 @@ pub struct Problem {
     pub line: Option<usize>,
     /// The key's path, entries counted from 1, as in `merchant[2].key`; empty for the file as a whole.
     pub path: String,
-    /// What is wrong or what was expected: lower case, never a secret.
+    /// The mistake or the expectation: lower case, never a secret.
     pub expected: String,
 }
 
 impl Problem {
-    /// A problem without a line.
+    /// Builds a problem without a line.
     pub fn new(file: &Path, path: impl Into<String>, expected: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
@@ -49,7 +49,7 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// `Ok` where nothing was found; a list past 1,000 is cut, and says so.
+    /// Returns `Ok` where the list is empty; a list past 1,000 is cut, and the last entry says so.
     pub(super) fn none_of(mut found: Vec<Problem>) -> Result<(), Self> {
         let Some(first) = found.first() else {
             return Ok(());

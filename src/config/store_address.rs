@@ -1,5 +1,4 @@
-//! `inbox.store`: where orders and events are kept. What is wrong is said without quoting the text, which may hold a
-//! password.
+//! The setting `inbox.store`. Problems are reported without quoting the value, which may hold a password.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +10,7 @@ const EXPECTED: &str = "expected \"sqlite:PATH\" or \"postgres://user@host/db\""
 const EXPECTED_URL: &str = "expected \"postgres://user@host/db\", with %XX for special characters and libpq's names \
                             for options";
 
-/// Where orders and events are kept.
+/// The store of orders and events.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreAddress {
     /// One file, for one sidecar; relative to the settings file where it is relative.
@@ -20,19 +19,19 @@ pub enum StoreAddress {
     Postgres(Box<PostgresAddress>),
 }
 
-/// How a database is reached. Shown without its password.
+/// The way to a database. It is displayed without its password.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PostgresAddress {
     /// Hosts, user, password, database and options.
     pub config: tokio_postgres::Config,
-    /// What keeps others from reading along.
+    /// The encryption of the connection.
     pub encryption: Encryption,
 }
 
-/// Whether a connection is encrypted; where it is, the server's certificate is verified.
+/// The encryption of a connection; the server's certificate is always verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encryption {
-    /// It stays on this machine, or `sslmode=disable` was written out.
+    /// None: the connection stays on this machine, or `sslmode=disable` was written out.
     Off,
     /// TLS, by the system's roots and those of `sslrootcert`.
     Verified {
@@ -42,7 +41,7 @@ pub enum Encryption {
 }
 
 impl StoreAddress {
-    /// Understands a setting; `env` gives a password that the URL does not have.
+    /// Parses a setting; `env` gives a password that the URL does not have.
     pub(super) fn parse(
         folder: &Path,
         text: &str,
@@ -63,13 +62,13 @@ impl StoreAddress {
         }
     }
 
-    /// Whether a setting has a password in it.
+    /// Returns true where a setting holds a password.
     pub(super) fn names_password(folder: &Path, text: &str) -> bool {
         let parsed = Self::parse(folder, text, &|_| None);
         matches!(parsed, Ok(Self::Postgres(at)) if at.config.get_password().is_some())
     }
 
-    /// What is allowed but worth a look.
+    /// Returns a warning about an allowed but questionable setting.
     pub(super) fn warning(&self) -> Option<&'static str> {
         match self {
             Self::Postgres(at) if at.encryption == Encryption::Off && !at.is_local() => Some(
@@ -96,7 +95,7 @@ impl PostgresAddress {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, String> {
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
-        // What stands between two of these would be a part of the password to some, and of the host to others.
+        // A second `@` would belong to the password for some readers, and to the host for others.
         if base.matches('@').count() > 1 {
             return Err(EXPECTED_URL.into());
         }
@@ -146,7 +145,7 @@ impl PostgresAddress {
         Ok(postgres)
     }
 
-    /// Every way to it ends on this machine.
+    /// Returns true where every host is on this machine.
     fn is_local(&self) -> bool {
         let hosts = self.config.get_hosts().iter().all(|host| match host {
             Host::Unix(_) => true,
@@ -181,7 +180,7 @@ impl fmt::Display for PostgresAddress {
     }
 }
 
-/// The password where libpq looks for it: `PGPASSWORD`, then the file that `PGPASSFILE` names.
+/// Finds the password where libpq does: in `PGPASSWORD`, then in the file that `PGPASSFILE` names.
 fn password(
     config: &tokio_postgres::Config,
     env: &dyn Fn(&str) -> Option<String>,
@@ -216,7 +215,7 @@ fn password(
     Ok(found)
 }
 
-/// `host:port:database:user:password`, with `\` before what is no separator.
+/// Parses a line `host:port:database:user:password`, with `\` before literal separators.
 fn fields(line: &str) -> Option<([String; 4], String)> {
     let mut fields = vec![String::new()];
     let mut characters = line.chars();
@@ -231,7 +230,7 @@ fn fields(line: &str) -> Option<([String; 4], String)> {
     Some((fields.try_into().ok()?, password))
 }
 
-/// libpq's `sslmode`. Where it says less than verification, we verify.
+/// Interprets libpq's `sslmode`. The certificate is verified even where libpq would not.
 #[derive(Clone, Copy)]
 enum Mode {
     Disable,
@@ -254,7 +253,7 @@ impl Mode {
 pub(crate) mod tests {
     use super::*;
 
-    /// A URL that is known to be right, for the tests of stores.
+    /// Parses a URL that is known to be valid, for the tests of stores.
     pub(crate) fn parsed(url: &str) -> StoreAddress {
         parse(url).unwrap()
     }

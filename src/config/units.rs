@@ -1,4 +1,4 @@
-//! Amounts as people write them: sizes with KiB and MiB, times with ms, s, m, h and d.
+//! Quantities with units: sizes with KiB and MiB, times with ms, s, m, h and d.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ const TIME_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
-/// A size in bytes.
+/// Parses a size in bytes.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     scaled(text, &SIZE_UNITS)
         .ok_or_else(|| "expected a size in bytes, as in \"64KiB\" or \"1MiB\"".into())
 }
 
-/// A stretch of time; a bare number is refused, since nobody could tell its unit.
+/// Parses a duration. A bare number is rejected, because its unit is unknown.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     scaled(text, &TIME_UNITS)
         .map(Duration::from_millis)
@@ -32,12 +32,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// A size as a person would write it.
+/// Formats a size in its largest unit.
 pub(super) fn shown_size(bytes: u64) -> String {
     shown(bytes, &SIZE_UNITS)
 }
 
-/// A stretch of time as a person would write it.
+/// Formats a duration in its largest unit.
 pub(super) fn shown_duration(time: Duration) -> String {
     shown(
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
@@ -45,7 +45,7 @@ pub(super) fn shown_duration(time: Duration) -> String {
     )
 }
 
-/// In the largest unit that leaves no rest.
+/// Divides by the largest unit that leaves no remainder.
 fn shown(amount: u64, units: &[(&str, u64)]) -> String {
     let whole = |(_, factor): &&(&str, u64)| amount > 0 && amount.is_multiple_of(*factor);
     let (name, factor) = units.iter().rfind(whole).unwrap_or(&("", 1));

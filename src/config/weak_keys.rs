@@ -1,15 +1,15 @@
-//! Keys that load with a warning: the platform assigns them, and md5(text + key) leans on them alone.
+//! Warnings about weak keys. They load all the same: the platform assigns them, and md5(text + key) depends on them alone.
 
 use std::cmp::Ordering;
 
 use crate::protocol::key::Key;
 
-/// Bytes; a shorter key can be guessed from one message and its sign.
+/// Bytes; a shorter key can be guessed from one message and its signature.
 const SHORT: usize = 16;
-/// Bytes; a key made of one unit up to this long has no more to guess than the unit.
+/// Bytes; a key that repeats a unit of this length is as weak as the unit.
 const LONGEST_UNIT: usize = 4;
 
-/// One merchant's keys.
+/// The keys of one merchant.
 #[derive(Clone, Copy)]
 pub(super) struct KeyUse<'a> {
     pub(super) merid: &'a str,
@@ -18,7 +18,7 @@ pub(super) struct KeyUse<'a> {
     pub(super) old_keys: &'a [Key],
 }
 
-/// One line for each weakness, by merid, in the merchants' order; never a key.
+/// Returns one line for each weakness, by merid, in the merchants' order; never a key.
 pub(super) fn warnings(merchants: &[KeyUse<'_>]) -> Vec<String> {
     let shared = shared(merchants);
     let mut warnings = Vec::new();
@@ -35,7 +35,7 @@ pub(super) fn warnings(merchants: &[KeyUse<'_>]) -> Vec<String> {
     warnings
 }
 
-/// What makes a key easy to guess, or suggests that it is not the key itself.
+/// Describes a property that makes a key easy to guess, or that suggests a copy mistake.
 fn weaknesses(key: &Key) -> Vec<&'static str> {
     let key = key.bytes();
     let quotes = [b'"', b'\'', b'`'];
@@ -90,8 +90,8 @@ fn is_repeated(key: &[u8]) -> bool {
     (1..=LONGEST_UNIT).any(|unit| key.len() >= 2 * unit && made_of(unit))
 }
 
-/// A key that ends another one signs for it too. Sorted from the last byte on, equal keys and the keys that end with a
-/// key follow right behind it, so that 10,000 merchants take one sort.
+/// Finds keys that end with another key: such a key signs for the shorter one too. Sorted from the last byte on, equal
+/// keys and keys with the same ending are neighbours, so that 10,000 merchants take one sort.
 fn shared(merchants: &[KeyUse<'_>]) -> Vec<Option<String>> {
     let numbered = merchants.iter().enumerate();
     let mut order: Vec<(usize, &str, &Key)> = numbered

@@ -1,5 +1,5 @@
-//! The end of the process: requests in flight are finished, new ones are told to go elsewhere, and it is
-//! over as soon as nobody needs us, at the latest when its time is up.
+//! The graceful shutdown: requests in flight are finished, new ones are sent elsewhere, and the process ends as soon as it
+//! is idle, at the latest when its time is up.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-/// From the first SIGTERM to the end at the latest; a process that was replaced may take longer.
+/// Limit from the first SIGTERM to the end. A replaced process may take longer.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
-/// This shortly before the end, new requests are refused, and nobody waits for the platform any longer.
+/// Time before the end from which new requests are rejected and waits for the platform end.
 const LAST_CALL: Duration = Duration::from_millis(500);
-/// This shortly before the end, what is still in flight is answered for its handler.
+/// Time before the end from which requests in flight are answered in place of their handlers.
 const CUT: Duration = Duration::from_millis(150);
-/// How often it is looked whether the end has come.
+/// Interval at which the drain checks whether it may end.
 const TICK: Duration = Duration::from_millis(20);
-/// Nobody needs us once nothing was asked for this long.
+/// Time without a request after which the process counts as idle.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 
-/// Counts what is in flight, and knows whether the end has begun.
+/// Counts requests in flight and knows the stage of the shutdown.
 #[derive(Debug)]
 pub struct Drain {
     started: Instant,
     in_flight: AtomicUsize,
-    /// When the end began, or a request last ended since then; in milliseconds since `started`.
+    /// The time at which the shutdown began, or a request last ended since then; in milliseconds since `started`.
     last_busy: AtomicU64,
     draining: AtomicBool,
     replaced: watch::Sender<bool>,
@@ -33,7 +33,7 @@ pub struct Drain {
     cut: DrainStep,
 }
 
-/// A step of the end, and who waits for it.
+/// A stage of the shutdown, and the tasks that wait for it.
 #[derive(Debug, Default)]
 struct DrainStep {
     has_come: AtomicBool,
@@ -45,7 +45,7 @@ impl DrainStep {
         self.has_come.load(Ordering::SeqCst)
     }
 
-    /// Wakes everybody, the first time.
+    /// Enters the stage and wakes all waiting tasks, the first time.
     fn come(&self) {
         if !self.has_come.swap(true, Ordering::SeqCst) {
             self.waiting.notify_waiters();
@@ -58,7 +58,7 @@ pub struct Busy<'a>(&'a Drain);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        // Before that nobody asks.
+        // Before the shutdown begins the time is not needed.
         if self.0.is_draining() {
             self.0.touch();
         }
@@ -87,27 +87,27 @@ impl Drain {
         Busy(self)
     }
 
-    /// Requests that are being handled, on whichever listener.
+    /// Returns the number of requests in flight on all listeners.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Connections are to be closed after the response that is being made.
+    /// Returns true where connections must be closed after the current response.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Too late for another request, and the platform can be waited for no longer.
+    /// Returns true where it is too late for another request and for waiting for the platform.
     pub fn is_over(&self) -> bool {
         self.over.has_come()
     }
 
-    /// A handler that has not answered by now is not going to.
+    /// Returns true where a handler that has not answered by now will not.
     pub fn is_cut(&self) -> bool {
         self.cut.has_come()
     }
 
-    /// Ready when it is too late for another request.
+    /// Waits until it is too late for another request.
     pub async fn until_over(&self) {
         let over = self.over.waiting.notified();
         if !self.is_over() {
@@ -115,7 +115,7 @@ impl Drain {
         }
     }
 
-    /// For a task that is to wake when [`Drain::is_over`] or [`Drain::is_cut`] becomes true.
+    /// Subscribes a task that must wake when [`Drain::is_over`] or [`Drain::is_cut`] becomes true.
     pub fn subscribe(&self) -> Subscription<'_> {
         Subscription {
             drain: self,
@@ -123,18 +123,18 @@ impl Drain {
         }
     }
 
-    /// Another process serves in our place.
+    /// Marks this process as replaced by another.
     pub fn replace(&self) {
         self.replaced.send_replace(true);
     }
 
-    /// Ready when another process serves in our place.
+    /// Waits until another process serves in place of this one.
     pub async fn until_replaced(&self) {
-        // The sender is ours, so that it is there.
+        // `self` owns the sender, so the channel is open.
         let _ = self.replaced.subscribe().wait_for(|it| *it).await;
     }
 
-    /// Begins the end and returns when it has come, after `time` at the latest.
+    /// Begins the shutdown and returns when it is complete, after `time` at the latest.
     pub async fn drain(&self, time: Duration) {
         self.draining.store(true, Ordering::SeqCst);
         let deadline = Instant::now() + time;
@@ -147,7 +147,7 @@ impl Drain {
             if Instant::now() + CUT > deadline {
                 self.cut.come();
             }
-            // Who came in before `over` was seen is counted by now, and is answered first.
+            // Requests that came in before `over` was seen are counted by now, and are answered first.
             tokio::time::sleep(TICK).await;
             if self.is_over()
                 && (self.in_flight.load(Ordering::SeqCst) == 0 || Instant::now() > deadline)
@@ -169,22 +169,22 @@ impl Drain {
     }
 }
 
-/// One task that wakes when the end comes nearer. Registering takes a lock that all tasks share, so it is done once, not
-/// for every request.
+/// A task that wakes when the shutdown advances. Registering takes a lock that all tasks share, so it is done once a
+/// connection, not for every request.
 pub struct Subscription<'l> {
     drain: &'l Drain,
-    /// For either step, once the task is registered.
+    /// One waker slot for each stage, once the task is registered.
     waiting: Option<[Pin<Box<Notified<'l>>>; 2]>,
 }
 
 impl Subscription<'_> {
-    /// What has not come by now will wake this task, which must be the same one each time.
+    /// Registers the task for the stages that are still ahead. It must be the same task each time.
     pub fn register(&mut self, context: &mut Context<'_>) {
         let drain = self.drain;
         self.waiting.get_or_insert_with(|| {
             [&drain.over, &drain.cut].map(|step| {
                 let mut waiting = Box::pin(step.waiting.notified());
-                // Ready where it comes at this moment: then it is to be seen.
+                // A stage that is entered at this moment wakes the task, which then sees it.
                 let _ = waiting.as_mut().poll(context);
                 waiting
             })
@@ -222,7 +222,7 @@ mod tests {
         let mut early = drain.subscribe();
         assert_eq!(woken(&mut early), 0);
         drain.over.come();
-        // As often as the end is looked for.
+        // At the same interval as the drain checks.
         drain.over.come();
         assert_eq!(woken(&mut early), 1);
         let mut late = drain.subscribe();
@@ -240,7 +240,7 @@ mod tests {
         let waker = Waker::from(wakes.clone());
         let mut context = Context::from_waker(&waker);
         let mut subscription = drain.subscribe();
-        // Both halves of a step's coming, and the task between them.
+        // Both halves of entering a stage, and the task between them.
         drain.over.has_come.store(true, Ordering::SeqCst);
         subscription.register(&mut context);
         drain.over.waiting.notify_waiters();

@@ -1,6 +1,6 @@
-//! What a supervisor such as systemd is told: ready, reloading, stopping, and which process is the main one (sd_notify(3)).
+//! Notifications to a supervisor such as systemd (sd_notify(3)): ready, reloading, stopping, and the main process.
 //!
-//! Nobody waits for the supervisor: what it does not take at once is not said.
+//! They never block: a notification that the supervisor does not take at once is dropped.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt;
@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Where a supervisor listens, and how often it wants to hear from us. Handed on to the process that replaces us, because
-/// a supervisor tells it to the one that it started itself.
+/// The supervisor's socket and its watchdog interval. They are passed on to a replacing process, because a supervisor
+/// gives them only to the process that it started itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Address {
     socket: Option<String>,
@@ -21,7 +21,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// As the environment says.
+    /// Reads `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
     pub fn of_environment() -> Self {
         let number = |name| env::var(name).ok()?.parse::<u64>().ok();
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(process::id()));
@@ -31,13 +31,13 @@ impl Address {
         }
     }
 
-    /// This one, or where there is none, `other`.
+    /// Returns this address, or `other` where this one is empty.
     pub fn or(self, other: Self) -> Self {
         if self.socket.is_some() { self } else { other }
     }
 }
 
-/// The supervisor, where there is one.
+/// The supervisor; it may be absent.
 pub struct Systemd {
     address: Address,
     socket: Option<UnixDatagram>,
@@ -45,7 +45,7 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// Nothing is said yet. A socket that is not there is as good as none.
+    /// Connects to nothing yet. A socket that does not exist counts as no supervisor.
     pub fn at(address: Address) -> Self {
         let socket = address.socket.as_deref().and_then(connect);
         Self {
@@ -55,17 +55,17 @@ impl Systemd {
         }
     }
 
-    /// Where it is, for the process that replaces us.
+    /// Returns the address for the process that replaces this one.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// The listeners are open and the store can be used, or a reload is over.
+    /// Reports that the listeners are open and the store is usable, or that a reload is complete.
     pub fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// A reload begins.
+    /// Reports the begin of a reload.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
@@ -74,18 +74,18 @@ impl Systemd {
         ));
     }
 
-    /// The end begins.
+    /// Reports the begin of the shutdown.
     pub fn stopping(&self) {
         self.say("STOPPING=1\nSTATUS=draining");
     }
 
-    /// The process `pid` is the main one from now on: nothing more is said by this one.
+    /// Reports `pid` as the main process; this process reports nothing from then on.
     pub fn replaced_by(&self, pid: i32) {
         self.say(&format!("MAINPID={pid}"));
         self.dismissed.store(true, Ordering::SeqCst);
     }
 
-    /// Says that we live, twice as often as is asked for, until the task is dropped. Ready at once where nobody asks.
+    /// Feeds the watchdog twice per interval until the task is dropped. Returns at once without a watchdog.
     pub async fn keep_posted(&self) {
         let Some(micros) = self.address.watchdog_micros else {
             return;
@@ -110,7 +110,7 @@ impl Systemd {
     }
 }
 
-/// `@NAME` is a name of the kernel's, anything else a path.
+/// Parses an address: `@NAME` is an abstract socket (unix(7)), anything else a path.
 fn connect(name: &str) -> Option<UnixDatagram> {
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name),

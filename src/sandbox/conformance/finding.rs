@@ -1,34 +1,34 @@
-//! What a trial found: the lines of its table, and the same as JUnit XML.
+//! The findings of a conformance run: the lines of its table, and the same as JUnit XML.
 
 use std::fmt;
 use std::time::Duration;
 
 use maud::{PreEscaped, html};
 
-/// Why a case did not hold.
+/// The reason for which a case did not hold.
 #[derive(Debug)]
 pub enum Doubt {
-    /// It was seen not to hold.
+    /// The case was seen to fail.
     Broken(String),
-    /// It could not be tried, or its end could not be seen.
+    /// The case could not be tried, or its end could not be observed.
     Unseen(String),
 }
 
-/// What is seen of a case that holds, or why it does not.
+/// The observation in a case that holds, or the reason against it.
 pub type CaseOutcome = Result<String, Doubt>;
 
-/// One case and what came of it.
+/// One case and its outcome.
 pub struct Finding {
     /// The case, in a word or two.
     pub case: &'static str,
-    /// What was seen.
+    /// The observation.
     pub outcome: CaseOutcome,
-    /// How long it took.
+    /// The duration.
     pub took: Duration,
 }
 
 impl Finding {
-    /// Whether it was seen not to hold.
+    /// Returns true where the case was seen to fail.
     pub fn is_broken(&self) -> bool {
         matches!(self.outcome, Err(Doubt::Broken(_)))
     }
@@ -45,7 +45,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// `findings` as the JUnit XML that build servers read. What was not seen is skipped there.
+/// Formats `findings` as the JUnit XML that build servers read. Cases that were not observed are skipped there.
 pub fn junit(findings: &[Finding]) -> String {
     let suite = "countersign sandbox conformance";
     let broken = findings.iter().filter(|one| one.is_broken()).count();

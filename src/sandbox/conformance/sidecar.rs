@@ -1,4 +1,4 @@
-//! A running sidecar from outside: what its callbacks are answered, whether it signs, what its metrics count.
+//! A running sidecar from outside: its replies to callbacks, whether it signs, and its metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,24 +19,24 @@ use crate::sandbox::notify::Way;
 /// Pieces of a slow callback, and the pause after each: longer than any buffer waits, far below what a sidecar allows.
 const PIECES: usize = 8;
 const PAUSE: Duration = Duration::from_millis(150);
-/// No answer to a callback takes longer; the sidecar's own bound is 3 s.
+/// Limit for a reply to a callback; the sidecar's own limit is 3 s.
 const MAX_WAIT: Duration = Duration::from_secs(10);
-/// No answer to a callback is longer.
+/// Limit of bytes of a reply to a callback.
 const MAX_ANSWER: u64 = 64 * 1024;
 
-/// Where a sidecar is reached.
+/// The addresses of a sidecar.
 pub struct SidecarAddresses {
     /// Its `…/notify/back`.
     pub back: Url,
-    /// Its `…/notify/front`, where that is tried.
+    /// Its `…/notify/front`, where that is tested.
     pub front: Option<Url>,
     /// Its listener for the app.
     pub app: Url,
-    /// Its listener for ops.
+    /// Its admin listener.
     pub admin: Url,
 }
 
-/// What a callback was answered with.
+/// The reply to a callback.
 pub(super) struct Said {
     pub(super) status: StatusCode,
     /// Status 200 and `0000`, nothing else.
@@ -61,14 +61,14 @@ impl fmt::Display for Said {
     }
 }
 
-/// What the sidecar counts; of its results, all that are in its store.
+/// The counters of a sidecar, and the number of results in its store.
 #[derive(Clone, Copy)]
 pub(super) struct Figures {
     pub(super) delivered: u64,
     pub(super) pending: u64,
     pub(super) parked: u64,
     pub(super) disputed: u64,
-    /// Customers who were shown the app's page, since the sidecar started.
+    /// Customers who saw the app's page, since the sidecar started.
     pub(super) shown: u64,
 }
 
@@ -90,7 +90,7 @@ impl Figures {
             pending: events("pending")?,
             parked: events("parked")?,
             disputed: events("disputed")?,
-            // Not there before the first.
+            // The series does not exist before the first.
             shown: figure(accepted.to_owned()).unwrap_or_default(),
         })
     }
@@ -103,12 +103,12 @@ pub(super) struct Sidecar {
 }
 
 impl Sidecar {
-    /// Tells it a result, once.
+    /// Sends it a result, once.
     pub(super) async fn tell(&self, sealed: &Sealed, way: Way) -> Result<Said, String> {
         self.callback(self.at.back.clone(), sealed, way).await
     }
 
-    /// Brings a customer back, where it is known whereto.
+    /// Opens `front` as a customer would, where its address is known.
     pub(super) async fn bring_back(&self, front: &Url, sealed: &Sealed) -> Result<Said, String> {
         self.callback(front.clone(), sealed, Way::Get).await
     }
@@ -153,7 +153,7 @@ impl Sidecar {
         Ok(answer)
     }
 
-    /// Has it sign an order, so that its ledger knows it; nothing is sent anywhere.
+    /// Has it sign an order, so that its ledger knows the order. Nothing is sent to the platform.
     pub(super) async fn sign(&self, submit: String) -> Result<(), String> {
         let app = self.client(&self.at.app)?;
         let signed = app
@@ -169,7 +169,7 @@ impl Sidecar {
         }
     }
 
-    /// What it counts now.
+    /// Reads its counters.
     pub(super) async fn figures(&self) -> Result<Figures, String> {
         let admin = self.client(&self.at.admin)?;
         let metrics = admin.get("/metrics", &HeaderMap::new()).await;
