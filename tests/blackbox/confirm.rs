@@ -110,6 +110,36 @@ fn what_the_platform_does_not_know_yet_is_asked_for_until_it_does() {
 }
 
 #[test]
+fn a_platform_that_lags_is_caught_up_with_within_seconds() {
+    // `COUNTERSIGN_TEST_LAGS=200:60` tries so many payments over so many seconds.
+    let asked = std::env::var("COUNTERSIGN_TEST_LAGS").unwrap_or_default();
+    let (count, longest) = asked.split_once(':').unwrap_or(("40", "12"));
+    let (count, longest): (u32, u32) = (count.parse().unwrap(), longest.parse().unwrap());
+    let shop = Shop::with(|_| taken(), paid);
+    let payments: Vec<_> = (0..count)
+        .map(|_| notified(&shop, |it| it.with_result("1001")))
+        .collect();
+    let began = Instant::now();
+    let mut paid_at = Vec::new();
+    for (at, payment) in (0..).zip(&payments) {
+        let due = Duration::from_secs(longest.into()) * at / count;
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        shop.book.enter(payment.clone());
+        paid_at.push(Instant::now());
+    }
+    for (payment, paid_at) in payments.iter().zip(paid_at) {
+        let heard = shop.hears(&payment.orderid, 1).remove(0).at;
+        let late = heard.saturating_duration_since(paid_at);
+        assert!(late < SOON, "{}: {late:?} late", payment.orderid);
+    }
+    assert_eq!(shop.app.count(), payments.len());
+    assert_eq!(
+        shop.sidecar.metrics().sum(&["countersign_disputes_total"]),
+        0.0
+    );
+}
+
+#[test]
 fn the_event_s_own_try_is_asked_about_and_not_its_order() {
     let shop = Shop::with(|_| taken(), paid);
     let first = Payment::of(&shop.order());

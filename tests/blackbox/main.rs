@@ -80,4 +80,5 @@ mod process;
 mod shutdown;
 mod supervisor;
 mod traces;
+mod tries;
 mod upgrade;
