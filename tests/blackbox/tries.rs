@@ -59,8 +59,15 @@ fn every_reason_for_not_sending_frees_the_order() {
         let orderid = fresh_orderid();
         for amount in [1280, 7, 1280] {
             let failed = sidecar.submit(submit_of(MERID, &orderid, amount));
-            let code = failed.json()["code"].as_str().unwrap_or_default().to_owned();
-            assert!(code.starts_with("platform-"), "{platform}: {}", failed.text());
+            let code = failed.json()["code"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            assert!(
+                code.starts_with("platform-"),
+                "{platform}: {}",
+                failed.text()
+            );
             assert_eq!(failed.json()["sent"], "no", "{platform}");
         }
     }
