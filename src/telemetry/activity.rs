@@ -1,7 +1,7 @@
-//! The activity: what happened to orders, written down behind the requests.
+//! The activity log: entries about orders for the console, written behind the requests.
 //!
-//! Keeps the promise that nobody waits for a note and nothing fails by one: a note that there is no room for, or that
-//! the store does not take, is dropped and counted.
+//! No request waits for an entry or fails by one: an entry without room, or one that the store rejects, is dropped and
+//! counted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -14,21 +14,21 @@ use super::metrics::Metrics;
 use crate::inbox::activity::{ActivityEntry, Weight};
 use crate::inbox::store::Store;
 
-/// Notes that wait to be written; more are dropped.
+/// Limit of entries that wait to be written; more are dropped.
 const WAITING: usize = 2048;
-/// Where as many as this wait, common notes are dropped: keeping them is to cost next to nothing.
+/// Number of waiting entries from which common ones are dropped: keeping them must cost next to nothing.
 const WAITING_COMMON: usize = 16;
-/// Notes of one transaction: a callback that waits for the same commit waits some milliseconds for them.
+/// Entries of one transaction: a callback that waits for the same commit waits some milliseconds for them.
 const GROUP: usize = 256;
-/// How often they are written. What was noted since is lost when the process is killed.
+/// Interval of writes. A `kill -9` loses the entries since the last one.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// The same is news again after this.
+/// Time after which a repeated key counts as news again.
 const OLD_NEWS: Duration = Duration::from_secs(60);
-/// News that are remembered; beyond that the old ones are forgotten.
+/// Limit of remembered keys; beyond it all are dropped.
 const REMEMBERED: usize = 4096;
 
-/// Takes notes at once and writes them later.
+/// Accepts entries at once and writes them later.
 pub struct ActivityLog {
     sender: mpsc::Sender<ActivityEntry>,
     waiting: Mutex<mpsc::Receiver<ActivityEntry>>,
@@ -50,7 +50,7 @@ impl ActivityLog {
         }
     }
 
-    /// Takes a note where there is room; it is not even made where there is none.
+    /// Accepts an entry where there is room; without room it is not even built.
     pub fn note(&self, weight: Weight, note: impl FnOnce() -> ActivityEntry) {
         let waiting = WAITING - self.sender.capacity();
         match self.sender.try_reserve() {
@@ -61,8 +61,8 @@ impl ActivityLog {
         }
     }
 
-    /// Whether this was not heard for a while: then it is a step, however often it can be repeated. An old key is meant
-    /// by its fingerprint.
+    /// Returns true where the key was not seen for a while: then the entry is a step, however often it can be repeated. For
+    /// an old key it is the fingerprint.
     pub fn is_news(&self, what: &str) -> bool {
         let mut heard = self.news.lock().unwrap_or_else(PoisonError::into_inner);
         let last = heard.get(what).map(Instant::elapsed);
@@ -86,7 +86,7 @@ impl ActivityLog {
         }
     }
 
-    /// Writes what waits now. What comes while it is written waits for the next time: each group is a commit.
+    /// Writes the waiting entries. Later ones wait for the next time: each group is a commit.
     pub async fn write(&self) {
         let mut waiting = self.waiting.lock().await;
         let mut left = waiting.len();

@@ -1,8 +1,8 @@
 //! Traces: a caller's `traceparent` (W3C Trace Context) is checked and passed on. Where the `OTEL_*` variables name a
-//! collector, each request is a span of its own in that trace, and spans are exported over OTLP.
+//! collector, each request is a span of that trace, and spans are exported over OTLP.
 //!
-//! Without these variables a request costs a look at its headers. Nobody waits for the export: spans that the collector
-//! does not take in time are dropped. A span says what the log's line says, nothing else.
+//! Without these variables a request costs one look at its headers. The export never blocks a request: spans that the
+//! collector does not accept in time are dropped. A span has the attributes of the log line, and no others.
 
 use std::collections::HashMap;
 use std::env;
@@ -32,16 +32,16 @@ use crate::http::client::{RawResponse, Repeat};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// Bytes of a `tracestate` that are passed on (Trace Context §3.3.1.5).
+/// Limit of bytes of a `tracestate` that are passed on (Trace Context §3.3.1.5).
 const MAX_STATE: usize = 512;
-/// Batches that wait for the collector: the exporter itself sends one after the other.
+/// Limit of batches that wait for the collector; the exporter sends them one after the other.
 const BATCHES: usize = 1;
-/// The last batch has so long when the process ends.
+/// Time for the last batch when the process ends.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
-/// Traces that are kept for later requests; beyond that the old ones are forgotten.
+/// Limit of traces that are kept for later requests; beyond it the oldest are dropped.
 const MAX_KEPT: usize = 4096;
 
-/// A valid `traceparent`, version 00 or what of a later one reads the same.
+/// A valid `traceparent`: version 00, or a later one with the same fields.
 struct Parent<'a> {
     trace: &'a str,
     span: &'a str,
@@ -85,9 +85,9 @@ fn hex(text: &str, length: usize) -> Option<&str> {
     (text.len() == length && text.bytes().all(is_digit)).then_some(text)
 }
 
-/// Removes what is no valid trace from headers, and hands back the parent that they name.
+/// Removes an invalid trace from headers and returns the parent of a valid one.
 fn check(headers: &mut HeaderMap) -> Option<SpanContext> {
-    // Nearly always so, and each look at the headers costs.
+    // Most requests have none, and each lookup in the headers has a cost.
     if !is_named(headers) {
         headers.remove(TRACESTATE);
         return None;
@@ -108,12 +108,12 @@ fn check(headers: &mut HeaderMap) -> Option<SpanContext> {
     parent
 }
 
-/// Whether a field of a request is looked at.
+/// Returns true for header fields that carry a trace.
 pub fn reads(field: &HeaderName) -> bool {
     [TRACEPARENT, TRACESTATE].contains(field)
 }
 
-/// Whether there is a trace to pass on.
+/// Returns true where headers have a trace to pass on.
 pub fn is_named(headers: &HeaderMap) -> bool {
     headers.contains_key(TRACEPARENT)
 }
@@ -129,20 +129,20 @@ pub fn pass_on(from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-/// Which side of a request we are.
+/// The side of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Somebody asks us.
+    /// We answer it.
     Server,
-    /// We ask.
+    /// We send it.
     Client,
 }
 
-/// Begins spans, where there is a collector.
+/// Begins spans where a collector is configured.
 pub struct Tracer(Option<(SdkTracerProvider, SdkTracer)>);
 
 impl Tracer {
-    /// As the environment says, with what must run beside it.
+    /// Reads the environment; returns the exporter that must run beside the tracer.
     pub fn of_environment() -> (Self, Option<Export>) {
         if !is_asked_for() {
             return (Self(None), None);
@@ -163,8 +163,8 @@ impl Tracer {
         }
     }
 
-    /// Begins a span in the trace that the headers name, or in a new one. From then on they name the trace that is to be
-    /// passed on: ours, and without a collector the caller's own.
+    /// Begins a span in the trace that the headers name, or in a new one. From then on they name the trace to pass on: ours,
+    /// or without a collector the caller's.
     pub fn begin(&self, side: Side, headers: &mut HeaderMap) -> Span {
         let parent = check(headers);
         let Some((_, tracer)) = &self.0 else {
@@ -177,7 +177,7 @@ impl Tracer {
             Side::Server => SpanKind::Server,
             Side::Client => SpanKind::Client,
         };
-        // What a panic or the end cuts short keeps this name.
+        // A span that a panic or the shutdown ends keeps this name.
         let builder = SpanBuilder::from_name("cut short").with_kind(kind);
         let span = tracer.build_with_context(builder, &context);
         let own = span.span_context();
@@ -193,21 +193,21 @@ impl Tracer {
         Span(Some(span))
     }
 
-    /// Exports what is left; the last thing before the process ends. Blocks for a second at most.
+    /// Exports the remaining spans before the process ends. Blocks for a second at most.
     pub fn end(&self) {
         if let Some((provider, _)) = &self.0 {
-            // A collector that is not there was complained of before.
+            // An unreachable collector was logged before.
             let _ = provider.shutdown_with_timeout(FLUSH_TIME);
         }
     }
 }
 
-/// One request while it lasts; by default one that is not traced.
+/// The span of one request; the default is not traced.
 #[derive(Default)]
 pub struct Span(Option<opentelemetry_sdk::trace::Span>);
 
 impl Span {
-    /// Ends it under a name from a fixed list, with the attributes that are not empty.
+    /// Ends the span under a name from a fixed list, with the attributes that are not empty.
     pub fn end(self, name: &[&'static str], failed: bool, attributes: &[(&'static str, &str)]) {
         let Some(mut span) = self.0 else {
             return;
@@ -225,7 +225,7 @@ impl Span {
     }
 }
 
-/// Traces of results that are delivered later. Forgotten when the process ends: a trace is no promise.
+/// Traces of results that are delivered later. They end with the process.
 #[derive(Default)]
 pub struct Kept(Mutex<HashMap<String, HeaderValue>>);
 
@@ -242,7 +242,7 @@ impl Kept {
         kept.insert(event.to_owned(), parent.clone());
     }
 
-    /// Puts an event's trace into `headers`, and forgets it with the last request.
+    /// Puts an event's trace into `headers`.
     pub fn put(&self, event: &str, headers: &mut HeaderMap) {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(parent) = kept.get(event) {
@@ -250,7 +250,7 @@ impl Kept {
         }
     }
 
-    /// No further request is made for this event.
+    /// Drops the trace of an event that needs no further request.
     pub fn forget(&self, event: &str) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.remove(event);
@@ -285,13 +285,13 @@ fn resource() -> Resource {
     }
 }
 
-/// A batch on its way, and who waits for the collector's answer.
+/// A batch on its way, and the channel for the collector's response.
 type Post = (
     Request<Bytes>,
     oneshot::Sender<Result<Response<Bytes>, String>>,
 );
 
-/// The exporter's end of the way to the collector; the exporter runs on a thread of its own, our connections do not.
+/// The exporter's end of the channel to the collector. The exporter runs on a thread of its own, our connections do not.
 #[derive(Debug)]
 struct Collector(mpsc::Sender<Post>);
 
@@ -318,7 +318,7 @@ impl Export {
             return Err("OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf".to_owned());
         }
         let (sender, posts) = mpsc::channel(BATCHES);
-        // Its own words would have an address in them, with a password maybe.
+        // The error's own text would hold the URL, possibly with a password.
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(Collector(sender))
@@ -354,7 +354,7 @@ impl Export {
                 );
             }
             failing = failed.is_some();
-            // The exporter may have stopped waiting.
+            // The exporter may have timed out.
             let _ = answer.send(posted);
         }
     }
@@ -364,7 +364,7 @@ impl Export {
         let url = Url::parse(&head.uri.to_string()).map_err(|error| error.to_string())?;
         let client = self.clients.client(&url).ok_or("no address to export to")?;
         let mut headers = head.headers;
-        // The connection's own.
+        // Set by the connection itself.
         for name in [header::HOST, header::CONTENT_LENGTH] {
             headers.remove(name);
         }

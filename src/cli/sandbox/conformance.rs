@@ -1,4 +1,4 @@
-//! `countersign sandbox conformance`: tries a merchant's own handler through a running sidecar.
+//! `countersign sandbox conformance`: tests a merchant's handler through a running sidecar.
 
 use std::fs;
 use std::io::{IsTerminal, stdin};
@@ -24,7 +24,7 @@ use crate::sandbox::conformance::finding::{Doubt, junit};
 use crate::sandbox::conformance::{CaseRun, SidecarAddresses};
 use crate::telemetry::metrics::Uncounted;
 
-/// A restart takes no longer.
+/// Limit of a restart.
 const RESTART_TIME: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
@@ -32,31 +32,31 @@ pub(super) struct ConformanceCommand {
     /// The sidecar's callback listener, as in http://127.0.0.1:8081/notify/back
     #[arg(long, value_name = "URL", value_parser = callback_url)]
     back: Url,
-    /// The same for returning customers, as in http://127.0.0.1:8081/notify/front
+    /// Its address for returning customers, as in http://127.0.0.1:8081/notify/front
     #[arg(long, value_name = "URL", value_parser = callback_url)]
     front: Option<Url>,
     /// The sidecar's app listener: it signs the orders, so that its ledger knows them
     #[arg(long, value_name = "URL", value_parser = listener_url, default_value = "http://127.0.0.1:8080")]
     app: Url,
-    /// The sidecar's admin listener: its metrics say what the app took
+    /// The sidecar's admin listener: its metrics count what the app accepted
     #[arg(long, value_name = "URL", value_parser = listener_url, default_value = "http://127.0.0.1:9900")]
     admin: Url,
-    /// The sidecar's merchants file, for the key; without it, the demo's merchant as its walkthrough leaves it
+    /// The sidecar's merchants file, for the key; without it, the merchant of the demo
     #[arg(long, value_name = "FILE")]
     merchants: Option<PathBuf>,
-    /// Which merchant, where the file has several
+    /// The merchant, where the file has several
     #[arg(long, requires = "merchants")]
     merid: Option<String>,
-    /// How long the app may take over a result
+    /// The time that the app may take for a result
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     wait: u64,
-    /// Restarts the sidecar, the app or both; without it you are asked to, where there is a terminal
+    /// Command that restarts the sidecar, the app or both; without it you are prompted, where there is a terminal
     #[arg(long, value_name = "CMD")]
     restart_command: Option<String>,
-    /// Write JUnit XML here, too
+    /// Also write JUnit XML to this file
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// A host that is meant, though it is not this machine: the app behind it will book payments
+    /// A host other than this machine that may be tested: the app behind it will book payments
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
 }
@@ -99,7 +99,7 @@ pub(super) fn conformance(args: &ConformanceCommand) -> Result<(), Failure> {
 }
 
 impl ConformanceCommand {
-    /// Only this machine, or a host that was named: what is tried ends in somebody's books.
+    /// Allows this machine and the hosts that were named: a test ends in an app's books.
     fn check_hosts(&self) -> Result<(), Failure> {
         let urls = [
             ("--back", Some(&self.back)),

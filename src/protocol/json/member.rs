@@ -1,4 +1,4 @@
-//! One member of an object: its name, decoded, and its value as it stands in the text.
+//! One member of an object: its decoded name, and its value as written.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,11 @@ use memchr::memchr;
 
 use super::WrongTypeError;
 
-/// A name that is quickly told from others.
+/// A name with a digest that makes comparison cheap.
 #[derive(Debug)]
 pub(super) struct Name<'a> {
     text: Cow<'a, str>,
-    /// Of the first bytes and the length: names that differ nearly always differ here.
+    /// The first bytes and the length: names that differ nearly always differ here.
     mark: u64,
 }
 
@@ -40,7 +40,7 @@ impl PartialEq for Name<'_> {
     }
 }
 
-/// The same for the same text, however its bytes are put together.
+/// Computes the digest; it depends on the text alone.
 fn mark(text: &[u8]) -> u64 {
     let first = match text.first_chunk() {
         Some(first) => u64::from_le_bytes(*first),
@@ -55,7 +55,7 @@ fn mark(text: &[u8]) -> u64 {
 #[derive(Debug, PartialEq)]
 pub(super) struct Member<'a> {
     pub(super) name: Name<'a>,
-    /// As it stands in the text.
+    /// The value as written.
     pub(super) value: &'a str,
     /// A string without escapes.
     pub(super) is_unescaped: bool,
@@ -74,7 +74,7 @@ impl<'a> Member<'a> {
         self.value == "null"
     }
 
-    /// The value, decoded, where it is a string.
+    /// Returns the decoded value of a string.
     pub(super) fn string(&self) -> Result<Cow<'a, str>, WrongTypeError> {
         if self.is_unescaped {
             return Ok(Cow::Borrowed(&self.value[1..self.value.len() - 1]));

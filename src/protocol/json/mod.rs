@@ -1,8 +1,8 @@
 //! Strict reading of one JSON object, and splicing members into its bytes without printing it again.
 //!
-//! Two readers of one signed text must not be able to see two different messages, so whatever readers are
-//! known to disagree about is refused: a member named twice at any depth (however it is spelled), lone
-//! surrogates, bytes that are not UTF-8, anything after the object.
+//! Two readers of one signed payload must never see two different payloads. Input that readers are known to disagree
+//! about is rejected: duplicate keys at any depth (however they are spelled), lone surrogates, invalid UTF-8, anything
+//! after the object.
 
 mod member;
 
@@ -17,32 +17,32 @@ use serde_json::value::RawValue;
 
 use member::{Member, Name};
 
-/// How deep arrays and objects may be nested, the message itself included. The document's messages are flat.
+/// Limit of nested arrays and objects, the payload itself included. The document's payloads are flat.
 pub const MAX_DEPTH: usize = 32;
 
-/// Why bytes are not a message.
+/// The reason for which bytes are no payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// The bytes are not UTF-8 (document §2.1).
+    /// Not UTF-8 (document §2.1).
     #[error("not UTF-8 at byte {offset}")]
     NotUtf8 {
-        /// Bytes before the first one that is wrong.
+        /// Number of bytes before the first invalid one.
         offset: usize,
     },
-    /// The text is not JSON, or not one object and nothing else.
+    /// Not JSON, or not exactly one object.
     #[error("expected one JSON object: {reason} at line {line} column {column}")]
     NotAnObject {
-        /// What the parser met, never the text itself.
+        /// The parser's finding, never the text itself.
         reason: &'static str,
         /// Line in the text, from 1; 0 where the text ended.
         line: usize,
         /// Column in the line, from 1.
         column: usize,
     },
-    /// One object names a member twice.
+    /// A duplicate key.
     #[error("member {name:?} stands twice in one object")]
     DuplicateMember {
-        /// The member's name after decoding its escapes, at most 64 characters of it.
+        /// The key after decoding its escapes, at most 64 characters of it.
         name: String,
     },
     /// Nested deeper than [`MAX_DEPTH`].
@@ -50,7 +50,7 @@ pub enum JsonError {
     TooDeep,
 }
 
-/// One JSON object that borrows the text it was read from.
+/// One JSON object that borrows the text it was parsed from.
 #[derive(Debug)]
 pub struct Object<'a> {
     text: &'a str,
@@ -58,7 +58,7 @@ pub struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Reads one object; white space around it is allowed, anything else is not.
+    /// Parses one object; white space around it is allowed, anything else is not.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, JsonError> {
         let text = text_of(bytes)?;
         let members = match fast::members(text) {
@@ -69,22 +69,22 @@ impl<'a> Object<'a> {
         Ok(Self { text, members })
     }
 
-    /// The text as it was read.
+    /// Returns the text as it was given.
     pub fn text(&self) -> &'a str {
         self.text
     }
 
-    /// A member's value as it stands in the text; `None` where it is missing or `null`.
+    /// Returns a member's value as written; `None` where it is missing or `null`.
     pub fn raw(&self, name: &str) -> Option<&'a str> {
         Some(self.member(name)?.value)
     }
 
-    /// A string member, decoded; `None` where it is missing or `null`.
+    /// Returns a string member, decoded; `None` where it is missing or `null`.
     pub fn string(&self, name: &str) -> Option<Result<Cow<'a, str>, WrongTypeError>> {
         Some(self.member(name)?.string())
     }
 
-    /// A member that is a whole number written in digits alone: no sign, fraction or exponent.
+    /// Returns a member that is written in digits alone: no sign, fraction or exponent.
     pub fn integer(&self, name: &str) -> Option<Result<u64, WrongTypeError>> {
         let raw = self.raw(name)?;
         let digits = raw.bytes().all(|b| b.is_ascii_digit());
@@ -94,12 +94,12 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The members' names, decoded.
+    /// Returns the members' names, decoded.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(|member| member.name.text())
     }
 
-    /// Every member as plain text: strings decoded, `null` empty, other values as they stand.
+    /// Returns each member as plain text: strings decoded, `null` empty, other values as written.
     pub fn plain_members(&self) -> impl Iterator<Item = (&str, Cow<'a, str>)> {
         self.members.iter().map(|member| {
             let text = match member.string() {
@@ -111,8 +111,8 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The text with string members set: a value that stands there is replaced, a missing member is put
-    /// first, and every other byte stays as it was.
+    /// Returns the text with string members set: an existing value is replaced, a missing member is put first, and every
+    /// other byte stays.
     pub fn splice(&self, members: &[(&str, &str)]) -> String {
         let mut text = self.text.to_owned();
         let mut replaced: Vec<_> = members
@@ -138,7 +138,7 @@ impl<'a> Object<'a> {
         text
     }
 
-    /// Where a member's value stands in the text, in bytes.
+    /// Returns the range of a member's value in the text, in bytes.
     fn span(&self, name: &str) -> Option<std::ops::Range<usize>> {
         let name = Name::borrowed(name);
         let member = self.members.iter().find(|member| member.name == name)?;
@@ -146,7 +146,7 @@ impl<'a> Object<'a> {
         Some(start..start + member.value.len())
     }
 
-    /// A member that is not `null`.
+    /// Finds a member that is not `null`.
     fn member(&self, name: &str) -> Option<&Member<'a>> {
         let name = Name::borrowed(name);
         let member = self.members.iter().find(|member| member.name == name)?;
@@ -154,16 +154,16 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A member is there and is not of the type that was asked for.
+/// An existing member of another type than expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrongTypeError;
 
-/// A string as a JSON literal.
+/// Formats a string as a JSON literal.
 pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The members of any object.
+/// The members of an object of any shape.
 fn any_members(text: &str) -> Result<Vec<Member<'_>>, JsonError> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let members = reader
@@ -176,7 +176,7 @@ fn any_members(text: &str) -> Result<Vec<Member<'_>>, JsonError> {
     Ok(members)
 }
 
-/// The library is asked where a byte is wrong; that none is, another one says in a third of its time.
+/// Finds the first invalid byte. `simdutf8` decides whether there is one, in a third of the time of the standard library.
 fn text_of(bytes: &[u8]) -> Result<&str, JsonError> {
     simdutf8::basic::from_utf8(bytes).or_else(|_| {
         std::str::from_utf8(bytes).map_err(|error| JsonError::NotUtf8 {
@@ -185,7 +185,7 @@ fn text_of(bytes: &[u8]) -> Result<&str, JsonError> {
     })
 }
 
-/// The top level: names decoded, values as slices of the text.
+/// Parses the top level: names decoded, values as slices of the text.
 struct Members;
 
 impl<'de> Visitor<'de> for Members {
@@ -204,7 +204,7 @@ impl<'de> Visitor<'de> for Members {
     }
 }
 
-/// Reads a member's name, borrowed where it has no escapes.
+/// Parses a member's name, borrowed where it has no escapes.
 struct AsName;
 
 impl<'de> DeserializeSeed<'de> for AsName {
@@ -231,7 +231,7 @@ impl<'de> Visitor<'de> for AsName {
     }
 }
 
-/// A raw value has the right grammar already; what is left are escapes, and what hides inside.
+/// Checks a raw value. Its grammar is valid already; escapes and nested members remain.
 fn check_nested(member: &Member<'_>) -> Result<(), JsonError> {
     let has_inside = member.value.starts_with(['"', '{', '[']);
     if member.is_unescaped || !has_inside {
@@ -247,7 +247,7 @@ fn check_nested(member: &Member<'_>) -> Result<(), JsonError> {
     .map_err(|e| fault.take().unwrap_or_else(|| not_an_object(&e)))
 }
 
-/// Walks a nested value, builds nothing, and stops at the first fault.
+/// Walks a nested value, builds nothing, and stops at the first error.
 #[derive(Clone, Copy)]
 struct Strict<'f> {
     depth: usize,
@@ -328,7 +328,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 }
 
-/// More members than this are sorted before they are compared.
+/// Number of members from which they are sorted before they are compared.
 const FEW: usize = 16;
 
 fn refuse_duplicates<'m, M>(
@@ -357,7 +357,7 @@ fn refuse_duplicates<'m, M>(
     }
 }
 
-/// serde_json's own messages may quote the text, so only their kind is kept.
+/// Reduces an error of serde_json to its kind, because its message may quote the text.
 fn not_an_object(error: &serde_json::Error) -> JsonError {
     let reason = match error.classify() {
         serde_json::error::Category::Eof => "the text ends too early",

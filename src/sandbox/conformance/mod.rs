@@ -1,8 +1,8 @@
-//! A merchant's own handler, tried through a running sidecar.
+//! The conformance run: tests a merchant's own handler through a running sidecar.
 //!
-//! Plays the platform towards the sidecar's callbacks and judges by what can be seen from outside: what they are
-//! answered, and how many results the sidecar's metrics call taken. It must be the only one to tell results meanwhile.
-//! What the app made of a result nobody sees from here.
+//! It plays the platform towards the sidecar's callbacks and judges by what is visible from outside: the replies, and the
+//! number of accepted results in the sidecar's metrics. No other platform may send results meanwhile. The app's books are
+//! not visible from here.
 
 pub mod finding;
 
@@ -28,29 +28,29 @@ use finding::{CaseOutcome, Doubt, Finding};
 pub use sidecar::SidecarAddresses;
 use sidecar::{Figures, Said, Sidecar};
 
-/// Of each order, in cents.
+/// The amount of each order, in cents.
 const AMOUNT: u64 = 1280;
-/// As often as the platform tells a result at most (document §3.3.1).
+/// The platform's limit of notifications for one result (document §3.3.1).
 const REPEATS: usize = 10;
-/// The JSON of a large result: in its envelope it fits into the 64 KiB that a sidecar takes.
+/// Bytes of the JSON of a large result: its envelope fits into the 64 KiB that a sidecar accepts.
 const LARGE: usize = 32 * 1024;
-/// The pause before it is looked, or told, again.
+/// The pause before the next look or notification.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A sidecar, and the merchant whose platform we play.
+/// A sidecar, and the merchant whose platform is played.
 pub struct CaseRun {
     sidecar: Sidecar,
     merid: String,
     key: Key,
-    /// How long a handler may take.
+    /// The time that a handler may take.
     patience: Duration,
-    /// Whether the sidecar signs orders, so that its ledger knows them.
+    /// True where the sidecar signs orders, so that its ledger knows them.
     signs: Result<(), String>,
     numbered: AtomicUsize,
 }
 
 impl CaseRun {
-    /// Finds out what can be tried and seen. `Err` where nobody listens for callbacks.
+    /// Finds out which cases can be tested. Fails where the callback listener is not reachable.
     pub async fn begin(
         at: SidecarAddresses,
         clients: ClientsByOrigin,
@@ -73,7 +73,7 @@ impl CaseRun {
         Ok(trial)
     }
 
-    /// What the trial stands on, for its reader: name and what is so.
+    /// Returns the conditions of the run for its reader, by name.
     pub async fn premises(&self) -> [(&'static str, String); 4] {
         let SidecarAddresses {
             back, app, admin, ..
@@ -96,7 +96,7 @@ impl CaseRun {
         ]
     }
 
-    /// Tries everything, and tells of each case once it is over. `restart` ends when the sidecar, the app or both were
+    /// Runs every case and reports each once it is complete. `restart` returns when the sidecar, the app or both were
     /// restarted.
     pub async fn run(
         &self,
@@ -266,7 +266,7 @@ impl CaseRun {
         let shown = self.told(&order, ResultCode::Paid, AMOUNT);
         let said = self.sidecar.bring_back(front, &shown).await;
         let said = said.map_err(Doubt::Broken)?;
-        // A shop need not know our order: any page of its own will do.
+        // A shop need not know our order: any page of its own is enough.
         let is_apps = match (&before, self.sidecar.figures().await) {
             (Ok(before), Ok(now)) => now.shown > before.shown,
             _ => !said.status.is_client_error(),
@@ -299,7 +299,7 @@ impl CaseRun {
         front.ok_or_else(|| Doubt::Unseen("no --front".to_owned()))
     }
 
-    /// An order that the ledger knows, where the sidecar signs any.
+    /// Makes an order that the ledger knows, where the sidecar signs any.
     async fn order(&self) -> Result<SandboxOrder, Doubt> {
         let order = self.unknown_order();
         if self.signs.is_ok() {
@@ -327,7 +327,7 @@ impl CaseRun {
         }
     }
 
-    /// What an app asks to be signed.
+    /// Builds the submit that an app sends.
     fn submit(&self, order: &SandboxOrder) -> String {
         let SandboxOrder {
             merid,
@@ -345,7 +345,7 @@ impl CaseRun {
         fault::seal(&order.result_json(result, amount, false), &self.key, &[])
     }
 
-    /// Results that the platform never said, the last of them an order of the app's own played back.
+    /// Builds results that the platform never sent; the last is an order of the app, reflected.
     fn forgeries(&self, order: &SandboxOrder) -> Vec<Sealed> {
         let paid = order.result_json(ResultCode::Paid, AMOUNT, false);
         let forged = [
@@ -361,7 +361,7 @@ impl CaseRun {
         forged
     }
 
-    /// Tells a result until it is acknowledged: again where "later" was said or nothing, as the platform would.
+    /// Notifies until the result is acknowledged: again after "later" or no reply, as the platform would.
     async fn acknowledged(&self, told: &Sealed, way: Way) -> Result<(), Doubt> {
         let deadline = Instant::now() + self.patience;
         loop {
@@ -390,7 +390,7 @@ impl CaseRun {
         }
     }
 
-    /// Waits until the app took `count` results more than `before`; no more than these may have been kept.
+    /// Waits until the app accepted `count` more results than `before`; no more than these may have been kept.
     async fn taken(&self, before: Result<Figures, String>, count: usize) -> CaseOutcome {
         let unseen =
             |_| Doubt::Unseen("acknowledged; whether the app took it is not seen".to_owned());
@@ -404,7 +404,7 @@ impl CaseRun {
             if kept > count {
                 return Err(Doubt::Broken(format!("{kept} results kept, {count} told")));
             }
-            // What was pending before may come in between.
+            // Results that were pending before may arrive in between.
             if taken >= count && now.pending <= before.pending {
                 return Ok(format!("the app took {count}"));
             }
