@@ -1,29 +1,29 @@
-//! A note: one thing that happened to an order beside what ledger and events say, kept for whoever reads its story.
+//! Activity entries: steps of an order beside what ledger and events hold, for the timeline of the console.
 //!
-//! Notes are for eyes only: nothing is ever decided by one, and any of them may be missing.
+//! Entries are for display only: nothing is decided by one, and any of them may be missing.
 
 use std::borrow::Cow;
 
 use crate::time::Millis;
 
-/// Notes of steps that are kept, the newest: some 100 MB.
+/// Limit of kept entries of steps, the newest: some 100 MB.
 pub const KEPT_STEPS: u32 = 300_000;
-/// Common notes that are kept. They have their own share, so that a flood of them hides no order's story.
+/// Limit of kept common entries. They have their own share, so that a flood of them hides no order's timeline.
 pub const KEPT_COMMON: u32 = 30_000;
 
-/// What happened.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActivityKind {
-    /// The app called.
+    /// A call of the app.
     Call,
-    /// The platform, or somebody in its name, called back.
+    /// A callback of the platform, or of a stranger in its name.
     Callback,
-    /// The watch asked the platform.
+    /// A query of reconciliation.
     Question,
 }
 
 impl ActivityKind {
-    /// The name in the store.
+    /// Returns the name in the store.
     pub fn name(self) -> &'static str {
         match self {
             Self::Call => "call",
@@ -32,7 +32,7 @@ impl ActivityKind {
         }
     }
 
-    /// Finds it by its name.
+    /// Finds a kind by its name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Call, Self::Callback, Self::Question]
             .into_iter()
@@ -40,24 +40,24 @@ impl ActivityKind {
     }
 }
 
-/// How much a note matters where there is not room for all.
+/// The weight of an entry where there is not room for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weight {
-    /// A step in an order's story.
+    /// A step in an order's timeline.
     Step,
-    /// What can be repeated at will or for hours: queries, calls that were refused before anything was sent, callbacks
-    /// that bring nothing new, and what strangers send.
+    /// An entry that can be repeated at will or for hours: queries, calls that were rejected before anything was sent, repeated
+    /// callbacks, and requests of strangers.
     Common,
 }
 
-/// One thing that happened. No text in it is longer than 128 bytes, and none is a stranger's but a plain number.
+/// One entry. No text in it is longer than 128 bytes, and a stranger's text is kept only where it is a plain number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActivityEntry {
-    /// When it was over.
+    /// The end of the step.
     pub at: Millis,
-    /// How long it took, in milliseconds.
+    /// Its duration, in milliseconds.
     pub took: Millis,
-    /// What happened.
+    /// Its kind.
     pub what: ActivityKind,
     /// A call's endpoint (`query`, `submit`, `link`, `extra`, `none`), a callback's kind (`back`, `front`, `none`), or
     /// `watch`.
@@ -66,24 +66,24 @@ pub struct ActivityEntry {
     pub merid: String,
     /// The merchant's order number; empty where it is not known.
     pub orderid: String,
-    /// The request's id; empty for a question.
+    /// The request's id; empty for a query of reconciliation.
     pub request_id: String,
-    /// `ok`, `accepted`, `repeated`, or why not, by the names that the metrics use.
+    /// `ok`, `accepted`, `repeated`, or the reason of a rejection, by the names that the metrics use.
     pub outcome: Cow<'static, str>,
     /// A call's `no`, `yes` or `unknown`; empty for others.
     pub sent: Cow<'static, str>,
     /// The fingerprint of the old key that the platform signed with; empty where it was the current one.
     pub old_key: String,
-    /// Which share it is kept in.
+    /// The share that it is kept in.
     pub weight: Weight,
-    /// It was a refusal.
+    /// True for a rejection.
     pub refused: bool,
-    /// Who it is about was only claimed: the sign was missing or wrong.
+    /// True where the order was only claimed: the signature was missing or invalid.
     pub stranger: bool,
 }
 
 impl ActivityEntry {
-    /// A step that went well and says nothing more.
+    /// Builds a step without details.
     pub fn about(
         what: ActivityKind,
         merid: Option<&str>,
@@ -108,7 +108,7 @@ impl ActivityEntry {
     }
 }
 
-/// A merid or an orderid as a note may hold it: 1 to 64 letters, digits, `-` and `_`. Anything else becomes empty.
+/// Returns a merid or an orderid as an entry may hold it: 1 to 64 letters, digits, `-` and `_`. Anything else becomes empty.
 fn number(text: Option<&str>) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let fits = |text: &&str| text.len() <= 64 && text.bytes().all(plain);

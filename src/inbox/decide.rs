@@ -67,7 +67,7 @@ impl NewEvent {
     }
 }
 
-/// Decides what becomes of a result.
+/// Decides about a result.
 pub(super) fn judge(outcome: &PaymentResult, known: &KnownHistory) -> Decision {
     if known.signed.is_none() && known.is_anothers {
         return Decision::KnownHistory(PutOutcome::Foreign);
@@ -121,8 +121,8 @@ fn review(outcome: &PaymentResult, known: &KnownHistory, matched: bool) -> Optio
     (failed && known.events.iter().any(was_paid)).then_some(ReviewReason::FailedAfterPaid)
 }
 
-/// Returns the rank of a result among the states of one payment (contract: 1001 < 1003 < 1002 < 0000). Others, such as
-/// 1004, stand beside the order.
+/// Returns the rank of a result among the states of one payment: 1001 < 1003 < 1002 < 0000. Others, such as 1004, have no
+/// rank.
 pub(super) fn rank(resultcode: &str) -> Option<u8> {
     match ResultCode::parse(resultcode)? {
         ResultCode::NotPaid => Some(1),

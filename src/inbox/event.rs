@@ -5,17 +5,17 @@ use sha2::{Digest, Sha256};
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 
-/// Where a result came from.
+/// The origin of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The platform called back.
+    /// A notification of the platform.
     Notification,
-    /// We asked.
+    /// The response to a query of ours.
     Query,
 }
 
 impl Source {
-    /// The value of `countersign-source`.
+    /// Returns the value of `countersign-source`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Notification => "notification",
@@ -32,23 +32,23 @@ impl Source {
     }
 }
 
-/// What is to become of an event.
+/// The state of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventState {
-    /// Offered to the app until it takes it.
+    /// Delivered again and again until the app accepts it.
     Pending,
-    /// The app took it.
+    /// Accepted by the app.
     Delivered,
-    /// Offered for as long as `inbox.retry_for`, or to nobody: waits for a person.
+    /// Not accepted within `inbox.retry_for`: an operator can replay it.
     Parked,
-    /// Another amount than was signed, or a second story for one payment: held for a person.
+    /// In review: another amount than was signed, a contradiction, or an unreadable payload.
     Disputed,
-    /// A person decided that the app is not to hear of it.
+    /// Never delivered, by an operator's decision.
     Discarded,
 }
 
 impl EventState {
-    /// All of them, for the metrics.
+    /// Every state, for the metrics.
     pub const ALL: [Self; 5] = [
         Self::Pending,
         Self::Delivered,
@@ -57,7 +57,7 @@ impl EventState {
         Self::Discarded,
     ];
 
-    /// The name in store, metrics and on the command line.
+    /// Returns the name in store, metrics and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -73,7 +73,7 @@ impl EventState {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 
-    /// A state as a store has it. One that nobody knows is a person's to look at.
+    /// Reads a stored state. An unknown one counts as parked, which an operator can resolve.
     pub(super) fn stored(name: &str) -> Self {
         Self::parse(name).unwrap_or(Self::Parked)
     }
@@ -155,7 +155,7 @@ impl ReviewReason {
 /// An event as it is kept.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// The same for every repeat of one story.
+    /// One id for every repeat of one result.
     pub id: String,
     /// The merchant.
     pub merid: String,
@@ -171,11 +171,11 @@ pub struct Event {
     pub json: String,
     /// The payload of an event in review that is no UTF-8 text.
     pub raw: Option<Vec<u8>>,
-    /// Where it came from first.
+    /// The origin of its first arrival.
     pub source: Source,
     /// The order is in the ledger, with this amount.
     pub matched: bool,
-    /// What is to become of it.
+    /// Its state.
     pub state: EventState,
     /// The reason for its review, where it needs or needed one.
     pub review: Option<ReviewReason>,
@@ -187,11 +187,11 @@ pub struct Event {
     pub received_at: Millis,
     /// The time from which `inbox.retry_for` counts: of its receipt, or of the latest replay.
     pub offered_since: Millis,
-    /// When it is offered next.
+    /// The time of the next attempt.
     pub next_attempt: Millis,
-    /// How often it was offered.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What became of the last attempt, in words.
+    /// The outcome of the last attempt in words.
     pub last_attempt: String,
 }
 
@@ -258,7 +258,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A platform's text for a person's eyes: whatever could move a cursor, turn the line around or hide is spelled out.
+/// Formats a platform's text for display: characters that move a cursor, change direction or are invisible are escaped.
 pub fn shown(text: &str) -> String {
     let plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ';
     text.chars()

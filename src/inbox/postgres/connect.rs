@@ -67,7 +67,7 @@ impl Connect for RacingConnector {
             );
             match connecting.join_next().await {
                 Some(Ok(connected)) => connected,
-                // Its runtime is gone: whoever waits has a deadline.
+                // Its runtime is gone; each caller has a deadline of its own.
                 _ => pending().await,
             }
         })
@@ -171,7 +171,7 @@ impl PostgresHosts {
         }
     }
 
-    /// The addresses that are known, and why others are not.
+    /// Returns the known addresses, and the reasons for which others are unknown.
     async fn addresses(&self) -> (Vec<SocketAddr>, String) {
         let resolvers = self.hosts.iter().filter_map(PostgresHost::resolver);
         let resolvers: Vec<_> = resolvers.collect();
@@ -238,7 +238,7 @@ where
         return Err(failure(config, format!("TLS with {name} cannot be set up")).await);
     };
     let (client, connection) = config.connect_raw(stream, tls).await?;
-    // How a connection ended is told to whoever uses it.
+    // The reason for which a connection ended is passed to its users.
     let task = tokio::spawn(async { drop(connection.await) });
     if config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
         let setting = client.simple_query("SHOW transaction_read_only").await;

@@ -1,6 +1,6 @@
-//! The way to the server: connections, what is demanded of it before one is used, and what is done when it is silent.
+//! Connections to the server: the requirements that each must meet, and the behaviour while the server is silent.
 //!
-//! While it is known to be down nobody waits for it; the beat finds out when it is back.
+//! While the server is known to be down, no request waits for it; a periodic write finds out when it is back.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -26,23 +26,23 @@ use super::connect::RacingConnector;
 use crate::config::store_address::{Encryption, PostgresAddress as Address};
 use crate::inbox::store::StoreError;
 
-/// How long anybody waits for the server, connecting included.
+/// Limit of each wait for the server, connecting included.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// Connections of one sidecar: ten of them fit under PostgreSQL's default of 100.
+/// Connections of one sidecar: ten sidecars fit under PostgreSQL's default limit of 100.
 const CONNECTIONS: usize = 8;
-/// Of these, for work that nobody waits for: deliveries by the hundred leave calls and callbacks their way.
+/// The share of these for background work: deliveries by the hundred leave room for calls and callbacks.
 const ASIDE: usize = 4;
-/// The pause between two looks at a server that works.
+/// The pause between two checks of a server that works.
 const BEAT: Duration = Duration::from_secs(3);
-/// The pause between two looks at one that does not, and the shortest of all.
+/// The pause between two checks of one that does not, and the shortest of all.
 const BEAT_DOWN: Duration = Duration::from_millis(500);
 
-/// What decides whether a commit may be lost, and whether there can be any.
+/// Server settings that decide whether a commit may be lost, and whether there can be any.
 const DEMANDED: &str = "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
                         current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
                         current_setting('transaction_read_only'), current_setting('server_encoding')";
-/// Plans are made before there are statistics, and every statement of ours has its index. The server gives up what we
-/// have given up, and above all the locks of a sidecar that was cut off.
+/// Session settings. Plans are made before there are statistics, and every statement of ours has its index. The server gives
+/// up what we have given up, above all the locks of a sidecar that was cut off.
 const SESSION: &str = "SET search_path = countersign; \
                        SET default_transaction_isolation = 'read committed'; SET statement_timeout = '2500ms'; \
                        SET idle_in_transaction_session_timeout = '5s'; SET enable_seqscan = off; \
@@ -54,13 +54,13 @@ type Params<'a> = [&'a (dyn ToSql + Sync)];
 pub(super) struct Database {
     pool: Pool,
     aside: Semaphore,
-    /// Why it cannot be used, while that is so.
+    /// The reason for which it cannot be used, while there is one.
     down: ArcSwapOption<StoreError>,
     doubted: Notify,
 }
 
 impl Database {
-    /// Nothing is connected yet. Connections live on `runtime`, whoever asks for them.
+    /// Connects to nothing yet. Connections live on `runtime`, whichever task uses them.
     pub(super) fn new(at: &Address, runtime: Handle) -> Result<Self, StoreError> {
         let tls = match &at.encryption {
             Encryption::Off => None,
@@ -73,7 +73,7 @@ impl Database {
         config.connect_timeout(PATIENCE).tcp_user_timeout(PATIENCE);
         let connector = RacingConnector::new(&config, tls, runtime, PATIENCE);
         let each = ManagerConfig {
-            // What is demanded of the server is asked each time, which is a verification already.
+            // The settings are read each time, which verifies the connection too.
             recycling_method: RecyclingMethod::Fast,
         };
         let manager = Manager::from_connect(config, connector, each);
@@ -95,7 +95,7 @@ impl Database {
         })
     }
 
-    /// A connection on which commits are safe.
+    /// Returns a connection on which commits are safe.
     pub(super) async fn client(&self) -> Result<Client, StoreError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error.into(),
@@ -106,7 +106,7 @@ impl Database {
         })
     }
 
-    /// The rows of one statement, which is a transaction of its own.
+    /// Runs one statement, which is a transaction of its own, and returns its rows.
     pub(super) async fn rows(
         &self,
         sql: &str,
@@ -115,7 +115,7 @@ impl Database {
         self.within(self.run(sql, params)).await
     }
 
-    /// The same for background work, which waits for its turn first.
+    /// The background variant of [`Database::rows`], which waits for a background connection first.
     pub(super) async fn rows_aside(
         &self,
         sql: &str,
@@ -125,7 +125,7 @@ impl Database {
         self.rows(sql, params).await
     }
 
-    /// Does some work, unless the server is known to be down; gives up in time.
+    /// Runs some work within the time limit, unless the server is known to be down.
     pub(super) async fn within<T>(
         &self,
         work: impl Future<Output = Result<T, StoreError>>,
@@ -140,14 +140,14 @@ impl Database {
         result
     }
 
-    /// Whether the last beat went well.
+    /// Returns an error where the last check failed.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.down
             .load_full()
             .map_or(Ok(()), |why| Err((*why).clone()))
     }
 
-    /// Looks after the server by doing `sql`, which writes, now and then and whenever it is in doubt, for ever.
+    /// Checks the server by running `sql`, which writes, at intervals and whenever its state is in doubt. Never returns.
     pub(super) async fn beat(&self, sql: &str, params: &Params<'_>) {
         loop {
             let result = self.in_time(self.run(sql, params)).await;
@@ -178,7 +178,7 @@ impl Database {
         match tokio::time::timeout(PATIENCE, work).await {
             Ok(result) => result,
             Err(_) => {
-                // Where one connection hangs, the others do; the next ones are new.
+                // If one connection hangs, so do the others; the next ones are new.
                 self.pool.retain(|_, _| false);
                 Err(StoreError::Slow)
             }
@@ -186,18 +186,18 @@ impl Database {
     }
 }
 
-/// Makes a new connection ours.
+/// Prepares a new connection for our use.
 async fn begin(client: &ClientWrapper) -> Result<(), StoreError> {
     let synchronous_commit = demand(client).await?;
     client.batch_execute(SESSION).await?;
-    // The server may ask for more than we do, and for no less.
+    // The server may ask for more than we do, but not for less.
     if synchronous_commit != "remote_apply" {
         client.batch_execute("SET synchronous_commit = on").await?;
     }
     Ok(())
 }
 
-/// Refuses a server that may lose what it confirmed, or that confirms nothing. Its `synchronous_commit`.
+/// Rejects a server that may lose confirmed commits, or that is read-only. Returns its `synchronous_commit`.
 async fn demand(client: &ClientWrapper) -> Result<String, StoreError> {
     let answer = client.simple_query(DEMANDED).await?;
     let row = answer.iter().find_map(|message| match message {
@@ -251,7 +251,7 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
-/// Believes the system's roots and those of a file.
+/// Builds the TLS configuration from the system's roots and those of a file.
 fn verified(roots: Option<&Path>) -> Result<MakeRustlsConnect, StoreError> {
     let mut believed = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs().certs;

@@ -1,5 +1,5 @@
-//! Results on their way into the database: what waits while one transaction is under way goes into the next together,
-//! and costs one flush and a handful of round trips, however many there are.
+//! Results on their way into the database. Those that arrive during one transaction go into the next together, at the cost
+//! of one flush and a handful of round trips.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -20,10 +20,10 @@ use crate::inbox::store::{Arrival, PutOutcome, StoreError};
 use crate::protocol::envelope::Verified;
 use crate::protocol::result::PaymentResult;
 
-/// Results of one transaction at most.
+/// Limit of results of one transaction.
 const GROUP: usize = 256;
 
-/// Everything that is known of a result: one row at least, and one for each earlier event of its payment.
+/// Reads the known facts about a result: one row at least, and one for each earlier event of its payment.
 const KNOWN: &str = "SELECT orders.amount,
         EXISTS (SELECT FROM orders AS theirs WHERE theirs.orderid = $2 AND theirs.merid <> $1),
         $5 <= (SELECT count(*) FROM (
@@ -57,7 +57,7 @@ pub(super) struct KeepJob {
 }
 
 impl KeepJob {
-    /// What nobody else may touch while this is decided: its order, and its payment with this result.
+    /// The keys that must stay locked while this is decided: its order, and its payment with this result.
     fn keys(&self) -> [String; 2] {
         let PaymentResult {
             merid,
@@ -73,7 +73,7 @@ impl KeepJob {
     }
 }
 
-/// Keeps what comes until every sender is gone.
+/// Keeps results until every sender is dropped.
 pub(super) async fn run(database: &Database, mut coming: mpsc::Receiver<KeepJob>) {
     let mut waiting: Vec<KeepJob> = Vec::new();
     loop {
@@ -95,7 +95,7 @@ pub(super) async fn run(database: &Database, mut coming: mpsc::Receiver<KeepJob>
     }
 }
 
-/// Those that touch nothing in common; the others stay for the next one.
+/// Takes the results that have no key in common; the others wait for the next transaction.
 fn take_group(waiting: &mut Vec<KeepJob>) -> Vec<KeepJob> {
     let mut touched = HashSet::new();
     let is_alone = |job: &mut KeepJob| {
@@ -107,7 +107,7 @@ fn take_group(waiting: &mut Vec<KeepJob>) -> Vec<KeepJob> {
     waiting.extract_if(.., is_alone).collect()
 }
 
-/// Whoever asked may have stopped waiting: a result that nobody takes is dropped.
+/// Confirms a result. The caller may have timed out, and then the confirmation is dropped.
 fn answer(group: Vec<KeepJob>, kept: Result<Vec<PutOutcome>, StoreError>) {
     match kept {
         Ok(puts) => {
@@ -123,7 +123,7 @@ fn answer(group: Vec<KeepJob>, kept: Result<Vec<PutOutcome>, StoreError>) {
     }
 }
 
-/// Each stage is one round trip: its statements are sent before the first reply is there.
+/// Runs the stages of one transaction. Each is one round trip: its statements are sent before the first reply arrives.
 async fn keep(database: &Database, group: &[KeepJob]) -> Result<Vec<PutOutcome>, StoreError> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
@@ -154,8 +154,8 @@ async fn keep(database: &Database, group: &[KeepJob]) -> Result<Vec<PutOutcome>,
     Ok(puts.collect())
 }
 
-/// Keeps other sidecars from deciding about the same order or payment until this transaction is over. In one order, so that no
-/// two wait for each other.
+/// Locks the keys against other sidecars until the transaction ends. Always in one order, so that no two sidecars wait for
+/// each other.
 async fn lock(transaction: &Transaction<'_>, group: &[KeepJob]) -> Result<(), StoreError> {
     let keys: BTreeSet<_> = group.iter().flat_map(KeepJob::keys).collect();
     let keys: Vec<_> = keys.into_iter().collect();
@@ -166,7 +166,7 @@ async fn lock(transaction: &Transaction<'_>, group: &[KeepJob]) -> Result<(), St
     Ok(())
 }
 
-/// Reads what is known, and whether the merchant has as many events in review as are kept.
+/// Reads the known facts, and whether the merchant has as many events in review as are kept.
 async fn known(
     transaction: &Transaction<'_>,
     find: &Statement,

@@ -1,4 +1,4 @@
-//! The notes of a fleet, one story whoever wrote its steps, and what the console looks up beside them.
+//! Activity entries of a fleet: one timeline of an order, whichever sidecar wrote its steps. Also lookups of the console.
 
 use tokio_postgres::Row;
 
@@ -13,7 +13,7 @@ use crate::time::Millis;
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
                     stranger";
 
-/// Numbers come from a sequence for each weight, so that the oldest are found without counting.
+/// Writes entries. Their numbers come from a sequence for each weight, so that the oldest are found without counting.
 pub(super) async fn write(database: &Database, notes: &[ActivityEntry]) -> Result<(), StoreError> {
     for (weight, sequence, kept) in [
         (Weight::Step, "note_steps", activity::KEPT_STEPS),
@@ -104,7 +104,7 @@ pub(super) async fn find(
     number: &str,
     limit: u32,
 ) -> Result<Vec<(String, String)>, StoreError> {
-    // Sorted as SQLite sorts, whatever the database's own order is.
+    // Sorted as SQLite sorts, whatever the database's collation is.
     let sql = "SELECT * FROM (
             SELECT merid, orderid FROM orders WHERE orderid = $1
             UNION SELECT merid, orderid FROM events WHERE orderid = $1

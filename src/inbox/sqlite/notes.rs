@@ -1,4 +1,4 @@
-//! The notes of one sidecar, and what the console looks up beside them.
+//! Activity entries of one sidecar, and lookups of the console.
 
 use rusqlite::{Connection, Row, Transaction, params};
 
@@ -13,7 +13,7 @@ use crate::time::Millis;
 const NOTE: &str = "common, at, took, what, way, merid, orderid, request_id, outcome, sent, old_key, refused, \
      stranger";
 
-/// Keeps them, and of each weight only the latest.
+/// Writes entries, and keeps only the latest of each weight.
 pub(super) fn write(
     transaction: &Transaction<'_>,
     notes: &[ActivityEntry],
