@@ -293,7 +293,7 @@ impl Reconcile {
                     orderid = order.orderid,
                     "a result that no callback brought"
                 );
-                self.wake.event(&order.merid);
+                self.wake.now();
                 (ReconcileOutcome::Found, next)
             }
             Ok(PutOutcome::Repeated { .. }) => (ReconcileOutcome::Known, next),

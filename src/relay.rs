@@ -111,6 +111,10 @@ impl Body for FormBody {
 
 /// Relays a page or a redirect with the fields that belong to it.
 pub fn response(origin: RawResponse) -> Response<Bytes> {
+    // A page or a redirect was expected, an error was not: behind a gateway's error, more may come.
+    if origin.status().as_u16() < 400 {
+        origin.keep_connection();
+    }
     let headers = origin.headers();
     let mut response = Response::new(origin.body().clone());
     *response.status_mut() = origin.status();

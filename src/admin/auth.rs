@@ -73,7 +73,6 @@ impl Guard {
     /// Admits a request or returns the reason against it.
     pub fn admit(&self, request: &Request<Bytes>) -> Result<(), Stop> {
         if let Some(token) = &self.token {
-            // A page of another site cannot set `Authorization` without a CORS preflight, which we never grant (Fetch §4.8).
             if bearer(request.headers()).is_some_and(|given| token.is(given)) {
                 return Ok(());
             }
@@ -93,7 +92,6 @@ impl Guard {
         if host.is_some_and(|host| !self.is_ours(host)) {
             return Err(Stop::ForeignHost);
         }
-        // Reading is safe across sites: without CORS headers a browser shows the response to no foreign page.
         if request.method() == Method::POST && is_cross_site(request.headers(), host) {
             return Err(Stop::CrossSite);
         }
@@ -102,7 +100,6 @@ impl Guard {
 
     /// Admits a form that a page of ours rendered.
     pub fn admit_form(&self, given: Option<&str>) -> Result<(), Stop> {
-        // The second defence against forged requests, for browsers that send neither `Origin` nor `Sec-Fetch-Site`.
         if is_same(given.unwrap_or_default(), &self.form_token) {
             Ok(())
         } else {
@@ -116,7 +113,6 @@ impl Guard {
         let id = random();
         let cookie = cookie(&id, SESSION_TIME);
         let mut sessions = self.sessions();
-        // The oldest makes room: a new sign-in has just proved that it knows the token.
         if sessions.len() >= SESSIONS {
             sessions.remove(0);
         }
@@ -170,7 +166,6 @@ impl Guard {
                     authority
                 }
             });
-        // DNS rebinding needs a name; an address in `Host` is what the browser really connected to.
         let bound = self.listen.ip();
         let is_our_address =
             |address: IpAddr| address.is_loopback() || bound.is_unspecified() || address == bound;
@@ -197,7 +192,6 @@ fn host(request: &Request<Bytes>) -> Option<&str> {
 /// Metadata); scripts send neither.
 fn is_cross_site(headers: &HeaderMap, host: Option<&str>) -> bool {
     let elsewhere = |site: &http::HeaderValue| site != "same-origin";
-    // `none` is a typed address or a bookmark, which never posts a form of ours.
     if headers.get("sec-fetch-site").is_some_and(elsewhere) {
         return true;
     }

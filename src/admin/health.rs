@@ -9,7 +9,6 @@ use crate::config::ReloadOutcome;
 use crate::time;
 use crate::web::reply::{JSON, text, typed};
 
-/// Answers the readiness probe: not while draining, nor while the store cannot be used.
 pub async fn ready(admin: &AdminContext) -> Response<Bytes> {
     if admin.drain.is_draining() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
@@ -23,13 +22,11 @@ pub async fn ready(admin: &AdminContext) -> Response<Bytes> {
     }
 }
 
-/// Renders all metrics, with the gauges of the store and the live configuration taken now.
 pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
     // A rejected file that is restored is no reload, but the last look at it was good.
     let (_, last) = admin.watch.last();
     let refused = matches!(last, ReloadOutcome::Refused(_));
     admin.metrics.reload_ok.set(i64::from(!refused));
-    // Without this very request, so that an idle sidecar shows 0.
     let others = admin.drain.in_flight().saturating_sub(1);
     let others = i64::try_from(others).unwrap_or(i64::MAX);
     admin.metrics.requests_in_flight.set(others);
@@ -37,7 +34,6 @@ pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
     admin.metrics.store_ok.set(i64::from(sound));
     match admin.store.counts().await {
         Ok(counts) => admin.metrics.set_counts(&counts, time::now()),
-        // The other metrics matter most when the store is down: they are exposed all the same.
         Err(error) => tracing::warn!(%error, "events cannot be counted"),
     }
     typed(
@@ -47,13 +43,11 @@ pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
     )
 }
 
-/// Answers with the name and the version.
 pub fn version() -> Response<Bytes> {
     let body = json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") });
     json_body(StatusCode::OK, &body)
 }
 
-/// Reloads the merchants file and answers with the outcome.
 pub async fn reload(admin: &AdminContext) -> Response<Bytes> {
     let watch = admin.watch.clone();
     // Reads and checks files: not on a thread that serves others.

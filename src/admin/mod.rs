@@ -59,12 +59,10 @@ impl Admin {
         let Some(place) = place else {
             return Ok(rejection::not_found(&visit, request.headers()));
         };
-        // After authentication, so that strangers learn nothing about paths and methods.
         let methods = place.methods();
         if !methods.split(", ").any(|method| request.method() == method) {
             return Ok(rejection::wrong_method(&visit, request.headers(), methods));
         }
-        // `/-/reload` is for scripts, which have no form; cross-site requests to it were rejected above.
         if request.method() == Method::POST && place != AdminPage::Reload {
             let form_token = parameter(request.body(), "form");
             if let Err(stop) = admin.guard.admit_form(form_token.as_deref()) {

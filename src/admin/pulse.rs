@@ -68,7 +68,6 @@ impl Pulse {
     /// Reads until the task is dropped.
     pub async fn run(&self) {
         let mut minutes = tokio::time::interval(MINUTE);
-        // After a pause of the machine one late minute is taken, not a burst of empty ones.
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         minutes.tick().await;
         loop {
@@ -108,7 +107,6 @@ impl Totals {
                 .iter()
                 .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
                 .collect();
-            // The last bucket has no bound of its own in this library: it is the total.
             buckets.push((f64::INFINITY, histogram.get_sample_count()));
             times.resize(buckets.len(), (0.0, 0));
             for ((bound, sum), (upper, count)) in times.iter_mut().zip(buckets) {

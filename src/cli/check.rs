@@ -1,8 +1,11 @@
 //! `countersign check`: the loader that `run` uses, stopped before anything is in force.
 
+use std::sync::Arc;
+
 use super::{Config, Failure};
 use crate::config::Merchant;
 use crate::server;
+use crate::telemetry::metrics::Uncounted;
 
 pub(super) fn check(config: &Config) -> Result<(), Failure> {
     let (settings, snapshot) = config.load()?;
@@ -24,7 +27,9 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
         println!("  callbacks  {}, {public_url}", listen.join(", "));
     }
     println!("  admin      {}", settings.admin.listen);
-    println!("  platform   {}", settings.platform.url);
+    let client = server::to_platform(&settings, Arc::new(Uncounted))
+        .map_err(|error| Failure::Config(error.to_string()))?;
+    println!("  platform   {}, {}", settings.platform.url, client.way());
     println!(
         "  timeouts   connect {:?}, whole {:?}",
         settings.platform.connect_timeout, settings.platform.timeout
@@ -43,7 +48,8 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     for merchant in snapshot.iter() {
         println!("  {}", line(merchant));
     }
-    for warning in server::warnings(&settings, &snapshot) {
+    let of_client = client.warnings().iter().map(String::as_str);
+    for warning in server::warnings(&settings, &snapshot).chain(of_client) {
         eprintln!("warning: {warning}");
     }
     Ok(())

@@ -66,6 +66,10 @@ fn ask(
     let metrics = Arc::new(Metrics::default());
     let client = server::to_platform(settings, metrics.clone());
     let client = client.map_err(|error| Failure::Config(error.to_string()))?;
+    for warning in client.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    println!("platform {}, {}", settings.platform.url, client.way());
     let platform = PlatformQuery::new(Arc::new(client), metrics);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

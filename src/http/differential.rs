@@ -12,8 +12,7 @@ use pingora::protocols::http::ServerSession;
 use tokio::io::{self, AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
-use super::client::exchange;
-use super::client::exchange::{Answered, ExchangeError};
+use super::client::exchange::{Answered, Exchange, ExchangeError};
 use super::server::fast_path;
 
 /// Small, so that this bound is met often.
@@ -143,7 +142,7 @@ async fn in_pieces(bytes: &[u8], sizes: &[u8]) -> Result<Answered, ExchangeError
         sizes: sizes.iter().cycle(),
     };
     let mut stream = io::join(pieces, io::sink());
-    exchange::exchange(&mut stream, b"").await
+    Exchange::new(&mut stream).run(b"").await
 }
 
 /// Bytes that come in pieces, and then the end; at once where no sizes are given.

@@ -198,9 +198,7 @@ impl From<ClientError> for CallRejection {
             ClientError::Unreachable { .. } => Code::PlatformUnreachable,
             ClientError::TimedOut { .. } | ClientError::CutShort => Code::PlatformTimeout,
             ClientError::CutOff(_) => Code::PlatformCutOff,
-            ClientError::TooLong | ClientError::NotHttp(_) | ClientError::Stray => {
-                Code::MalformedAnswer
-            }
+            ClientError::BadResponse(_) => Code::MalformedAnswer,
         };
         Self {
             sent: error.sent(),

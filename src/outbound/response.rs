@@ -35,6 +35,7 @@ pub(super) fn verify(
     let payload = platform::response::open(response, &call.merchant)?;
     let verified = response::read_response(payload, &call.json, &call.subject, completeness)?;
     metrics.count_oddities(&verified);
+    response.keep_connection();
     Ok(verified)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Merchant;
 use crate::http::client::error::ClientError;
-use crate::http::client::{Client, Repeat};
+use crate::http::client::{Client, RawResponse, Repeat};
 use crate::platform::response;
 use crate::platform::response::OpenError;
 use crate::protocol::envelope::{Envelope, Verified};
@@ -67,8 +67,9 @@ impl PlatformQuery {
         merchant: &Merchant,
         payment: PaymentName<'_>,
     ) -> Result<Verified<PaymentResult>, QueryError> {
-        let payload = self.payload(merchant, payment).await?;
+        let (response, payload) = self.query(merchant, payment).await?;
         if let Some(respcode) = result::failed_respcode(&payload) {
+            response.keep_connection();
             return Err(QueryError::Failed(respcode));
         }
         let read = result::read_result(&payload).map_err(ResponseError::from);
@@ -81,6 +82,7 @@ impl PlatformQuery {
             );
         match compared {
             Ok(result) => {
+                response.keep_connection();
                 self.metrics.count_oddities(&result);
                 Ok(result)
             }
@@ -97,6 +99,15 @@ impl PlatformQuery {
         merchant: &Merchant,
         payment: PaymentName<'_>,
     ) -> Result<Verified<Vec<u8>>, QueryError> {
+        let (_, payload) = self.query(merchant, payment).await?;
+        Ok(payload)
+    }
+
+    async fn query(
+        &self,
+        merchant: &Merchant,
+        payment: PaymentName<'_>,
+    ) -> Result<(RawResponse, Verified<Vec<u8>>), QueryError> {
         let (name, value) = match payment {
             PaymentName::Queryid(queryid) => ("queryid", queryid),
             PaymentName::Orderid(orderid) => ("orderid", orderid),
@@ -109,7 +120,8 @@ impl PlatformQuery {
             // A query changes nothing, so a dead pooled connection costs no result.
             .post("/api/query", relay::own_headers(), &form, Repeat::Once)
             .await?;
-        Ok(response::open(&response, merchant)?)
+        let payload = response::open(&response, merchant)?;
+        Ok((response, payload))
     }
 }
 

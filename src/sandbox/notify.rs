@@ -146,6 +146,11 @@ pub(super) async fn send(
             client.post(&path, &headers, body, Repeat::Never).await
         }
     };
+    if let Ok(response) = &sent
+        && response.status().is_success()
+    {
+        response.keep_connection();
+    }
     (wire, sent.map_err(|fault| fault.to_string()))
 }
 

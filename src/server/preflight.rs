@@ -41,7 +41,8 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
 pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, StartError> {
     let platform = &settings.platform;
     let transport = Connector::new(platform.ca_file.as_deref(), count)
-        .map_err(|error| StartError(format!("platform.ca_file: {error}")))?;
+        .map_err(|error| StartError(format!("platform.ca_file: {error}")))?
+        .through(platform.proxy.clone());
     let client = Client::new(
         &platform.url,
         platform.connect_timeout,

@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use url::{Position, Url};
 
 use super::metrics::Uncounted;
+use crate::config::proxy::ProxySetting;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Connector;
 use crate::http::client::{RawResponse, Repeat};
@@ -328,7 +329,8 @@ impl Export {
             .or_else(|| variable("OTEL_EXPORTER_OTLP_CERTIFICATE"))
             .map(PathBuf::from);
         let transport = Connector::new(certificate.as_deref(), Arc::new(Uncounted))
-            .map_err(|error| format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {error}"))?;
+            .map_err(|error| format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {error}"))?
+            .through(ProxySetting::FromEnvironment);
         let export = Self {
             posts: posts.into(),
             clients: ClientsByOrigin::new(transport),
@@ -370,6 +372,11 @@ impl Export {
         }
         let path = &url[Position::BeforePath..Position::AfterQuery];
         let posted = client.post(path, &headers, &body, Repeat::Never).await;
+        if let Ok(response) = &posted
+            && response.status().is_success()
+        {
+            response.keep_connection();
+        }
         posted
             .map(RawResponse::into_response)
             .map_err(|fault| fault.to_string())

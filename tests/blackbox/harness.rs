@@ -72,6 +72,8 @@ pub(crate) struct Conf {
     pub(crate) connect_timeout: &'static str,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) extra_paths: Vec<&'static str>,
+    /// Further lines of `[platform]`.
+    pub(crate) way: String,
     /// Further lines of `[app]`.
     pub(crate) app: String,
     /// Further listeners of the app, such as `unix:…`.
@@ -102,6 +104,7 @@ impl Conf {
             connect_timeout: "1s",
             ca_file: None,
             extra_paths: Vec::new(),
+            way: String::new(),
             app: String::new(),
             listen: Vec::new(),
             log_level: "info",
@@ -176,6 +179,7 @@ impl Setup {
         if !conf.extra_paths.is_empty() {
             writeln!(text, "extra_paths = {:?}", conf.extra_paths).unwrap();
         }
+        writeln!(text, "{}", conf.way).unwrap();
         if let Some(further) = &conf.callbacks {
             let address = self.callbacks;
             writeln!(
@@ -329,6 +333,14 @@ pub(crate) fn command() -> Command {
         "NOTIFY_SOCKET",
         "WATCHDOG_USEC",
         "WATCHDOG_PID",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "no_proxy",
     ] {
         command.env_remove(name);
     }

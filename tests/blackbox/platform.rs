@@ -79,6 +79,8 @@ pub(crate) enum Action {
     Drip(Vec<u8>, Duration),
     /// These bytes, after this pause.
     Late(Vec<u8>, Duration),
+    /// Each of these after its pause.
+    Parts(Vec<(Duration, Vec<u8>)>),
     /// Nothing, until the other side gives up.
     Hang,
 }
@@ -259,6 +261,12 @@ fn serve(
             Action::Late(bytes, pause) => {
                 thread::sleep(pause);
                 write(&mut stream, &bytes)?;
+            }
+            Action::Parts(parts) => {
+                for (pause, bytes) in parts {
+                    thread::sleep(pause);
+                    write(&mut stream, &bytes)?;
+                }
             }
             Action::Cut(bytes) => return write(&mut stream, &bytes),
             Action::Drip(bytes, pause) => {

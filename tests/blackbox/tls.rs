@@ -242,8 +242,8 @@ fn other_protocols_on_the_tls_port_are_refused() {
     for (name, bytes, reason) in [
         ("alert", ALERT, "no tls version in common"),
         ("TLS 1.0", OLD_HELLO, "peer is incompatible"),
-        ("plain HTTP", PLAIN, "corrupt message"),
-        ("nothing", b"", "handshake eof"),
+        ("plain HTTP", PLAIN, "what came is not tls"),
+        ("nothing", b"", "closed the connection during the handshake"),
     ] {
         let url = format!("https://127.0.0.1:{}", says(bytes));
         refused(name, &before(url, Some(&authority)), reason);
@@ -287,4 +287,11 @@ fn a_submit_over_tls_on_a_connection_that_dies_is_sent_once() {
         }
     }
     assert!(cut_off > 0, "no connection was ever used twice");
+}
+
+/// A server's side with a certificate and a key out of files.
+pub(crate) fn server_of(certificate: &str, key: &str) -> Arc<rustls::ServerConfig> {
+    use rustls::pki_types::pem::PemObject as _;
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+    server(certificate, &KeyPair::from_pem(key).unwrap())
 }

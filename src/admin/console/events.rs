@@ -29,10 +29,8 @@ pub async fn events(
     let wanted = visit
         .parameter("limit")
         .and_then(|limit| limit.parse().ok());
-    // The parameter comes from the address bar: without a limit one request could load the whole store.
     let limit = wanted.unwrap_or(LISTED).min(MOST_LISTED);
     let events = admin.store.events(Some(state), limit).await?;
-    // Another page is offered only where this one is full; an exact count would scan the table.
     let is_full = events.len() >= limit as usize && limit < MOST_LISTED;
     let is_empty = events.is_empty();
     let list = match state {
@@ -96,7 +94,25 @@ pub async fn confirm(
                     (labels::about_state(visit.language, event.state))
                 }
             }
-            (decision_form(admin, visit, event, kind))
+            @if !fits(kind, event.state) {
+                p.note { (visit.say("此事件当前的状态不需要这样做。", "Its present state does not allow this.")) }
+            } @else if admin.guard.asks_for_token() {
+                form method="post" {
+                    (visit.form_token())
+                    div.actions {
+                        button.first { (label(visit, kind, event.state)) }
+                        a href=(order_address(merid, orderid)) { (visit.say("取消", "Cancel")) }
+                    }
+                }
+            } @else {
+                p.note {
+                    (visit.say(
+                        "控制台没有令牌（admin.token 或 admin.token_file），不能在此决定。请在命令行执行：",
+                        "Decisions here need a token (admin.token or admin.token_file). On the command line: ",
+                    ))
+                    code { "countersign inbox " (command(kind)) " " (event.id) }
+                }
+            }
         }
     };
     let title = match kind {
@@ -108,36 +124,6 @@ pub async fn confirm(
         DecisionKind::Discard => visit.say("丢弃此事件？", "Discard this event?"),
     };
     Ok(visit.page(StatusCode::OK, title, &content))
-}
-
-/// Renders the button of a decision, or the reason for which there is none.
-fn decision_form(
-    admin: &AdminContext,
-    visit: &Visit<'_>,
-    event: &Event,
-    kind: DecisionKind,
-) -> Markup {
-    html! {
-        @if !fits(kind, event.state) {
-            p.note { (visit.say("此事件当前的状态不需要这样做。", "Its present state does not allow this.")) }
-        } @else if admin.guard.asks_for_token() {
-            form method="post" {
-                (visit.form_token())
-                div.actions {
-                    button.first { (label(visit, kind, event.state)) }
-                    a href=(order_address(&event.merid, &event.orderid)) { (visit.say("取消", "Cancel")) }
-                }
-            }
-        } @else {
-            p.note {
-                (visit.say(
-                    "控制台没有令牌（admin.token 或 admin.token_file），不能在此决定。请在命令行执行：",
-                    "Decisions here need a token (admin.token or admin.token_file). On the command line: ",
-                ))
-                code { "countersign inbox " (command(kind)) " " (event.id) }
-            }
-        }
-    }
 }
 
 /// Carries out a decision and redirects to the order's timeline.
@@ -156,7 +142,6 @@ pub async fn decide(
         who: admin.guard.who(request.headers()).to_owned(),
         from: from.clone(),
     };
-    // The store checks the state again: another operator may have decided since the page was shown.
     let decided = admin.store.decide(id, kind, &operator, time::now()).await?;
     let done = matches!(decided, DecideOutcome::Done { .. });
     tracing::info!(
@@ -167,7 +152,6 @@ pub async fn decide(
         from,
         "decided at the console"
     );
-    // Redirect after POST (RFC 9110 §15.4.4): reloading the result repeats no decision.
     let said = if done { kind.name() } else { "nothing" };
     let address = order_address(&event.merid, &event.orderid);
     Ok(see_other(&format!("{address}&done={said}")))

@@ -9,19 +9,18 @@ use super::page::Visit;
 /// Renders the form that exchanges the admin token for a session.
 pub fn login_page(visit: &Visit<'_>, status: StatusCode) -> Response<Bytes> {
     let content = html! {
-            section {
-                @if status != StatusCode::OK {
-                    p.note.bad role="alert" { (visit.say("令牌不正确。", "This is not the token.")) }
-                }
-                form method="post" action="/login" {
-                    (visit.form_token())
-                    label for="token" { (visit.say("管理令牌（admin.token）", "The admin token (admin.token)")) }
-    // `current-password` lets a password manager fill in the token.
-                    p { input #token type="password" name="token" required autocomplete="current-password"; }
-                    button.first { (visit.say("登录", "Sign in")) }
-                }
+        section {
+            @if status != StatusCode::OK {
+                p.note.bad role="alert" { (visit.say("令牌不正确。", "This is not the token.")) }
             }
-        };
+            form method="post" action="/login" {
+                (visit.form_token())
+                label for="token" { (visit.say("管理令牌（admin.token）", "The admin token (admin.token)")) }
+                p { input #token type="password" name="token" required autocomplete="current-password"; }
+                button.first { (visit.say("登录", "Sign in")) }
+            }
+        }
+    };
     visit.bare_page(status, visit.say("登录", "Sign in"), &content)
 }
 

@@ -28,7 +28,6 @@ pub async fn merchants(
     let wanted = visit.parameter("merid").unwrap_or_default();
     let listed: Vec<_> = snapshot
         .iter()
-        // A substring, because operators remember the end of a long number.
         .filter(|merchant| merchant.merid.contains(wanted.trim()))
         .take(LISTED)
         .collect();

@@ -73,7 +73,6 @@ fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
         class,
         values: minutes.iter().map(value).collect(),
     };
-    // No value for a minute without requests: 0 % would be a claim.
     let share = |part: u64, all: u64| (all > 0).then(|| 100.0 * part as f64 / all as f64);
     let calls = |it: &Minute| share(it.calls_rejected, it.calls);
     let callbacks = |it: &Minute| share(it.callbacks_rejected, it.callbacks);

@@ -34,7 +34,6 @@ pub struct Visit<'r> {
 impl<'r> Visit<'r> {
     pub fn new(path: &'r str, query: &'r str, headers: &HeaderMap, guard: &'r Guard) -> Self {
         let chosen = parameter(query.as_bytes(), "lang").and_then(|tag| Language::parse(&tag));
-        // A choice outlives the visit; `Accept-Language` is often the system's, not the reader's.
         let kept = || cookie_named(headers, LANGUAGE_COOKIE).and_then(Language::parse);
         let language = chosen
             .or_else(kept)

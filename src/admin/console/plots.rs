@@ -41,7 +41,6 @@ fn path(values: &[Option<f64>], top: f64) -> String {
             pen_is_down = false;
             continue;
         };
-        // The newest minute is always at the right edge, however few there are.
         let x = (MINUTES + i + 1).saturating_sub(newest);
         let share = if top > 0.0 { value / top } else { 0.0 };
         let y = HEIGHT - 1.0 - share * (HEIGHT - 1.0 - AIR);

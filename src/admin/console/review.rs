@@ -59,7 +59,6 @@ impl Claim {
             return "–".to_owned();
         }
         let claimed = self.event.amount;
-        // Amounts are unsigned: the difference is taken first and its sign is written after it.
         match claimed.abs_diff(signed.amount) {
             0 => yuan(0),
             more if claimed > signed.amount => format!("+ {}", yuan(more)),

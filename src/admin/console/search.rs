@@ -27,7 +27,6 @@ pub async fn orders(
     let wanted = visit.parameter("q").unwrap_or_default();
     let wanted = wanted.trim();
     let found = admin.store.find(wanted, FOUND).await?;
-    // The usual case: one order has the number, and a list of one would cost a click.
     if let [(merid, orderid)] = found.as_slice() {
         return Ok(see_other(&order_address(merid, orderid)));
     }

@@ -81,7 +81,6 @@ pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<B
                 .map(|decision| of_decision(visit, decision)),
         );
     }
-    // A stable sort: steps of one millisecond keep the order in which they were added.
     steps.sort_by_key(|step| step.at);
     let content = html! {
         p.soft { (visit.say("商户 ", "merchant ")) span.number { (merid) } }
@@ -184,7 +183,6 @@ fn of_call(
 ) -> Vec<TimelineStep> {
     let mut steps = Vec::new();
     let left = note.sent != "no";
-    // An entry is written at the end of a call; its beginning is derived.
     let began = note.at - note.took;
     let signed_at = signed.map(|signed| signed.signed_at);
     // An order is signed after its call has begun, and before it is sent.
@@ -296,7 +294,6 @@ fn of_event(visit: &Visit<'_>, event: &Event) -> TimelineStep {
 
 /// Shows the first and the latest attempts, where an app was down for days.
 fn of_attempts(visit: &Visit<'_>, attempts: &[AttemptRecord]) -> Vec<TimelineStep> {
-    // An app that was down for days has hundreds of attempts; the first and the latest tell what happened.
     let latest = attempts.len().saturating_sub(ATTEMPTS);
     let shown_ones = attempts
         .iter()
@@ -323,7 +320,6 @@ fn of_attempts(visit: &Visit<'_>, attempts: &[AttemptRecord]) -> Vec<TimelineSte
 
 /// Renders the response of an app that did not accept a delivery.
 fn app_response(visit: &Visit<'_>, response: &AppResponse) -> Markup {
-    // The cut may fall inside a character, and the app may send any encoding.
     let beginning = String::from_utf8_lossy(&response.first_bytes);
     html! {
         p.soft {

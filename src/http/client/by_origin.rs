@@ -19,21 +19,14 @@ const MAX_CLIENTS: usize = 4096;
 /// Clients by origin.
 pub struct ClientsByOrigin {
     connector: Connector,
-    time: Duration,
     clients: Mutex<HashMap<String, Arc<Client>>>,
 }
 
 impl ClientsByOrigin {
     /// No client yet.
     pub fn new(connector: Connector) -> Self {
-        Self::within(connector, TIME)
-    }
-
-    /// The same, with this time for a whole exchange.
-    pub fn within(connector: Connector, time: Duration) -> Self {
         Self {
             connector,
-            time,
             clients: Mutex::default(),
         }
     }
@@ -49,8 +42,7 @@ impl ClientsByOrigin {
             clients.clear();
         }
         let base = Url::parse(&origin).ok()?;
-        let client =
-            Arc::new(Client::new(&base, CONNECT_TIME, self.time, self.connector.clone()).ok()?);
+        let client = Arc::new(Client::new(&base, CONNECT_TIME, TIME, self.connector.clone()).ok()?);
         clients.insert(origin, client.clone());
         Some(client)
     }

@@ -1,23 +1,23 @@
-//! Why there is no answer. Every fault says whether the request may have arrived, because that decides whether the app may
-//! try again.
+//! Why there is no response. Every error says whether the request may have arrived, because that decides whether the app
+//! may try again.
 
 use std::fmt;
 
-use super::exchange::{ExchangeError, MAX_ANSWER};
+use super::exchange::ExchangeError;
 
-/// Whether a request that failed may have arrived.
+/// The knowledge whether a request that failed has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
     /// Nothing left this machine.
     No,
-    /// An answer came.
+    /// A response came.
     Yes,
     /// Something left, nothing whole came back.
     Unknown,
 }
 
 impl Sent {
-    /// The word that the app and the log read.
+    /// Returns the word that the app and the log read.
     pub fn name(self) -> &'static str {
         match self {
             Self::No => "no",
@@ -27,17 +27,17 @@ impl Sent {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection.
     #[error("{step}{reason}")]
     Unreachable {
-        /// What did not work: the look-up of the name, connecting, TLS.
+        /// The step that failed.
         step: ExchangeStep,
-        /// In the words of whoever failed.
+        /// The address concerned, and how it failed.
         reason: String,
-        /// `No`, but for a query that a dead connection may have carried before.
+        /// `No`, but for a query that a useless connection may have carried before.
         sent: Sent,
     },
     /// The deadline passed.
@@ -48,43 +48,35 @@ pub enum ClientError {
         /// `No` while still connecting.
         sent: Sent,
     },
-    /// The connection ended before the answer did.
-    #[error("the connection ended inside the exchange: {0}")]
-    CutOff(String),
+    /// The connection ended before the response did.
+    #[error("{0}")]
+    CutOff(ExchangeError),
     /// The process ends and waits no longer.
     #[error("the sidecar ends and waits no longer")]
     CutShort,
-    /// The answer is longer than we read.
-    #[error("the answer is longer than {MAX_ANSWER} bytes")]
-    TooLong,
-    /// More than one response came on a connection that had carried other requests.
-    #[error(
-        "more than one response came on the connection; none of them is certainly this request's"
-    )]
-    Stray,
-    /// What came back is not HTTP/1.1.
-    #[error("the answer is not HTTP: {0}")]
-    NotHttp(&'static str),
+    /// What came is no response, too long, or may be another request's.
+    #[error("{0}")]
+    BadResponse(ExchangeError),
 }
 
 impl ClientError {
-    /// Whether the request may have arrived.
+    /// Says whether the request may have arrived.
     pub fn sent(&self) -> Sent {
         match self {
             Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } => *sent,
-            Self::CutOff(_) | Self::CutShort | Self::Stray => Sent::Unknown,
-            Self::TooLong | Self::NotHttp(_) => Sent::Yes,
+            Self::CutOff(_) | Self::CutShort | Self::BadResponse(ExchangeError::Stray) => {
+                Sent::Unknown
+            }
+            Self::BadResponse(_) => Sent::Yes,
         }
     }
-}
 
-impl ClientError {
-    pub(super) fn of(broken: ExchangeError) -> Self {
-        match broken {
-            ExchangeError::Silent(reason) | ExchangeError::Ended(reason) => Self::CutOff(reason),
-            ExchangeError::NotHttp(why) => Self::NotHttp(why),
-            ExchangeError::TooLong => Self::TooLong,
-            ExchangeError::Stray => Self::Stray,
+    pub(super) fn of(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Silent(_) | ExchangeError::Ended(_) => Self::CutOff(error),
+            ExchangeError::NotHttp(_) | ExchangeError::TooLong | ExchangeError::Stray => {
+                Self::BadResponse(error)
+            }
         }
     }
 
@@ -99,11 +91,13 @@ impl ClientError {
 /// The steps to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeStep {
-    /// The host's name to its addresses.
+    /// The lookup of the host's name.
     Dns,
     /// The TCP connection.
     Connect,
-    /// The handshake, and whether the certificate is believed.
+    /// The connection to the egress proxy, or through it.
+    Proxy,
+    /// The handshake, and the verification of the certificate.
     Tls,
 }
 
@@ -113,6 +107,7 @@ impl fmt::Display for ExchangeStep {
             Self::Dns => "DNS lookup failed: ",
             // The report names each address.
             Self::Connect => "",
+            Self::Proxy => "proxy ",
             Self::Tls => "TLS failed: ",
         })
     }

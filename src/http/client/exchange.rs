@@ -1,31 +1,29 @@
-//! One HTTP/1.1 exchange over an open stream: the request in one write, the answer read whole.
+//! One HTTP/1.1 exchange over an open stream: the request in one write, the response read whole.
 //!
-//! Knows no address, no pool and no clock. An answer whose end could be found in two places is refused
-//! (RFC 9112 §6.3), and a stream is given back only where nothing can be left on it.
+//! Knows no address, no pool and no clock. A response whose end could be found in two places is rejected
+//! (RFC 9112 §6.3), and a stream may carry another exchange only where nothing can be left on it.
 
-use std::io::{self, ErrorKind};
-use std::mem::MaybeUninit;
+use std::io;
+use std::io::ErrorKind;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
-use httparse::{Header, ParserConfig, Status};
+use httparse::Status;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::response::{MAX_FIELDS, RawResponse};
+use super::response_head::{BodyLength, MAX_HEAD, MalformedHead, ResponseHead};
 use super::tls_error::explain_later;
 use crate::http::io::buffer::read_more;
-use crate::http::io::length::content_length;
 
-/// An answer is read this far; the document's are well under one KiB, its payment pages some ten.
-pub const MAX_ANSWER: usize = 1 << 20;
-/// Bytes of an answer's head, or of a chunked body's trailers.
-const MAX_HEAD: usize = 64 * 1024;
+/// Bytes of a response's body; the document's are well under one KiB, its payment pages some ten.
+pub const MAX_BODY: usize = 1 << 20;
 /// Bytes of the line before a chunk: its size and extensions that nobody uses.
 const MAX_CHUNK_LINE: usize = 1024;
-/// Interim answers (1xx) before the final one.
+/// Interim responses (1xx) before the final one.
 const MAX_INTERIM: usize = 8;
 
-/// A whole answer.
+/// A whole response.
 #[derive(Debug)]
 pub struct Answered {
     /// The final response.
@@ -36,88 +34,27 @@ pub struct Answered {
     pub has_more: bool,
 }
 
-/// Why there is no whole answer.
+/// Why there is no whole response.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExchangeError {
-    /// The connection ended before any byte of an answer.
+    /// The connection ended before any byte of a response.
     #[error("nothing came: {0}")]
     Silent(String),
-    /// The connection ended inside the answer.
-    #[error("{0}")]
+    /// The connection ended inside the response.
+    #[error("the connection ended inside the response: {0}")]
     Ended(String),
     /// What came is not HTTP/1.1.
-    #[error("not HTTP: {0}")]
+    #[error("the response is not HTTP: {0}")]
     NotHttp(&'static str),
-    /// More than [`MAX_ANSWER`] bytes.
-    #[error("longer than {MAX_ANSWER} bytes")]
+    /// More than [`MAX_BODY`] bytes.
+    #[error("the response is longer than {MAX_BODY} bytes")]
     TooLong,
     /// A response that may belong to another request.
-    #[error("more than one response came")]
+    #[error("more than one response came on the connection; none of them is certainly this request's")]
     Stray,
 }
 
-const BAD_HEAD: ExchangeError = ExchangeError::NotHttp("its header is malformed");
 const BAD_BODY: ExchangeError = ExchangeError::NotHttp("its body is malformed");
-
-/// Sends `request` and reads the answer.
-pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    request: &[u8],
-) -> Result<Answered, ExchangeError> {
-    let written = async {
-        stream.write_all(request).await?;
-        stream.flush().await
-    };
-    // A server may answer and close before it has read everything: the answer counts.
-    let unwritten = written.await.err();
-    let mut buffer = BytesMut::new();
-    let answer = read_answer(stream, &mut buffer).await;
-    match (answer, unwritten) {
-        (answer, None) => answer,
-        (Ok(answered), Some(_)) => Ok(Answered {
-            reusable: false,
-            ..answered
-        }),
-        (Err(ExchangeError::Silent(_)), Some(error)) => {
-            Err(ExchangeError::Silent(error.to_string()))
-        }
-        (Err(ExchangeError::Ended(_)), Some(error)) => Err(ExchangeError::Ended(error.to_string())),
-        (Err(broken), Some(_)) => Err(broken),
-    }
-}
-
-async fn read_answer<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut BytesMut,
-) -> Result<Answered, ExchangeError> {
-    fill(stream, buffer).await.map_err(ExchangeError::silent)?;
-    for _ in 0..=MAX_INTERIM {
-        let head = loop {
-            if let Some(head) = ResponseHead::parse(buffer)? {
-                break head;
-            }
-            fill(stream, buffer).await.map_err(ExchangeError::ended)?;
-        };
-        match head.status {
-            // What follows is no answer, but another protocol's.
-            StatusCode::SWITCHING_PROTOCOLS => break,
-            status if status.is_informational() => {}
-            _ => return head.with_body(stream, buffer).await,
-        }
-    }
-    Err(ExchangeError::NotHttp("no final status"))
-}
-
-/// Reads more, or fails where there is no more.
-async fn fill<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<()> {
-    match read_more(stream, buffer).await? {
-        0 => Err(io::Error::new(
-            ErrorKind::UnexpectedEof,
-            "the connection was closed",
-        )),
-        _ => Ok(()),
-    }
-}
 
 impl ExchangeError {
     /// Returns true where a fresh connection may do better.
@@ -139,207 +76,184 @@ impl ExchangeError {
     }
 }
 
-/// The head of an answer, and where its body ends.
-struct ResponseHead {
-    status: StatusCode,
-    bytes: Bytes,
-    body: BodyLength,
-    keep_alive: bool,
+impl From<MalformedHead> for ExchangeError {
+    fn from(_: MalformedHead) -> Self {
+        Self::NotHttp("its header is malformed")
+    }
 }
 
-/// RFC 9112 §6.3.
-#[derive(Clone, Copy)]
-enum BodyLength {
-    Known(usize),
-    Chunked,
-    UntilClose,
+/// An exchange over a stream. It outlives the future that runs it, to say how far that came.
+pub struct Exchange<'s, S> {
+    stream: &'s mut S,
+    buffer: BytesMut,
+    received: usize,
 }
 
-impl ResponseHead {
-    /// Takes a whole head from the buffer.
-    fn parse(buffer: &mut BytesMut) -> Result<Option<Self>, ExchangeError> {
-        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let mut parsed = httparse::Response::new(&mut []);
-        let parser = ParserConfig::default();
-        let length =
-            match parser.parse_response_with_uninit_headers(&mut parsed, buffer, &mut fields) {
-                Ok(Status::Complete(length)) if length <= MAX_HEAD => length,
-                Ok(Status::Partial) if buffer.len() <= MAX_HEAD => return Ok(None),
-                _ => return Err(BAD_HEAD),
-            };
-        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-        let status = status.ok_or(BAD_HEAD)?;
-        let is_1_1 = parsed.version == Some(1);
-        let body = BodyLength::of(status, parsed.headers, is_1_1)?;
-        let keep_alive = keeps_alive(parsed.headers, is_1_1);
-        Ok(Some(Self {
-            status,
-            bytes: buffer.split_to(length).freeze(),
-            body,
-            keep_alive,
-        }))
+impl<'s, S: AsyncRead + AsyncWrite + Unpin> Exchange<'s, S> {
+    /// An exchange that has not begun yet.
+    pub fn new(stream: &'s mut S) -> Self {
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            received: 0,
+        }
     }
 
-    async fn with_body<S: AsyncRead + Unpin>(
-        self,
-        stream: &mut S,
-        buffer: &mut BytesMut,
-    ) -> Result<Answered, ExchangeError> {
-        let body = match self.body {
-            BodyLength::Known(length) => read_length(stream, buffer, length).await?,
-            BodyLength::Chunked => read_chunks(stream, buffer).await?,
-            BodyLength::UntilClose => read_to_end(stream, buffer).await?,
+    /// Bytes that have come of the response.
+    pub fn received(&self) -> usize {
+        self.received
+    }
+
+    /// Sends `request` and reads the response.
+    pub async fn run(&mut self, request: &[u8]) -> Result<Answered, ExchangeError> {
+        let written = async {
+            self.stream.write_all(request).await?;
+            self.stream.flush().await
         };
-        let ends_by_itself = !matches!(self.body, BodyLength::UntilClose);
+        // A server may respond and close before it has read everything: the response counts.
+        let unwritten = written.await.err();
+        let answered = self.read_response().await;
+        match (answered, unwritten) {
+            (answered, None) => answered,
+            (Ok(answered), Some(_)) => Ok(Answered {
+                reusable: false,
+                ..answered
+            }),
+            (Err(ExchangeError::Silent(_)), Some(error)) => {
+                Err(ExchangeError::Silent(error.to_string()))
+            }
+            (Err(ExchangeError::Ended(_)), Some(error)) => Err(ExchangeError::ended(error)),
+            (Err(error), Some(_)) => Err(error),
+        }
+    }
+
+    async fn read_response(&mut self) -> Result<Answered, ExchangeError> {
+        self.fill().await.map_err(ExchangeError::silent)?;
+        for _ in 0..=MAX_INTERIM {
+            let head = loop {
+                if let Some(head) = ResponseHead::parse(&mut self.buffer)? {
+                    break head;
+                }
+                self.fill().await.map_err(ExchangeError::ended)?;
+            };
+            match head.status {
+                // Another protocol follows, and none was offered.
+                StatusCode::SWITCHING_PROTOCOLS => break,
+                status if status.is_informational() => {}
+                _ => return self.read_body(head).await,
+            }
+        }
+        Err(ExchangeError::NotHttp("no final status"))
+    }
+
+    async fn read_body(&mut self, head: ResponseHead) -> Result<Answered, ExchangeError> {
+        if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            // A proxy closes without reading the request's body, and the reset may take its page along.
+            return Ok(Answered {
+                response: RawResponse::new(head.status, head.bytes, Bytes::new()),
+                reusable: false,
+                has_more: false,
+            });
+        }
+        let body = match head.body {
+            BodyLength::Known(length) if length > MAX_BODY => return Err(ExchangeError::TooLong),
+            BodyLength::Known(length) => self.read_length(length).await?,
+            BodyLength::Chunked => self.read_chunks().await?,
+            BodyLength::UntilClose => self.read_to_end().await?,
+        };
+        let ends_by_itself = !matches!(head.body, BodyLength::UntilClose);
+        let has_more = !self.buffer.is_empty();
         Ok(Answered {
-            response: RawResponse::new(self.status, self.bytes, body),
-            reusable: self.keep_alive && ends_by_itself && buffer.is_empty(),
-            has_more: !buffer.is_empty(),
+            response: RawResponse::new(head.status, head.bytes, body),
+            reusable: head.keep_alive && ends_by_itself && !has_more,
+            has_more,
         })
     }
-}
 
-impl BodyLength {
-    fn of(status: StatusCode, fields: &[Header<'_>], is_1_1: bool) -> Result<Self, ExchangeError> {
-        let length = announced_length(fields)?;
-        let mut codings = values(fields, "transfer-encoding");
-        let coding = codings.next();
-        if let Some(coding) = coding {
-            let chunked = coding.eq_ignore_ascii_case(b"chunked");
-            if !chunked || codings.next().is_some() || !is_1_1 || length.is_some() {
-                return Err(BAD_HEAD);
-            }
+    /// Reads more, or fails where there is no more.
+    async fn fill(&mut self) -> io::Result<()> {
+        match self.read().await? {
+            0 => Err(io::Error::new(
+                ErrorKind::UnexpectedEof,
+                "the connection was closed",
+            )),
+            _ => Ok(()),
         }
-        Ok(match (status, coding, length) {
-            (status, ..) if status.is_informational() => Self::Known(0),
-            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, ..) => Self::Known(0),
-            (_, Some(_), _) => Self::Chunked,
-            (_, None, Some(length)) if length > MAX_ANSWER => return Err(ExchangeError::TooLong),
-            (_, None, Some(length)) => Self::Known(length),
-            (_, None, None) => Self::UntilClose,
-        })
     }
-}
 
-/// What the fields of one name say, in their order.
-fn values<'h>(fields: &'h [Header<'_>], name: &str) -> impl Iterator<Item = &'h [u8]> {
-    let named = fields
-        .iter()
-        .filter(move |field| field.name.eq_ignore_ascii_case(name));
-    named.map(|field| field.value)
-}
-
-/// Reads `Content-Length`; one that is repeated has the same digits each time.
-fn announced_length(fields: &[Header<'_>]) -> Result<Option<usize>, ExchangeError> {
-    let mut lengths = values(fields, "content-length");
-    let Some(digits) = lengths.next() else {
-        return Ok(None);
-    };
-    if lengths.any(|other| other != digits) {
-        return Err(BAD_HEAD);
+    async fn read(&mut self) -> io::Result<usize> {
+        let read = read_more(self.stream, &mut self.buffer).await?;
+        self.received += read;
+        Ok(read)
     }
-    content_length(digits).ok_or(BAD_HEAD).map(Some)
-}
 
-fn keeps_alive(fields: &[Header<'_>], is_1_1: bool) -> bool {
-    let mut keeps = is_1_1;
-    for value in values(fields, "connection") {
-        for option in value.split(|byte| *byte == b',') {
-            match option.trim_ascii() {
-                close if close.eq_ignore_ascii_case(b"close") => return false,
-                keep if keep.eq_ignore_ascii_case(b"keep-alive") => keeps = true,
-                _ => {}
+    async fn read_length(&mut self, length: usize) -> Result<Bytes, ExchangeError> {
+        while self.buffer.len() < length {
+            self.fill().await.map_err(ExchangeError::ended)?;
+        }
+        Ok(self.buffer.copy_to_bytes(length))
+    }
+
+    async fn read_to_end(&mut self) -> Result<Bytes, ExchangeError> {
+        loop {
+            if self.buffer.len() > MAX_BODY {
+                return Err(ExchangeError::TooLong);
+            }
+            if self.read().await.map_err(ExchangeError::ended)? == 0 {
+                return Ok(self.buffer.split().freeze());
             }
         }
     }
-    keeps
-}
 
-async fn read_length<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut BytesMut,
-    length: usize,
-) -> Result<Bytes, ExchangeError> {
-    while buffer.len() < length {
-        fill(stream, buffer).await.map_err(ExchangeError::ended)?;
-    }
-    Ok(buffer.copy_to_bytes(length))
-}
-
-async fn read_to_end<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut BytesMut,
-) -> Result<Bytes, ExchangeError> {
-    loop {
-        if buffer.len() > MAX_ANSWER {
-            return Err(ExchangeError::TooLong);
-        }
-        let read = read_more(stream, buffer)
-            .await
-            .map_err(ExchangeError::ended)?;
-        if read == 0 {
-            return Ok(buffer.split().freeze());
-        }
-    }
-}
-
-async fn read_chunks<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut BytesMut,
-) -> Result<Bytes, ExchangeError> {
-    let mut body = BytesMut::new();
-    loop {
-        let size = read_chunk_size(stream, buffer).await?;
-        if size == 0 {
-            read_trailers(stream, buffer).await?;
-            return Ok(body.freeze());
-        }
-        if size > MAX_ANSWER - body.len() {
-            return Err(ExchangeError::TooLong);
-        }
-        while buffer.len() < size + 2 {
-            fill(stream, buffer).await.map_err(ExchangeError::ended)?;
-        }
-        body.extend_from_slice(&buffer[..size]);
-        if &buffer[size..size + 2] != b"\r\n" {
-            return Err(BAD_BODY);
-        }
-        buffer.advance(size + 2);
-    }
-}
-
-async fn read_chunk_size<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut BytesMut,
-) -> Result<usize, ExchangeError> {
-    loop {
-        match httparse::parse_chunk_size(buffer) {
-            Ok(Status::Complete((length, size))) if length <= MAX_CHUNK_LINE => {
-                buffer.advance(length);
-                return usize::try_from(size).map_err(|_| ExchangeError::TooLong);
+    async fn read_chunks(&mut self) -> Result<Bytes, ExchangeError> {
+        let mut body = BytesMut::new();
+        loop {
+            let size = self.read_chunk_size().await?;
+            if size == 0 {
+                self.read_trailers().await?;
+                return Ok(body.freeze());
             }
-            Ok(Status::Partial) if buffer.len() <= MAX_CHUNK_LINE => {}
-            _ => return Err(BAD_BODY),
+            if size > MAX_BODY - body.len() {
+                return Err(ExchangeError::TooLong);
+            }
+            while self.buffer.len() < size + 2 {
+                self.fill().await.map_err(ExchangeError::ended)?;
+            }
+            body.extend_from_slice(&self.buffer[..size]);
+            if &self.buffer[size..size + 2] != b"\r\n" {
+                return Err(BAD_BODY);
+            }
+            self.buffer.advance(size + 2);
         }
-        fill(stream, buffer).await.map_err(ExchangeError::ended)?;
+    }
+
+    async fn read_chunk_size(&mut self) -> Result<usize, ExchangeError> {
+        loop {
+            match httparse::parse_chunk_size(&self.buffer) {
+                Ok(Status::Complete((length, size))) if length <= MAX_CHUNK_LINE => {
+                    self.buffer.advance(length);
+                    return usize::try_from(size).map_err(|_| ExchangeError::TooLong);
+                }
+                Ok(Status::Partial) if self.buffer.len() <= MAX_CHUNK_LINE => {}
+                _ => return Err(BAD_BODY),
+            }
+            self.fill().await.map_err(ExchangeError::ended)?;
+        }
+    }
+
+    /// Reads and drops them: nothing here needs one.
+    async fn read_trailers(&mut self) -> Result<(), ExchangeError> {
+        loop {
+            if let Some(length) = trailers_length(&self.buffer)? {
+                self.buffer.advance(length);
+                return Ok(());
+            }
+            self.fill().await.map_err(ExchangeError::ended)?;
+        }
     }
 }
 
-/// Read and thrown away.
-async fn read_trailers<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut BytesMut,
-) -> Result<(), ExchangeError> {
-    loop {
-        if let Some(length) = trailers_length(buffer)? {
-            buffer.advance(length);
-            return Ok(());
-        }
-        fill(stream, buffer).await.map_err(ExchangeError::ended)?;
-    }
-}
-
-/// Apart, so that the fields do not make every exchange larger.
+/// A function of its own, so that the fields do not make every exchange's future larger.
 fn trailers_length(buffer: &[u8]) -> Result<Option<usize>, ExchangeError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(buffer, &mut fields) {
@@ -355,6 +269,8 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::duplex;
 
+    const BAD_HEAD: ExchangeError = ExchangeError::NotHttp("its header is malformed");
+
     /// The answer to an exchange with a server that says `pieces` and then closes, or stays open.
     async fn answer_in(pieces: &[&[u8]], closes: bool) -> Result<Answered, ExchangeError> {
         let (mut ours, mut theirs) = duplex(1 << 16);
@@ -362,7 +278,9 @@ mod tests {
             theirs.write_all(piece).await.unwrap();
         }
         let kept = (!closes).then_some(theirs);
-        let answered = exchange(&mut ours, b"GET / HTTP/1.1\r\n\r\n").await;
+        let answered = Exchange::new(&mut ours)
+            .run(b"GET / HTTP/1.1\r\n\r\n")
+            .await;
         drop(kept);
         answered
     }
@@ -500,12 +418,12 @@ mod tests {
     async fn every_bound_is_kept() {
         let long = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
-            MAX_ANSWER + 1
+            MAX_BODY + 1
         );
         assert_eq!(answer(&long).await.unwrap_err(), ExchangeError::TooLong);
         let chunk = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
-            MAX_ANSWER + 1
+            MAX_BODY + 1
         );
         assert_eq!(answer(&chunk).await.unwrap_err(), ExchangeError::TooLong);
         let fields = "A: b\r\n".repeat(MAX_FIELDS + 1);
@@ -516,14 +434,14 @@ mod tests {
             theirs.write_all(b"HTTP/1.1 200 OK\r\nA: ").await.unwrap();
             while theirs.write_all(&[b'a'; 4096]).await.is_ok() {}
         });
-        let broken = exchange(&mut ours, b"").await;
+        let broken = Exchange::new(&mut ours).run(b"").await;
         assert_eq!(broken.unwrap_err(), BAD_HEAD);
         let (mut ours, mut theirs) = duplex(1 << 16);
         tokio::spawn(async move {
             theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             while theirs.write_all(&[b'a'; 4096]).await.is_ok() {}
         });
-        let broken = exchange(&mut ours, b"").await;
+        let broken = Exchange::new(&mut ours).run(b"").await;
         assert_eq!(broken.unwrap_err(), ExchangeError::TooLong);
     }
 

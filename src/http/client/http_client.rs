@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
+use tokio::task::yield_now;
 use url::Url;
 
 use super::connect::{Connector, Route};
-use super::error::{ClientError, Sent};
-use super::exchange::{ExchangeError, exchange};
-use super::pool::{Connection, Pool, Trust};
+use super::error::{ClientError, ExchangeStep, Sent};
+use super::exchange::{Exchange, ExchangeError};
+use super::pool::{Connection, Lease, Pool, Trust};
 use super::request::{Body, RequestWriter};
 use super::response::RawResponse;
 
@@ -35,6 +36,7 @@ pub struct Client {
     pool: Arc<Pool>,
     connect_time: Duration,
     time: Duration,
+    warnings: Vec<String>,
 }
 
 impl Client {
@@ -46,14 +48,28 @@ impl Client {
         time: Duration,
         connector: Connector,
     ) -> Result<Self, String> {
+        let route = Route::to(url, connect_time, &connector)?;
+        let mut warnings = route.way.warnings.clone();
+        warnings.extend(connector.check_roots(url));
         Ok(Self {
-            requests: RequestWriter::to(url),
-            route: Route::to(url, connect_time)?,
+            requests: RequestWriter::to(url, route.forwarder()),
+            route,
             connector,
             pool: Arc::default(),
             connect_time,
             time,
+            warnings,
         })
+    }
+
+    /// Says which way connections take: directly or through which proxy, and what decided.
+    pub fn way(&self) -> String {
+        self.route.way.describe()
+    }
+
+    /// What is wrong on the way, as far as the configuration shows it: variables that are not used, no root certificates.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Keeps the server's addresses and the trusted certificates fresh, off every request's path, for ever.
@@ -80,82 +96,125 @@ impl Client {
 
     /// Gets `path` below the prefix, and reads the response as [`Client::send`] does.
     pub async fn get(&self, path: &str, headers: &HeaderMap) -> Result<RawResponse, ClientError> {
-        let request = RawRequest(self.requests.write("GET", path, headers, None));
-        self.send(&request, Repeat::Once).await
+        let request = self.requests.write("GET", path, headers, None);
+        self.send_bytes(&request, Repeat::Once, Trust::Unverified)
+            .await
     }
 
-    /// Sends a request of this client's and reads the whole response within the time given to the client.
+    /// Sends a request of this client's and reads the whole response within the time given to the client. The
+    /// connection is closed afterwards unless [`RawResponse::keep_connection`] is called.
     pub async fn send(
         &self,
         request: &RawRequest,
         repeat: Repeat,
     ) -> Result<RawResponse, ClientError> {
-        let request = request.0.as_slice();
-        let now = Instant::now();
-        let deadline = now + self.time;
-        // Only a query's response is verified to be about what was asked.
+        // A query's response says what it is about; a page or a "0000" could be any request's.
         let trust = match repeat {
             Repeat::Never => Trust::Unverified,
             Repeat::Once => Trust::Verified,
         };
+        self.send_bytes(&request.0, repeat, trust).await
+    }
+
+    async fn send_bytes(
+        &self,
+        request: &[u8],
+        repeat: Repeat,
+        trust: Trust,
+    ) -> Result<RawResponse, ClientError> {
+        let now = Instant::now();
+        let deadline = now + self.time;
         let usable = (self.route.resolver.known(), self.connector.roots.changes());
-        let pooled = self.pool.take((&usable.0, usable.1), trust, now);
-        let Some(mut connection) = pooled else {
+        let Some(mut connection) = self.pool.take((&usable.0, usable.1), trust, now) else {
             let connection = self.connect(deadline).await?;
-            return self
-                .exchange(connection, request)
-                .await?
-                .map_err(ClientError::of);
+            let exchanged = self.exchange(connection, request, trust).await?;
+            return exchanged.map_err(ClientError::of);
         };
+        drop(usable);
         self.connector.count.connection(true);
         connection.deadline.set(deadline);
-        match self.exchange(connection, request).await? {
+        match self.exchange(connection, request, trust).await? {
             Err(error) if repeat == Repeat::Once && error.is_of_the_connection() => {
                 tracing::debug!(
                     %error,
                     "a pooled connection was of no use; the query is sent once more"
                 );
-                // The dead connection may have carried the request.
+                // The useless connection may have carried the request.
                 let connected = self.connect(deadline).await;
                 let connection = connected.map_err(|error| error.but_sent(Sent::Unknown))?;
-                self.exchange(connection, request)
-                    .await?
-                    .map_err(ClientError::of)
+                let exchanged = self.exchange(connection, request, trust).await?;
+                exchanged.map_err(ClientError::of)
             }
-            answered => answered.map_err(ClientError::of),
+            exchanged => exchanged.map_err(ClientError::of),
         }
     }
 
-    /// Sends and reads until the connection's deadline, and keeps the connection where it can be used again.
+    /// Sends and reads until the connection's deadline.
     async fn exchange(
         &self,
         mut connection: Box<Connection>,
         request: &[u8],
+        trust: Trust,
     ) -> Result<Result<RawResponse, ExchangeError>, ClientError> {
-        let answered = {
-            let Connection {
-                stream, deadline, ..
-            } = &mut *connection;
-            deadline.limit(pin!(exchange(stream, request))).await
-        };
-        let answered = answered.ok_or_else(|| {
+        let Connection {
+            stream, deadline, ..
+        } = &mut *connection;
+        let mut exchange = Exchange::new(stream);
+        let answered = deadline.limit(pin!(exchange.run(request))).await;
+        let received = exchange.received();
+        let Some(answered) = answered else {
             // The name may have another address by now.
             self.route.resolver.doubt();
-            ClientError::TimedOut {
-                detail: format!("no complete response within {:?}", self.time),
-                sent: Sent::Unknown,
+            return Err(self.timed_out(&connection, received));
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.refused_by_proxy(answered.response.status())?;
+        let mut has_more = answered.has_more;
+        if connection.is_reused() && trust == Trust::Unverified && !has_more {
+            // A second response right behind the first one has the time to come.
+            yield_now().await;
+            has_more = connection.stream.has_bytes();
+        }
+        // More than one response on a connection that carried others: the first may be an earlier request's.
+        if connection.is_reused() && has_more {
+            return Ok(Err(ExchangeError::Stray));
+        }
+        if !answered.reusable {
+            return Ok(Ok(answered.response));
+        }
+        let lease = Lease::new(self.pool.clone(), connection);
+        Ok(Ok(answered.response.on(lease)))
+    }
+
+    /// A proxy that wants credentials has passed nothing on.
+    fn refused_by_proxy(&self, status: StatusCode) -> Result<(), ClientError> {
+        if status != StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return Ok(());
+        }
+        match self.route.forwarder() {
+            Some(hop) => {
+                let reason = hop.explain(status.as_u16());
+                Err(self.route.unreachable(ExchangeStep::Proxy, reason))
             }
-        })?;
-        Ok(answered.and_then(|answered| {
-            // More than one response on a connection that carried others: this one may belong to an earlier request.
-            if answered.has_more && connection.is_reused() {
-                return Err(ExchangeError::Stray);
-            }
-            if answered.reusable {
-                self.pool.put(connection);
-            }
-            Ok(answered.response)
-        }))
+            None => Ok(()),
+        }
+    }
+
+    fn timed_out(&self, connection: &Connection, received: usize) -> ClientError {
+        let (address, time) = (connection.address, self.time);
+        let detail = match received {
+            0 => format!("no response from {address} within {time:?}: nothing came"),
+            _ => format!(
+                "no complete response from {address} within {time:?}: {received} bytes of it came"
+            ),
+        };
+        ClientError::TimedOut {
+            detail,
+            sent: Sent::Unknown,
+        }
     }
 
     /// Opens a connection. In a box: a handshake's state is large, and most requests need none.
@@ -170,7 +229,6 @@ impl Client {
             Ok(Box::new(Connection::new(
                 stream,
                 (address, roots),
-                now,
                 deadline,
             )))
         })

@@ -4,7 +4,15 @@
 
 mod tls_error;
 
+mod stream;
+
+mod pool;
+
 mod response;
+
+mod response_head;
+
+pub mod proxy;
 
 mod request;
 
@@ -18,13 +26,9 @@ pub mod resolve;
 
 pub mod race;
 
-mod stream;
-
 mod tls;
 
 pub mod connect;
-
-mod pool;
 
 mod http_client;
 

@@ -8,9 +8,10 @@
 //! connection that has rested: nothing came on it for as long as its slowest exchange took.
 
 use std::cell::Cell;
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -45,7 +46,8 @@ pub struct Connection {
     pub stream: ClientStream,
     /// The time at which the exchange that is under way is given up.
     pub deadline: Deadline,
-    address: SocketAddr,
+    /// The server's end, or the proxy's.
+    pub address: SocketAddr,
     /// The state of the trusted roots that the server was verified with.
     roots: u32,
     shelf: usize,
@@ -63,9 +65,9 @@ impl Connection {
     pub fn new(
         stream: ClientStream,
         (address, roots): (SocketAddr, u32),
-        now: Instant,
         deadline: Instant,
     ) -> Self {
+        let now = Instant::now();
         Self {
             stream,
             deadline: Deadline::new(deadline),
@@ -106,18 +108,11 @@ impl Connection {
 type Shelf = Vec<Box<Connection>>;
 
 /// The idle connections of one client.
+#[derive(Default)]
 pub struct Pool {
-    shelves: [Mutex<Shelf>; SHELVES],
+    /// Made with the first connection: most clients of a large fleet of apps have none.
+    shelves: OnceLock<Box<[Mutex<Shelf>; SHELVES]>>,
     swept: AtomicBool,
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self {
-            shelves: [const { Mutex::new(Vec::new()) }; SHELVES],
-            swept: AtomicBool::new(false),
-        }
-    }
 }
 
 impl Pool {
@@ -128,6 +123,7 @@ impl Pool {
         trust: Trust,
         now: Instant,
     ) -> Option<Box<Connection>> {
+        self.shelves.get()?;
         let own = own_shelf();
         let is_good = |connection: &mut Connection| {
             connection.is_fresh(now)
@@ -147,7 +143,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    pub fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
+    fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
         connection.rest();
         let mut shelf = self.shelf(connection.shelf);
         if shelf.len() < SHELF_SIZE {
@@ -178,7 +174,10 @@ impl Pool {
     }
 
     fn shelf(&self, index: usize) -> MutexGuard<'_, Shelf> {
-        self.shelves[index].lock()
+        let shelves = self
+            .shelves
+            .get_or_init(|| Box::new([const { Mutex::new(Vec::new()) }; SHELVES]));
+        shelves[index].lock()
     }
 }
 
@@ -212,6 +211,31 @@ fn pop_rested(
         }
     }
     None
+}
+
+/// A connection that has carried an exchange, until it is known whether the response was the expected one. Dropped, it
+/// closes the connection.
+pub struct Lease {
+    pool: Arc<Pool>,
+    connection: Box<Connection>,
+}
+
+impl Lease {
+    /// Holds `connection` for `pool`.
+    pub fn new(pool: Arc<Pool>, connection: Box<Connection>) -> Self {
+        Self { pool, connection }
+    }
+
+    /// Gives the connection back.
+    pub fn end(self) {
+        self.pool.put(self.connection);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({})", self.connection.address)
+    }
 }
 
 /// The shelf of this thread.

@@ -2,6 +2,9 @@
 
 use http::HeaderMap;
 use url::{Position, Url};
+use zeroize::Zeroizing;
+
+use super::proxy::Hop;
 
 /// The body of a request, written straight into it.
 pub trait Body: Sync {
@@ -28,6 +31,8 @@ pub(super) struct RequestWriter {
     authority: String,
     /// Stands before every path; without a slash at its end.
     prefix: String,
+    /// Header lines of every request, each with its line end before it.
+    own_lines: Zeroizing<String>,
 }
 
 impl RequestWriter {
@@ -48,6 +53,7 @@ impl RequestWriter {
             path,
             " HTTP/1.1\r\nHost: ",
             &self.authority,
+            &self.own_lines,
         ];
         for part in line {
             request.extend_from_slice(part.as_bytes());
@@ -75,11 +81,18 @@ impl RequestWriter {
         request
     }
 
-    /// Writes requests to the server of `url`, below its path.
-    pub(super) fn to(url: &Url) -> Self {
+    /// Writes requests to the server of `url`, below its path; in absolute form where they go to a proxy.
+    pub(super) fn to(url: &Url, forwarded_by: Option<&Hop>) -> Self {
+        let authority = &url[Position::BeforeHost..Position::AfterPort];
+        let path = url.path().trim_end_matches('/');
+        let (prefix, own_lines) = match forwarded_by {
+            Some(hop) => (format!("http://{authority}{path}"), hop.request_lines()),
+            None => (path.to_owned(), Zeroizing::default()),
+        };
         Self {
-            authority: url[Position::BeforeHost..Position::AfterPort].to_owned(),
-            prefix: url.path().trim_end_matches('/').to_owned(),
+            authority: authority.to_owned(),
+            prefix,
+            own_lines,
         }
     }
 }

@@ -1,29 +1,52 @@
 //! A final response as it came in.
 
 use std::mem::{MaybeUninit, take};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use httparse::ParserConfig;
 
+use super::pool::Lease;
 use crate::http::io::buffer::give_back;
 
-/// Fields of a response's head.
+/// Header fields of a response.
 pub(super) const MAX_FIELDS: usize = 128;
 
-/// A final response. Its fields are understood by whoever reads them: most are read by nobody.
+/// A final response. Its fields are parsed when they are needed: most responses' never are.
 #[derive(Debug)]
 pub struct RawResponse {
     status: StatusCode,
     /// The head as it came, status line and all.
     head: Bytes,
     body: Bytes,
+    /// The connection that it came on, where that can carry another exchange.
+    lease: Option<Lease>,
+    is_expected: AtomicBool,
 }
 
 impl RawResponse {
-    /// `head` was parsed once already.
+    /// A response whose `head` was parsed once already.
     pub(super) fn new(status: StatusCode, head: Bytes, body: Bytes) -> Self {
-        Self { status, head, body }
+        Self {
+            status,
+            head,
+            body,
+            lease: None,
+            is_expected: AtomicBool::new(false),
+        }
+    }
+
+    /// The same response with the connection that it came on.
+    pub(super) fn on(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Lets the connection carry another exchange: this response is the one that was expected. Without this call the
+    /// connection is closed when the response is dropped, because what comes next on it may be anybody's.
+    pub fn keep_connection(&self) {
+        self.is_expected.store(true, Ordering::Relaxed);
     }
 
     /// The status code.
@@ -36,14 +59,14 @@ impl RawResponse {
         &self.body
     }
 
-    /// The fields, read now.
+    /// The header fields, parsed now.
     pub fn headers(&self) -> HeaderMap {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Response::new(&mut []);
         let parser = ParserConfig::default();
-        // These bytes were accepted before.
+        // These bytes were parsed before without an error.
         let _ = parser.parse_response_with_uninit_headers(&mut parsed, &self.head, &mut fields);
-        // The parser's names and values are all of them names and values to `http` too.
+        // Every name and value that the parser takes is one to `http` too.
         let fields = parsed.headers.iter().filter_map(|field| {
             let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
             Some((name, HeaderValue::from_bytes(field.value).ok()?))
@@ -55,7 +78,7 @@ impl RawResponse {
         headers
     }
 
-    /// The same with its fields read.
+    /// The same response with its header fields parsed.
     pub fn into_response(mut self) -> Response<Bytes> {
         let headers = self.headers();
         let mut response = Response::new(take(&mut self.body));
@@ -65,9 +88,14 @@ impl RawResponse {
     }
 }
 
-/// Most are read where they came in: the buffer can be used again.
+/// Gives back the buffer, which most responses are read in, and the connection.
 impl Drop for RawResponse {
     fn drop(&mut self) {
+        if *self.is_expected.get_mut()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.end();
+        }
         drop(take(&mut self.head));
         if let Ok(buffer) = take(&mut self.body).try_into_mut() {
             give_back(buffer);

@@ -39,6 +39,21 @@ impl ClientStream {
         }
     }
 
+    /// Returns true where bytes have come already that nobody asked for. An end of the stream is none.
+    pub fn has_bytes(&mut self) -> bool {
+        let mut byte = [0; 1];
+        if let Self::Tcp(stream) = self {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let peeked = rustix::net::recv(stream, &mut byte, flags);
+            return peeked.is_ok_and(|(_, length)| length > 0);
+        }
+        // Records without content, session tickets say, may come at any time.
+        let mut read = ReadBuf::new(&mut byte);
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = pin!(self).poll_read(&mut context, &mut read);
+        matches!(polled, Poll::Ready(Ok(()))) && !read.filled().is_empty()
+    }
+
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,

@@ -62,6 +62,11 @@ impl TrustedRoots {
         self.changes.load(Ordering::Relaxed)
     }
 
+    /// Finds out whether there is a root at all.
+    pub fn check(&self) -> Result<(), String> {
+        self.client_config().map(drop)
+    }
+
     /// Follows `ca_file` until the task is dropped. A file with a problem changes nothing.
     pub async fn follow(&self) {
         if self.ca_file.is_none() {
