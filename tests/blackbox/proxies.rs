@@ -70,7 +70,8 @@ impl Kind {
             Self::Tinyproxy => {
                 let auth = format!("BasicAuth {USER} {PASSWORD}\n");
                 let auth = if with_credentials { auth.as_str() } else { "" };
-                let text = format!("Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\n{auth}");
+                let text =
+                    format!("Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\n{auth}");
                 (text, ["-d", "-c"].as_slice())
             }
             Self::Squid => {
@@ -149,9 +150,10 @@ fn works(what: &str, sidecar: &Sidecar) {
 /// Each call is rejected, certainly unsent, with these words.
 #[track_caller]
 fn fails(what: &str, sidecar: &Sidecar, words: &[&str]) {
-    let problem = sidecar
-        .submit(submit_json(&fresh_orderid()))
-        .problem(502, "platform-unreachable", "no");
+    let problem =
+        sidecar
+            .submit(submit_json(&fresh_orderid()))
+            .problem(502, "platform-unreachable", "no");
     let detail = problem["detail"].as_str().unwrap();
     for word in words {
         assert!(detail.contains(word), "{what}: {word:?} is not in {detail}");
@@ -176,10 +178,16 @@ fn calls_go_through_the_proxy_and_nowhere_else() {
             // tinyproxy closes after each plain request.
             let is_kept = platform.url().starts_with("https") || matches!(kind, Kind::Squid);
             let reused = sidecar.metrics().sum(&["connections", "reused"]);
-            assert!(!is_kept || reused >= 4.0, "{what}: {reused} connections reused");
+            assert!(
+                !is_kept || reused >= 4.0,
+                "{what}: {reused} connections reused"
+            );
             let port = proxy.port;
             drop(proxy);
-            let gone = [format!("proxy http://127.0.0.1:{port}"), "connection refused".into()];
+            let gone = [
+                format!("proxy http://127.0.0.1:{port}"),
+                "connection refused".into(),
+            ];
             // A tunnel that was open may still be found dead.
             eventually("the proxy is gone", SOON, || {
                 sidecar.submit(submit_json(&fresh_orderid())).status != 200
@@ -212,7 +220,11 @@ fn a_proxy_that_wants_credentials_gets_them_from_the_setting_or_a_file() {
             }
             let seen = platform.count();
             let none = before(platform, &authority, format!("proxy = \"http://{at}\""));
-            fails(&what, &none, &["407", "wants credentials", "proxy_password_file"]);
+            fails(
+                &what,
+                &none,
+                &["407", "wants credentials", "proxy_password_file"],
+            );
             let wrong = format!("proxy = \"http://{USER}:wrong@{at}\"");
             let wrong = before(platform, &authority, wrong);
             // tinyproxy says 401 to wrong ones, which a server says too.
@@ -239,7 +251,11 @@ fn tls_is_verified_through_the_proxy() {
         ] {
             let platform = Platform::start_tls(config, honestly(&[(MERID, KEY)]));
             let sidecar = before(&platform, &authority, way.clone());
-            fails(words, &sidecar, &["TLS failed: 127.0.0.1 through http://127.0.0.1", words]);
+            fails(
+                words,
+                &sidecar,
+                &["TLS failed: 127.0.0.1 through http://127.0.0.1", words],
+            );
             assert_eq!(platform.count(), 0);
         }
         // A server that is not there is the proxy's to report.
@@ -247,7 +263,15 @@ fn tls_is_verified_through_the_proxy() {
             conf.platform = format!("https://127.0.0.1:{}", free_port());
             conf.way.clone_from(&way);
         });
-        fails("nobody", &sidecar, &["proxy http://127.0.0.1", "status 50", "cannot reach 127.0.0.1"]);
+        fails(
+            "nobody",
+            &sidecar,
+            &[
+                "proxy http://127.0.0.1",
+                "status 50",
+                "cannot reach 127.0.0.1",
+            ],
+        );
     }
 }
 
@@ -292,12 +316,36 @@ fn the_usual_variables_are_followed_and_check_says_so() {
     let plain = Platform::start_at(at, honestly(&[(MERID, KEY)]));
     let no_proxy = format!("other.test,{own}/32");
     for (variables, way, is_reached) in [
-        ([("HTTP_PROXY", through.as_str()), ("A", "b")], "through the proxy", true),
-        ([("http_proxy", &through), ("HTTP_PROXY", &nowhere)], "(http_proxy)", true),
-        ([("HTTP_PROXY", &nowhere), ("A", "b")], "(HTTP_PROXY)", false),
-        ([("HTTP_PROXY", &nowhere), ("NO_PROXY", &no_proxy)], "directly (NO_PROXY)", true),
-        ([("HTTPS_PROXY", &nowhere), ("A", "b")], "HTTPS_PROXY is not used", true),
-        ([("HTTP_PROXY", "socks5://127.0.0.1:1"), ("A", "b")], "HTTP_PROXY is not used", true),
+        (
+            [("HTTP_PROXY", through.as_str()), ("A", "b")],
+            "through the proxy",
+            true,
+        ),
+        (
+            [("http_proxy", &through), ("HTTP_PROXY", &nowhere)],
+            "(http_proxy)",
+            true,
+        ),
+        (
+            [("HTTP_PROXY", &nowhere), ("A", "b")],
+            "(HTTP_PROXY)",
+            false,
+        ),
+        (
+            [("HTTP_PROXY", &nowhere), ("NO_PROXY", &no_proxy)],
+            "directly (NO_PROXY)",
+            true,
+        ),
+        (
+            [("HTTPS_PROXY", &nowhere), ("A", "b")],
+            "HTTPS_PROXY is not used",
+            true,
+        ),
+        (
+            [("HTTP_PROXY", "socks5://127.0.0.1:1"), ("A", "b")],
+            "HTTP_PROXY is not used",
+            true,
+        ),
     ] {
         let (sidecar, said) = start(plain.url(), &variables);
         assert!(said.contains(way), "{variables:?}: {said}");

@@ -1,7 +1,7 @@
 //! Responses that nobody asked for on a kept-alive connection: one call fails at most, and nobody gets another's.
 
 use crate::harness::{KEY, MERID, Sidecar, eventually, fresh_orderid, query_json, submit_json};
-use crate::platform::{Action, PAGE, Platform, Seen, http, honest_answer};
+use crate::platform::{Action, PAGE, Platform, Seen, honest_answer, http};
 use crate::shop::{Book, Payment, SOON, Shop, taken};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -147,7 +147,11 @@ fn a_stray_0000_delivers_no_other_event() {
 #[test]
 fn a_connection_is_kept_after_what_was_expected_and_closed_after_anything_else() {
     let platform = Platform::start(|seen| {
-        let status = if seen.target.ends_with("icashier") { 200 } else { 500 };
+        let status = if seen.target.ends_with("icashier") {
+            200
+        } else {
+            500
+        };
         Action::Reply(http(status, &["Content-Type: text/html"], PAGE))
     });
     let sidecar = Sidecar::before(&platform);

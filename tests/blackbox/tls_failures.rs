@@ -1,6 +1,8 @@
 //! The usual faults of certificates and ciphers, with OpenSSL as the server: one clear sentence each.
 
-use crate::harness::{KEY, MERID, Setup, Sidecar, command, eventually, fresh_orderid, skip, submit_json};
+use crate::harness::{
+    KEY, MERID, Setup, Sidecar, command, eventually, fresh_orderid, skip, submit_json,
+};
 use crate::platform::{Platform, honestly};
 use crate::shop::SOON;
 use crate::tls::Authority;
@@ -59,8 +61,18 @@ impl Workshop {
     fn serve(&self, name: &str, options: &str) -> OpenSslServer {
         let port = crate::harness::free_port();
         let child = Command::new("openssl")
-            .args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}")])
-            .args(["-cert", &format!("{name}.pem"), "-key", &format!("{name}.key")])
+            .args([
+                "s_server",
+                "-quiet",
+                "-accept",
+                &format!("127.0.0.1:{port}"),
+            ])
+            .args([
+                "-cert",
+                &format!("{name}.pem"),
+                "-key",
+                &format!("{name}.key"),
+            ])
             .args(options.split(' ').filter(|option| !option.is_empty()))
             .current_dir(self.0.path())
             .stdin(Stdio::piped())
@@ -116,10 +128,22 @@ fn each_usual_fault_has_its_sentence() {
     let cbc = "-tls1_2 -cipher ECDHE-RSA-AES128-SHA256:AES128-SHA";
     let wants_old = "-tls1_2 -Verify 1";
     for (name, options, sentence) in [
-        ("short", weak, "has an RSA key of 1024 bits; expected at least 2048"),
+        (
+            "short",
+            weak,
+            "has an RSA key of 1024 bits; expected at least 2048",
+        ),
         ("root", "", "is a CA certificate itself"),
-        ("good", cbc, "no cipher in common: expected TLS 1.3, or TLS 1.2 with AES-GCM"),
-        ("leaf", "", "sends no intermediate certificate, and CN=middle"),
+        (
+            "good",
+            cbc,
+            "no cipher in common: expected TLS 1.3, or TLS 1.2 with AES-GCM",
+        ),
+        (
+            "leaf",
+            "",
+            "sends no intermediate certificate, and CN=middle",
+        ),
         ("good", wants_old, "wants a client certificate"),
     ] {
         let server = workshop.serve(name, options);
@@ -146,7 +170,10 @@ fn check_without_roots(setup: &Setup) -> (Option<i32>, String) {
         .output()
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
 }
 
 #[test]
@@ -162,7 +189,10 @@ fn a_machine_without_root_certificates_is_warned_where_they_are_needed() {
     let https = setup("https://127.0.0.1:9", None);
     let (code, said) = check_without_roots(&https);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("warning: no root certificate is known"), "{said}");
+    assert!(
+        said.contains("warning: no root certificate is known"),
+        "{said}"
+    );
     for setup in [
         setup("http://127.0.0.1:9", None),
         setup("https://127.0.0.1:9", Some(authority.file())),
@@ -199,5 +229,7 @@ fn a_new_ca_file_counts_without_a_restart() {
     eventually("the new authority is trusted", SOON, || status() == 200);
     // What was verified with roots that are gone is not used again.
     fs::copy(old.file(), &ca_file).unwrap();
-    eventually("the old authority is trusted again", SOON, || status() == 502);
+    eventually("the old authority is trusted again", SOON, || {
+        status() == 502
+    });
 }

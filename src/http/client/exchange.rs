@@ -50,7 +50,9 @@ pub enum ExchangeError {
     #[error("the response is longer than {MAX_BODY} bytes")]
     TooLong,
     /// A response that may belong to another request.
-    #[error("more than one response came on the connection; none of them is certainly this request's")]
+    #[error(
+        "more than one response came on the connection; none of them is certainly this request's"
+    )]
     Stray,
 }
 

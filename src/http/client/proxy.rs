@@ -306,7 +306,10 @@ mod tests {
             "through the proxy http://plain:3 (HTTP_PROXY)"
         );
         assert_eq!(chosen("https://pay.test", &[]), "directly");
-        assert_eq!(chosen("https://pay.test", &[("HTTPS_PROXY", " ")]), "directly");
+        assert_eq!(
+            chosen("https://pay.test", &[("HTTPS_PROXY", " ")]),
+            "directly"
+        );
         for here in ["http://127.0.0.1:9", "http://localhost:9", "http://[::1]:9"] {
             let own = way(here, &both);
             assert!(own.proxy.is_none() && own.warnings.is_empty(), "{here}");
@@ -326,7 +329,10 @@ mod tests {
             let [warning] = way.warnings.as_slice() else {
                 panic!("{name}: {:?}", way.warnings);
             };
-            assert!(warning.starts_with(&format!("{name} is not used")), "{warning}");
+            assert!(
+                warning.starts_with(&format!("{name} is not used")),
+                "{warning}"
+            );
             assert!(!warning.contains("secret"), "{warning}");
         }
     }
