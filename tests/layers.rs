@@ -239,7 +239,6 @@ const REACHING_UP: &[&str] = &[
     "cli",
     "cli/sandbox",
     "config/settings",
-    "http/client",
     "inbound",
     "inbox/postgres",
     "inbox/sqlite",

@@ -11,11 +11,11 @@ use tokio::time::timeout_at;
 use url::{Host, Url};
 
 use super::error::{ClientError, ExchangeStep, Sent};
-use super::proxy::{Hop, Way};
+use super::proxy::{EgressWay, Hop};
 use super::race::Race;
 use super::resolve::Resolver;
 use super::stream::ClientStream;
-use super::tls::TrustedRoots;
+use super::tls::roots::TrustedRoots;
 use crate::config::proxy::ProxySetting;
 
 /// Counts connections, for the metrics.
@@ -24,7 +24,7 @@ pub trait Count: Send + Sync {
     fn connection(&self, reused: bool);
 }
 
-/// What all clients share that open connections in the same way; clones are the same one.
+/// Opens connections for any number of clients. Clones share everything.
 #[derive(Clone)]
 pub struct Connector {
     pub(super) roots: Arc<TrustedRoots>,
@@ -74,6 +74,7 @@ impl Connector {
                 Err(_) => race.failed(address, route.silence().to_owned()),
             }
         }
+        // Every address failed: the name may have others by now.
         route.resolver.doubt();
         Err(match last {
             Some(error) if Instant::now() < until => error,
@@ -123,7 +124,7 @@ impl Connector {
 pub(super) struct Route {
     /// The addresses of the server, or of the proxy.
     pub(super) resolver: Arc<Resolver>,
-    pub(super) way: Way,
+    pub(super) way: EgressWay,
     pub(super) hop: Option<Hop>,
     /// The name that the server's certificate must be for; none without TLS.
     tls: Option<ServerName<'static>>,
@@ -132,7 +133,7 @@ pub(super) struct Route {
 impl Route {
     /// The way to the server that `url` names; a lookup may take `time`.
     pub(super) fn to(url: &Url, time: Duration, connector: &Connector) -> Result<Self, String> {
-        let way = Way::choose(&connector.proxy, url, &|name| std::env::var(name).ok());
+        let way = EgressWay::choose(&connector.proxy, url, &|name| std::env::var(name).ok());
         let resolver = match &way.proxy {
             Some(proxy) => Resolver::new(&host(&proxy.host), proxy.port, time),
             None => Resolver::of(url, time)?,

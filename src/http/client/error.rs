@@ -1,4 +1,4 @@
-//! Why there is no response. Every error says whether the request may have arrived, because that decides whether the app
+//! Errors of the client. Each one says whether the request may have arrived, because that decides whether the app
 //! may try again.
 
 use std::fmt;
@@ -27,7 +27,7 @@ impl Sent {
     }
 }
 
-/// Why there is no response.
+/// The reason for a missing response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection.
@@ -43,7 +43,7 @@ pub enum ClientError {
     /// The deadline passed.
     #[error("{detail}")]
     TimedOut {
-        /// What was waited for, and for how long.
+        /// The event that did not come, and the time that it was given.
         detail: String,
         /// `No` while still connecting.
         sent: Sent,
@@ -54,7 +54,7 @@ pub enum ClientError {
     /// The process ends and waits no longer.
     #[error("the sidecar ends and waits no longer")]
     CutShort,
-    /// What came is no response, too long, or may be another request's.
+    /// Bytes came that are no response, too many, or may be another request's.
     #[error("{0}")]
     BadResponse(ExchangeError),
 }

@@ -13,12 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::response::{MAX_FIELDS, RawResponse};
 use super::response_head::{BodyLength, MAX_HEAD, MalformedHead, ResponseHead};
-use super::tls_error::explain_later;
+use super::tls::explain::explain_later;
 use crate::http::io::buffer::read_more;
 
 /// Bytes of a response's body; the document's are well under one KiB, its payment pages some ten.
 pub const MAX_BODY: usize = 1 << 20;
-/// Bytes of the line before a chunk: its size and extensions that nobody uses.
+/// Bytes of the line before a chunk: its size, and extensions, which are ignored.
 const MAX_CHUNK_LINE: usize = 1024;
 /// Interim responses (1xx) before the final one.
 const MAX_INTERIM: usize = 8;
@@ -34,7 +34,7 @@ pub struct Answered {
     pub has_more: bool,
 }
 
-/// Why there is no whole response.
+/// The reason for a missing or broken response.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExchangeError {
     /// The connection ended before any byte of a response.
@@ -43,7 +43,7 @@ pub enum ExchangeError {
     /// The connection ended inside the response.
     #[error("the connection ended inside the response: {0}")]
     Ended(String),
-    /// What came is not HTTP/1.1.
+    /// Bytes came that are not HTTP/1.1.
     #[error("the response is not HTTP: {0}")]
     NotHttp(&'static str),
     /// More than [`MAX_BODY`] bytes.
@@ -141,6 +141,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Exchange<'s, S> {
             match head.status {
                 // Another protocol follows, and none was offered.
                 StatusCode::SWITCHING_PROTOCOLS => break,
+                // 100 and 103 come before the final response and mean nothing here (RFC 9110 §15.2).
                 status if status.is_informational() => {}
                 _ => return self.read_body(head).await,
             }

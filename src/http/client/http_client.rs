@@ -12,7 +12,7 @@ use url::Url;
 use super::connect::{Connector, Route};
 use super::error::{ClientError, ExchangeStep, Sent};
 use super::exchange::{Exchange, ExchangeError};
-use super::pool::{Connection, Lease, Pool, Trust};
+use super::pool::{Lease, Pool, PooledConnection, Trust};
 use super::request::{Body, RequestWriter};
 use super::response::RawResponse;
 
@@ -67,12 +67,12 @@ impl Client {
         self.route.way.describe()
     }
 
-    /// What is wrong on the way, as far as the configuration shows it: variables that are not used, no root certificates.
+    /// Returns the problems that the configuration shows: variables that are not used, no root certificates.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Keeps the server's addresses and the trusted certificates fresh, off every request's path, for ever.
+    /// Keeps the server's addresses and the trusted certificates fresh, off every request's path. Runs until it is dropped.
     pub async fn keep_fresh(&self) {
         tokio::join!(self.route.resolver.keep(), self.connector.roots.follow());
     }
@@ -152,11 +152,11 @@ impl Client {
     /// Sends and reads until the connection's deadline.
     async fn exchange(
         &self,
-        mut connection: Box<Connection>,
+        mut connection: Box<PooledConnection>,
         request: &[u8],
         trust: Trust,
     ) -> Result<Result<RawResponse, ExchangeError>, ClientError> {
-        let Connection {
+        let PooledConnection {
             stream, deadline, ..
         } = &mut *connection;
         let mut exchange = Exchange::new(stream);
@@ -203,7 +203,7 @@ impl Client {
         }
     }
 
-    fn timed_out(&self, connection: &Connection, received: usize) -> ClientError {
+    fn timed_out(&self, connection: &PooledConnection, received: usize) -> ClientError {
         let (address, time) = (connection.address, self.time);
         let detail = match received {
             0 => format!("no response from {address} within {time:?}: nothing came"),
@@ -218,7 +218,10 @@ impl Client {
     }
 
     /// Opens a connection. In a box: a handshake's state is large, and most requests need none.
-    fn connect(&self, deadline: Instant) -> BoxFuture<'_, Result<Box<Connection>, ClientError>> {
+    fn connect(
+        &self,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Box<PooledConnection>, ClientError>> {
         Box::pin(async move {
             let now = Instant::now();
             let until = deadline.min(now + self.connect_time);
@@ -226,7 +229,7 @@ impl Client {
             let opened = self.connector.open(&self.route, self.connect_time, until);
             let (stream, address) = opened.await?;
             self.connector.count.connection(false);
-            Ok(Box::new(Connection::new(
+            Ok(Box::new(PooledConnection::new(
                 stream,
                 (address, roots),
                 deadline,

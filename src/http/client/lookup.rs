@@ -25,7 +25,7 @@ const MAX_WAITING: usize = 1024;
 const FAILURE_TIME: Duration = Duration::from_secs(5);
 /// Failures that are remembered; beyond that all are forgotten.
 const MAX_FAILURES: usize = 16_384;
-/// A lookup that has run for so long fails for whoever joins it now.
+/// A lookup that has run for so long is an error at once for a caller that joins it now.
 const SILENCE: Duration = Duration::from_secs(3);
 /// A thread without work ends after this time.
 const IDLE_TIME: Duration = Duration::from_secs(10);
@@ -63,8 +63,8 @@ struct Lookups {
 struct LookupQueue {
     /// Each name that waits or is being looked up, since when, and where its result will be.
     under_way: HashMap<String, (Instant, watch::Receiver<Option<LookupResult>>)>,
-    found_before: VecDeque<Lookup>,
-    others: VecDeque<Lookup>,
+    found_before: VecDeque<NameLookup>,
+    others: VecDeque<NameLookup>,
     /// Threads that look up one of the others.
     busy_with_others: usize,
     threads: usize,
@@ -72,7 +72,7 @@ struct LookupQueue {
     failures: HashMap<String, (Instant, String)>,
 }
 
-struct Lookup {
+struct NameLookup {
     host: String,
     was_found: bool,
     result: watch::Sender<Option<LookupResult>>,
@@ -113,7 +113,7 @@ impl Lookups {
         let now = Instant::now();
         let under_way = (now, result.clone());
         queue.under_way.insert(host.to_owned(), under_way);
-        let lookup = Lookup {
+        let lookup = NameLookup {
             host: host.to_owned(),
             was_found,
             result: sender,
@@ -129,6 +129,7 @@ impl Lookups {
 
     fn call_a_thread(&'static self, queue: &mut LookupQueue) {
         let waiting = queue.found_before.len() + queue.others.len();
+        // Idle threads come to it.
         if waiting <= queue.idle || queue.threads >= MAX_THREADS {
             self.more.notify_one();
             return;
@@ -175,7 +176,7 @@ impl LookupQueue {
         self.busy_with_others < MAX_THREADS - RESERVED_THREADS
     }
 
-    fn next(&mut self) -> Option<Lookup> {
+    fn next(&mut self) -> Option<NameLookup> {
         if let Some(lookup) = self.found_before.pop_front() {
             return Some(lookup);
         }
@@ -184,7 +185,7 @@ impl LookupQueue {
         lookup
     }
 
-    fn finish(&mut self, lookup: &Lookup, result: LookupResult) {
+    fn finish(&mut self, lookup: &NameLookup, result: LookupResult) {
         self.busy_with_others -= usize::from(!lookup.was_found);
         self.under_way.remove(&lookup.host);
         if let Err(error) = &result {
@@ -194,7 +195,7 @@ impl LookupQueue {
             let failure = (Instant::now(), error.clone());
             self.failures.insert(lookup.host.clone(), failure);
         }
-        // Whoever wanted it may have stopped waiting.
+        // Every caller may have stopped waiting.
         lookup.result.send_replace(Some(result));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows nothing of payments. Redirects are the caller's business; nothing is followed here.
 
-mod tls_error;
+mod tls;
 
 mod stream;
 
@@ -25,8 +25,6 @@ pub mod lookup;
 pub mod resolve;
 
 pub mod race;
-
-mod tls;
 
 pub mod connect;
 

@@ -4,7 +4,7 @@
 //! its own shelf, and takes from another's only where its own has none.
 //!
 //! HTTP/1.1 pairs a response with its request by nothing but its place on the connection. So a connection comes back here
-//! only after exactly one response that was expected, and whoever could take a stray response for its own gets only a
+//! only after exactly one response that was expected. A request that could take a stray response for its own gets only a
 //! connection that has rested: nothing came on it for as long as its slowest exchange took.
 
 use std::cell::Cell;
@@ -20,7 +20,7 @@ use super::stream::ClientStream;
 use crate::http::io::deadline::Deadline;
 
 /// A connection is dropped this long after its last request began: sooner than common servers close it, because a request
-/// that meets a closing connection is a submit whose fate nobody knows.
+/// that meets a closing connection is a submit whose fate is unknown.
 const MAX_IDLE: Duration = Duration::from_secs(15);
 /// Pause between two looks for connections that waited too long or were closed.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ const SHELF_SIZE: usize = 1024;
 /// Connections that are looked at for one that has rested; beyond these a new one is opened.
 const LOOKED_AT: usize = 8;
 
-/// What a request demands of a pooled connection.
+/// The demand of a request on a pooled connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// A response is verified by its content: another one is noticed.
@@ -41,8 +41,8 @@ pub enum Trust {
 }
 
 /// An open connection.
-pub struct Connection {
-    /// The stream, with nothing on it that was not asked for.
+pub struct PooledConnection {
+    /// The stream. While the connection is idle, any byte on it is a stray.
     pub stream: ClientStream,
     /// The time at which the exchange that is under way is given up.
     pub deadline: Deadline,
@@ -60,7 +60,7 @@ pub struct Connection {
     exchanges: u32,
 }
 
-impl Connection {
+impl PooledConnection {
     /// A connection to `address` that this thread has opened.
     pub fn new(
         stream: ClientStream,
@@ -96,6 +96,7 @@ impl Connection {
 
     /// Notes that an exchange has ended well.
     fn rest(&mut self) {
+        // The caller's verdict counts too: a few microseconds, and no second look at the clock.
         let now = Instant::now();
         let took = now.saturating_duration_since(self.last_used);
         self.slowest = self.slowest.max(took);
@@ -105,7 +106,7 @@ impl Connection {
 }
 
 /// Connections in boxes, because they are passed from hand to hand.
-type Shelf = Vec<Box<Connection>>;
+type Shelf = Vec<Box<PooledConnection>>;
 
 /// The idle connections of one client.
 #[derive(Default)]
@@ -122,10 +123,11 @@ impl Pool {
         (addresses, roots): (&[SocketAddr], u32),
         trust: Trust,
         now: Instant,
-    ) -> Option<Box<Connection>> {
+    ) -> Option<Box<PooledConnection>> {
+        // No connection was ever kept: looking at sixteen empty shelves would cost more.
         self.shelves.get()?;
         let own = own_shelf();
-        let is_good = |connection: &mut Connection| {
+        let is_good = |connection: &mut PooledConnection| {
             connection.is_fresh(now)
                 && connection.roots == roots
                 && addresses.contains(&connection.address)
@@ -143,7 +145,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    fn put(self: &Arc<Self>, mut connection: Box<Connection>) {
+    fn put(self: &Arc<Self>, mut connection: Box<PooledConnection>) {
         connection.rest();
         let mut shelf = self.shelf(connection.shelf);
         if shelf.len() < SHELF_SIZE {
@@ -155,7 +157,7 @@ impl Pool {
         }
     }
 
-    /// Drops connections that nobody wants any longer, until there are none.
+    /// Drops connections that are too old or no longer quiet, until none is left.
     async fn sweep(self: Arc<Self>) {
         while !self.is_empty() {
             tokio::time::sleep(SWEEP).await;
@@ -182,7 +184,10 @@ impl Pool {
 }
 
 /// Takes the connection that was used last: it is the least likely to be closed. Drops those that are of no use.
-fn pop(shelf: &mut Shelf, is_good: impl Fn(&mut Connection) -> bool) -> Option<Box<Connection>> {
+fn pop(
+    shelf: &mut Shelf,
+    is_good: impl Fn(&mut PooledConnection) -> bool,
+) -> Option<Box<PooledConnection>> {
     loop {
         let mut connection = shelf.pop()?;
         if is_good(&mut connection) {
@@ -195,8 +200,8 @@ fn pop(shelf: &mut Shelf, is_good: impl Fn(&mut Connection) -> bool) -> Option<B
 fn pop_rested(
     shelf: &mut Shelf,
     now: Instant,
-    is_good: impl Fn(&mut Connection) -> bool,
-) -> Option<Box<Connection>> {
+    is_good: impl Fn(&mut PooledConnection) -> bool,
+) -> Option<Box<PooledConnection>> {
     let mut looked_at = 0;
     let mut index = shelf.len();
     while index > 0 && looked_at < LOOKED_AT {
@@ -217,12 +222,12 @@ fn pop_rested(
 /// closes the connection.
 pub struct Lease {
     pool: Arc<Pool>,
-    connection: Box<Connection>,
+    connection: Box<PooledConnection>,
 }
 
 impl Lease {
     /// Holds `connection` for `pool`.
-    pub fn new(pool: Arc<Pool>, connection: Box<Connection>) -> Self {
+    pub fn new(pool: Arc<Pool>, connection: Box<PooledConnection>) -> Self {
         Self { pool, connection }
     }
 

@@ -26,7 +26,7 @@ const READ_SIZE: usize = 1024;
 
 /// The way to one server: straight, or through a proxy.
 #[derive(Debug, Default)]
-pub struct Way {
+pub struct EgressWay {
     /// The proxy, where there is one.
     pub proxy: Option<ProxyAddress>,
     /// The setting or variable that decided.
@@ -35,7 +35,7 @@ pub struct Way {
     pub warnings: Vec<String>,
 }
 
-impl Way {
+impl EgressWay {
     /// Chooses the way to the server of `url`. `variable` reads the environment.
     pub fn choose(
         setting: &ProxySetting,
@@ -68,6 +68,7 @@ impl Way {
                 .find_map(|name| value(name).map(|value| (name, value)))
         };
         let mut way = Self::default();
+        // Go does so too: a proxy elsewhere cannot reach this machine's loopback.
         if is_loopback(url) {
             way.reason = "the platform is on this machine";
             return way;
@@ -146,6 +147,7 @@ fn with_port(entry: &str) -> (&str, Option<u16>) {
         let is_ipv6 = host.contains(':');
         !is_ipv6 || host.ends_with(']')
     });
+    // curl takes both "::1" and "[::1]".
     match split.and_then(|(host, port)| Some((host, port.parse().ok()?))) {
         Some((host, port)) => (host.trim_matches(['[', ']']), Some(port)),
         None => (entry.trim_matches(['[', ']']), None),
@@ -277,9 +279,9 @@ async fn read_status(stream: &mut TcpStream) -> Result<u16, String> {
 mod tests {
     use super::*;
 
-    fn way(url: &str, variables: &[(&str, &str)]) -> Way {
+    fn way(url: &str, variables: &[(&str, &str)]) -> EgressWay {
         let url = Url::parse(url).unwrap();
-        Way::choose(&ProxySetting::FromEnvironment, &url, &|name| {
+        EgressWay::choose(&ProxySetting::FromEnvironment, &url, &|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         })

@@ -58,6 +58,7 @@ impl Race {
             }
             let may_start = !self.waiting.is_empty();
             tokio::select! {
+                // A connection that is open wins over the start of another one.
                 biased;
                 Some((address, opened)) = self.running.next() => {
                     self.started.retain(|running| *running != address);
@@ -121,6 +122,7 @@ impl Race {
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
+    // A request goes out in one write; Nagle would hold back its last segment (RFC 1122 §4.2.3.4).
     stream.set_nodelay(true)?;
     Ok(stream)
 }

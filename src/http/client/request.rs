@@ -29,7 +29,7 @@ impl<T: AsRef<[u8]> + Sync> Body for T {
 pub(super) struct RequestWriter {
     /// The value of `Host`.
     authority: String,
-    /// Stands before every path; without a slash at its end.
+    /// The beginning of every path, without a slash at its end.
     prefix: String,
     /// Header lines of every request, each with its line end before it.
     own_lines: Zeroizing<String>,

@@ -71,7 +71,7 @@ impl Resolver {
         self.known.load()
     }
 
-    /// Looks the name up now and then, for ever. Returns at once where there is none.
+    /// Looks the name up every 30 seconds until it is dropped. Returns at once for an address.
     pub async fn keep(&self) {
         if self.is_fixed {
             return;
@@ -127,7 +127,7 @@ impl Resolver {
         }
         let resolver = self.clone();
         tokio::spawn(async move {
-            // The failure is logged by whoever keeps the addresses, or met by the next connection.
+            // The failure is logged by `keep`, or met by the next connection.
             let _ = resolver.find_anew().await;
             resolver.is_refreshing.store(false, Ordering::Release);
         });
@@ -184,7 +184,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     mixed
 }
 
-/// The same with one of them moved to the front, where it is among them.
+/// Moves one of the addresses to the front, if it is among them.
 fn with_first(mut addresses: Vec<SocketAddr>, first: Option<SocketAddr>) -> Vec<SocketAddr> {
     let at = addresses.iter().position(|address| Some(*address) == first);
     if let Some(at) = at {

@@ -37,7 +37,7 @@ impl RawResponse {
         }
     }
 
-    /// The same response with the connection that it came on.
+    /// Attaches the connection that the response came on.
     pub(super) fn on(mut self, lease: Lease) -> Self {
         self.lease = Some(lease);
         self
@@ -78,7 +78,7 @@ impl RawResponse {
         headers
     }
 
-    /// The same response with its header fields parsed.
+    /// Parses the header fields of the response.
     pub fn into_response(mut self) -> Response<Bytes> {
         let headers = self.headers();
         let mut response = Response::new(take(&mut self.body));

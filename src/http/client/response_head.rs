@@ -21,7 +21,7 @@ pub(super) struct ResponseHead {
     pub(super) keep_alive: bool,
 }
 
-/// Where a body ends.
+/// The end of a body (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy)]
 pub(super) enum BodyLength {
     Known(usize),
@@ -65,6 +65,7 @@ impl BodyLength {
         let mut codings = values(fields, "transfer-encoding");
         let coding = codings.next();
         if let Some(coding) = coding {
+            // Another coding, or chunked twice, or beside a length: the end could be found in two places.
             let chunked = coding.eq_ignore_ascii_case(b"chunked");
             if !chunked || codings.next().is_some() || !is_1_1 || length.is_some() {
                 return Err(MalformedHead);
@@ -72,6 +73,7 @@ impl BodyLength {
         }
         Ok(match (status, coding, length) {
             (status, ..) if status.is_informational() => Self::Known(0),
+            // Neither has a body, whatever its fields announce (RFC 9112 §6.3, rule 1).
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, ..) => Self::Known(0),
             (_, Some(_), _) => Self::Chunked,
             (_, None, Some(length)) => Self::Known(length),
@@ -101,6 +103,7 @@ fn announced_length(fields: &[Header<'_>]) -> Result<Option<usize>, MalformedHea
 }
 
 fn keeps_alive(fields: &[Header<'_>], is_1_1: bool) -> bool {
+    // HTTP/1.1 stays open unless it says otherwise, HTTP/1.0 the other way round (RFC 9112 §9.3).
     let mut keeps = is_1_1;
     for value in values(fields, "connection") {
         for option in value.split(|byte| *byte == b',') {

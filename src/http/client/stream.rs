@@ -39,7 +39,7 @@ impl ClientStream {
         }
     }
 
-    /// Returns true where bytes have come already that nobody asked for. An end of the stream is none.
+    /// Returns true where stray bytes have come. The end of the stream is none.
     pub fn has_bytes(&mut self) -> bool {
         let mut byte = [0; 1];
         if let Self::Tcp(stream) = self {

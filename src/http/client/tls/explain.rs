@@ -35,7 +35,7 @@ impl fmt::Display for CertificateProblem {
 impl StdError for CertificateProblem {}
 
 /// Turns the verifier's error into one that says what the certificates show.
-pub(super) fn about_chain(
+pub fn about_chain(
     error: Error,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -62,7 +62,7 @@ pub(super) fn about_chain(
 }
 
 /// Names the RSA key that is too short, where that is the reason for an error about a signature.
-pub(super) fn about_key<'c>(
+pub fn about_key<'c>(
     error: Error,
     mut chain: impl Iterator<Item = &'c CertificateDer<'c>>,
 ) -> Error {
@@ -153,8 +153,8 @@ fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 
-/// Says why a handshake failed. `wanted_certificate`: the server has asked for one of ours.
-pub(super) fn explain(error: &io::Error, wanted_certificate: bool) -> String {
+/// Says why a handshake failed. `wanted_certificate`: the server has requested one of ours.
+pub fn explain(error: &io::Error, wanted_certificate: bool) -> String {
     let Some(tls) = tls_error(error) else {
         return match error.kind() {
             ErrorKind::UnexpectedEof
@@ -180,7 +180,7 @@ pub(super) fn explain(error: &io::Error, wanted_certificate: bool) -> String {
 }
 
 /// Says the same about an error that came after the handshake; none where it is no TLS error.
-pub(super) fn explain_later(error: &io::Error) -> Option<String> {
+pub fn explain_later(error: &io::Error) -> Option<String> {
     match tls_error(error)? {
         // TLS 1.3 lets a server reject a missing certificate only after the client is done (RFC 8446 §4.4.2.4).
         Error::AlertReceived(AlertDescription::CertificateRequired) => {

@@ -26,9 +26,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::tls_error::{about_chain, about_key, explain};
+use super::explain::{about_chain, about_key, explain};
 
-/// How often `ca_file` is looked at.
+/// Pause between two looks at `ca_file`.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The certificates that servers are verified with.
@@ -57,7 +57,7 @@ impl TrustedRoots {
         })
     }
 
-    /// How often the roots have changed.
+    /// Counts the changes of the roots.
     pub fn changes(&self) -> u32 {
         self.changes.load(Ordering::Relaxed)
     }
@@ -122,6 +122,7 @@ impl TrustedRoots {
 
     fn build(&self) -> Result<Arc<ClientConfig>, String> {
         let mut roots = RootCertStore::empty();
+        // Some systems ship roots that cannot anchor a chain; they are left out. Errors leave fewer roots, checked below.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(file) = &self.ca_file {
             roots.add_parsable_certificates(read_ca_file(file)?);
@@ -149,6 +150,7 @@ fn config(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(NoCertificate));
+    // RFC 7301: a server that prefers HTTP/2 must know that only HTTP/1.1 is spoken here.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -1,0 +1,5 @@
+//! TLS to servers.
+
+pub mod explain;
+
+pub mod roots;
