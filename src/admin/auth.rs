@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use url::Host;
 
 use crate::config::settings;
-use crate::config::token::Token;
+use crate::config::token::LiveToken;
 
 /// A browser gives the token again after this.
 pub const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
@@ -38,7 +38,7 @@ pub enum Stop {
 pub struct Guard {
     listen: SocketAddr,
     names: Vec<String>,
-    token: Option<Token>,
+    token: Option<LiveToken>,
     form_token: String,
     sessions: Mutex<Vec<Session>>,
 }

@@ -1,62 +1,95 @@
-//! `countersign check`: the loader that `run` uses, stopped before anything is in force.
+//! `countersign check`: the loader that `run` and a reload use, and a trial of all else that a start needs.
 
 use std::sync::Arc;
 
+use clap::Args;
+
 use super::{Config, Failure};
-use crate::config::Merchant;
+use crate::cli::print::{note, say};
+use crate::config::{Merchant, Settings};
 use crate::server;
 use crate::telemetry::metrics::Uncounted;
 
-pub(super) fn check(config: &Config) -> Result<(), Failure> {
-    let (settings, snapshot) = config.load()?;
-    server::check(&settings).map_err(|error| Failure::Config(error.to_string()))?;
+#[derive(Args)]
+pub(super) struct CheckCommand {
+    #[command(flatten)]
+    config: Config,
+    /// Judge the files alone: neither the store nor the addresses are tried
+    #[arg(long)]
+    files: bool,
+}
+
+pub(super) fn check(args: &CheckCommand) -> Result<(), Failure> {
+    let (settings, snapshot) = args.config.load()?;
+    server::check_files(&settings)?;
+    if !args.files {
+        try_resources(&settings)?;
+    }
     let app: Vec<_> = settings
         .app
         .listen
         .iter()
         .map(ToString::to_string)
         .collect();
-    println!("{} (sha-256 {})", settings.path.display(), settings.digest);
-    println!("  app        {}", app.join(", "));
+    say!("{} (sha-256 {})", settings.path.display(), settings.digest);
+    say!("  app        {}", app.join(", "));
     if let Some(callbacks) = &settings.callbacks {
         let listen: Vec<_> = callbacks.listen.iter().map(ToString::to_string).collect();
         let public_url = callbacks
             .public_url
             .as_ref()
             .map_or("no public_url", |url| url.as_str());
-        println!("  callbacks  {}, {public_url}", listen.join(", "));
+        say!("  callbacks  {}, {public_url}", listen.join(", "));
     }
-    println!("  admin      {}", settings.admin.listen);
-    let client = server::to_platform(&settings, Arc::new(Uncounted))
-        .map_err(|error| Failure::Config(error.to_string()))?;
-    println!("  platform   {}, {}", settings.platform.url, client.way());
-    println!(
+    say!("  admin      {}", settings.admin.listen);
+    let client = server::to_platform(&settings, Arc::new(Uncounted))?;
+    say!("  platform   {}, {}", settings.platform.url, client.way());
+    say!(
         "  timeouts   connect {:?}, whole {:?}",
-        settings.platform.connect_timeout, settings.platform.timeout
+        settings.platform.connect_timeout,
+        settings.platform.timeout
     );
-    println!(
+    say!(
         "  limits     body {} bytes, {} calls in flight",
-        settings.app.max_body, settings.app.max_in_flight
+        settings.app.max_body,
+        settings.app.max_in_flight
     );
-    println!("  store      {}", settings.inbox.store);
-    println!(
+    say!("  store      {}", settings.inbox.store);
+    say!(
         "{} (sha-256 {}), merchants: {}",
         settings.merchants.display(),
         snapshot.digest(),
         snapshot.len()
     );
     for merchant in snapshot.iter() {
-        println!("  {}", line(merchant));
+        say!("  {}", line(merchant));
     }
-    let of_client = client.warnings().iter().map(String::as_str);
-    for warning in server::warnings(&settings, &snapshot).chain(of_client) {
-        eprintln!("warning: {warning}");
+    let of_client = client.warnings().iter().cloned();
+    for warning in server::warnings(&settings, &snapshot)
+        .into_iter()
+        .chain(of_client)
+    {
+        note!("warning: {warning}");
     }
     Ok(())
 }
 
+fn try_resources(settings: &Settings) -> Result<(), Failure> {
+    let errors = server::check_resources(settings);
+    let may_pass = errors.iter().all(|error| error.may_pass);
+    let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    match (texts.join("\n"), may_pass) {
+        (text, _) if text.is_empty() => Ok(()),
+        (text, true) => Err(Failure::Later(text)),
+        (text, false) => Err(Failure::Config(text)),
+    }
+}
+
 fn line(merchant: &Merchant) -> String {
     let mut line = format!("{}  key {}", merchant.merid, merchant.key.fingerprint());
+    if let Some(key) = &merchant.next_key {
+        line += &format!(", next {}", key.fingerprint());
+    }
     if !merchant.old_keys.is_empty() {
         let old: Vec<_> = merchant
             .old_keys
@@ -65,7 +98,12 @@ fn line(merchant: &Merchant) -> String {
             .collect();
         line += &format!(", old {}", old.join(" "));
     }
-    for (name, url) in [("back", &merchant.back), ("front", &merchant.front)] {
+    let urls = [
+        ("back", &merchant.back),
+        ("front", &merchant.front),
+        ("front_redirect", &merchant.front_redirect),
+    ];
+    for (name, url) in urls {
         if let Some(url) = url {
             line += &format!(", {name} {url}");
         }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Failure;
 use super::keys::KeysCommand;
+use crate::cli::print::{note, say};
 use crate::protocol::envelope;
 use crate::protocol::envelope::{Envelope, EnvelopeError, Received};
 use crate::protocol::json::Object;
@@ -40,7 +41,7 @@ pub(super) fn sign(args: &SignCommand) -> Result<(), Failure> {
         .map_err(|error| Failure::Usage(format!("the message is malformed: {error}")))?;
     let snapshot = args.keys.snapshot()?;
     let merchant = args.keys.merchant(&snapshot, Some(&message))?;
-    println!("{}", Envelope::seal(&message, &merchant.key).form("req"));
+    say!("{}", Envelope::seal(&message, &merchant.key).form("req"));
     Ok(())
 }
 
@@ -56,12 +57,12 @@ pub(super) fn verify(args: &VerifyCommand) -> Result<(), Failure> {
         .map_err(|error| Failure::No(error.to_string()))?;
     let object = Object::parse(&verified)
         .map_err(|error| Failure::No(format!("the signed text is malformed: {error}")))?;
-    println!("{}", object.text());
+    say!("{}", object.text());
     for oddity in verified.oddities().names() {
-        eprintln!("note: tolerated oddity: {oddity}");
+        note!("note: tolerated oddity: {oddity}");
     }
     if verified.key_index() > 0 {
-        eprintln!("note: signed with an old key");
+        note!("note: signed with an old key");
     }
     Ok(())
 }
@@ -80,17 +81,17 @@ pub(super) fn decode(args: &DecodeCommand) -> Result<(), Failure> {
     let message = message.ok_or_else(|| Failure::No("the text is not base64".to_owned()))?;
     let object = Object::parse(&message)
         .map_err(|error| Failure::No(format!("the text is malformed: {error}")))?;
-    println!("{}", object.text());
+    say!("{}", object.text());
     let code = object.string("resultcode").and_then(Result::ok);
     if let Some(code) = code.as_deref().and_then(ResultCode::parse) {
-        eprintln!(
+        note!(
             "note: resultcode {} is {} ({})",
             code.code(),
             code.chinese(),
             code.english()
         );
     }
-    eprintln!("note: decoded, not verified");
+    note!("note: decoded, not verified");
     Ok(())
 }
 

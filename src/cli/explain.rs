@@ -5,6 +5,7 @@ use clap::Args;
 use super::Failure;
 use super::envelope::{input, read};
 use super::keys::KeysCommand;
+use crate::cli::print::say;
 use crate::protocol::explain;
 use crate::protocol::explain::{Candidate, Explanation};
 
@@ -56,7 +57,7 @@ pub(super) fn explain(args: &ExplainCommand) -> Result<(), Failure> {
 fn say(explanation: &Explanation) -> Result<(), Failure> {
     match explanation {
         Explanation::Empty => {
-            println!("the sign is empty: the platform sends that where it cannot find the merchant or its key");
+            say!("the sign is empty: the platform sends that where it cannot find the merchant or its key");
             Ok(())
         }
         Explanation::NotASign => Err(Failure::No("the sign is not 32 hex digits: it is no MD5".to_owned())),
@@ -67,12 +68,12 @@ fn say(explanation: &Explanation) -> Result<(), Failure> {
                 (merid, false) => format!("the key of merchant {merid}"),
             };
             if causes.is_empty() {
-                println!("the sign fits the text with {whose}");
+                say!("the sign fits the text with {whose}");
             } else {
-                println!("the sign fits with {whose} once this is assumed:");
+                say!("the sign fits with {whose} once this is assumed:");
             }
             for cause in causes {
-                println!("- {cause}");
+                say!("- {cause}");
             }
             Ok(())
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::{Config, Failure};
+use crate::cli::print::say;
 use crate::inbox;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
@@ -63,7 +64,7 @@ pub(super) fn inbox(args: &InboxCommand) -> Result<(), Failure> {
             } => {
                 let store = open(config)?;
                 for event in store.events(*state, *limit).await.map_err(failed)? {
-                    println!("{}", line(&event));
+                    say!("{}", line(&event));
                 }
                 Ok(())
             }
@@ -78,10 +79,10 @@ async fn show(one: &One) -> Result<(), Failure> {
     let store = open(&one.config)?;
     let event = store.event(&one.id).await.map_err(failed)?;
     let event = event.ok_or_else(|| no_such(&one.id))?;
-    println!("event      {}", event.id);
-    println!("state      {}", event.state.name());
-    println!("merchant   {}", event.merid);
-    println!(
+    say!("event      {}", event.id);
+    say!("state      {}", event.state.name());
+    say!("merchant   {}", event.merid);
+    say!(
         "order      {} ({})",
         shown(&event.orderid),
         if event.matched {
@@ -90,19 +91,19 @@ async fn show(one: &One) -> Result<(), Failure> {
             "not in the ledger, or another amount"
         }
     );
-    println!(
+    say!(
         "payment    {} {} {} cents",
         shown(&event.queryid),
         shown(&event.resultcode),
         event.amount
     );
-    println!("source     {}", event.source.name());
-    println!("kept       {} ms since 1970", event.received_at);
+    say!("source     {}", event.source.name());
+    say!("kept       {} ms since 1970", event.received_at);
     if event.state == EventState::Pending {
-        println!("next       {} ms since 1970", event.next_attempt);
+        say!("next       {} ms since 1970", event.next_attempt);
     }
     for attempt in store.attempts(&one.id).await.map_err(failed)? {
-        println!(
+        say!(
             "attempt {:<3}{} ms since 1970, {} ms: {}",
             attempt.number,
             attempt.at,
@@ -122,7 +123,7 @@ async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
     let decided = store.decide(&one.id, kind, &operator, time::now()).await;
     match decided.map_err(failed)? {
         DecideOutcome::Done { .. } => {
-            println!("{} is {}", one.id, kind.state().name());
+            say!("{} is {}", one.id, kind.state().name());
             Ok(())
         }
         DecideOutcome::Stays(state) => Err(Failure::No(format!(
@@ -137,8 +138,13 @@ async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
 /// Opens the store of a sidecar that may be running.
 fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     let address = config.settings()?.inbox.store;
-    inbox::open_beside(&address)
-        .map_err(|error| Failure::Config(format!("{address}: inbox.store: {error}")))
+    inbox::open_beside(&address).map_err(|error| {
+        let text = format!("{address}: inbox.store: {error}");
+        match error.may_pass() {
+            true => Failure::Later(text),
+            false => Failure::Config(text),
+        }
+    })
 }
 
 fn line(event: &Event) -> String {

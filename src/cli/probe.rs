@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::keys::unknown_merchant;
 use super::{Config, Failure};
+use crate::cli::print::{note, say};
 use crate::config::Merchant;
 use crate::config::settings::Settings;
 use crate::platform::query::PaymentName;
@@ -41,7 +42,7 @@ pub(super) fn probe(args: &ProbeCommand) -> Result<(), Failure> {
                 "one of our old keys"
             };
             let words = shown(&UnsignedWords::read(&payload));
-            println!(
+            say!(
                 "merchant {}: the platform signs with {which}{words}",
                 merchant.merid
             );
@@ -65,11 +66,11 @@ fn ask(
 ) -> Result<Result<Verified<Vec<u8>>, QueryError>, Failure> {
     let metrics = Arc::new(Metrics::default());
     let client = server::to_platform(settings, metrics.clone());
-    let client = client.map_err(|error| Failure::Config(error.to_string()))?;
+    let client = client?;
     for warning in client.warnings() {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
-    println!("platform {}, {}", settings.platform.url, client.way());
+    say!("platform {}, {}", settings.platform.url, client.way());
     let platform = PlatformQuery::new(Arc::new(client), metrics);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -19,5 +19,5 @@ pub(super) fn run(run: &RunCommand) -> Result<(), Failure> {
     let (settings, snapshot) = run.config.load()?;
     let ran = server::run(&settings, snapshot, run.upgrade);
     log::end();
-    ran.map_err(|error| Failure::Config(error.to_string()))
+    Ok(ran?)
 }

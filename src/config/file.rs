@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -19,6 +20,40 @@ pub(super) const MAX_KEY_FILE: u64 = 64 << 10;
 pub(super) enum Seen {
     Content([u8; 32]),
     Unreadable(String),
+}
+
+/// What the system says of a file without reading it. Any write changes the time of the last change, which no program can
+/// set (inode(7)); another file of the same name has another inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Follows links, as reading does; none for what is not there.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let metadata = path.metadata().ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// Returns true once a later write would get another time: file systems count in steps of up to two seconds.
+    pub(super) fn is_settled(self) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let latest = self.changed.0.max(self.modified.0);
+        i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > latest.saturating_add(2)
+    }
 }
 
 /// What each file of one load held.

@@ -1,17 +1,23 @@
 //! File events, as a hint to look at once: nothing depends on them, since polling finds every change.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 
-/// Files whose links are followed; the folders of further key files are nearly always the same ones.
-const MAX_FOLLOWED: usize = 64;
+/// Folders that are watched; further ones are polled.
+const MAX_FOLDERS: usize = 256;
+/// Files; with fewer, following all links costs nothing.
+const MANY: usize = 64;
+/// Between two times that the links on the way to unchanged names are followed.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(10);
 /// Steps from link to link, as many as the kernel takes (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
@@ -23,6 +29,8 @@ pub(super) struct Hints {
     folders: BTreeMap<PathBuf, Identity>,
     names: Names,
     warned: bool,
+    /// How many files were followed, and when.
+    followed: Option<(usize, Instant)>,
 }
 
 /// A folder that was made anew under its old name needs a new watch.
@@ -44,6 +52,7 @@ impl Hints {
             folders: BTreeMap::new(),
             names,
             warned: false,
+            followed: None,
         };
         match notify::recommended_watcher(handler) {
             Ok(watcher) => hints.watcher = Some(watcher),
@@ -52,13 +61,21 @@ impl Hints {
         hints
     }
 
-    /// Resolved anew each time: a link may lead elsewhere by now.
-    pub(super) fn follow<'p>(&mut self, paths: impl IntoIterator<Item = &'p Path>) {
+    /// Watches the folders of `main` and of `others`. Links are followed anew each time for a few files, and now and then
+    /// for many: one may lead elsewhere by now, which polling finds in any case.
+    pub(super) fn follow<'p>(&mut self, main: &'p Path, others: BTreeSet<&'p Path>) {
         if self.watcher.is_none() {
             return;
         }
-        let (folders, names) = surroundings(paths);
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        let count = others.len();
+        let is_fresh =
+            |(known, at): (usize, Instant)| known == count && at.elapsed() < FOLLOW_AGAIN;
+        if count > MANY && self.followed.is_some_and(is_fresh) {
+            return;
+        }
+        self.followed = Some((count, Instant::now()));
+        let (folders, names) = surroundings(std::iter::once(main).chain(others));
+        *self.names.lock() = names;
         let wanted: BTreeMap<PathBuf, Identity> = folders
             .into_iter()
             .filter_map(|folder| Some((folder.clone(), identity(&folder)?)))
@@ -114,7 +131,7 @@ fn matters(event: &notify::Result<Event>, names: &Mutex<HashSet<OsString>>) -> b
     if event.need_rescan() || event.paths.is_empty() {
         return true;
     }
-    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    let names = names.lock();
     let known = |path: &PathBuf| path.file_name().is_some_and(|name| names.contains(name));
     event.paths.iter().any(known)
 }
@@ -125,10 +142,14 @@ fn surroundings<'p>(
 ) -> (HashSet<PathBuf>, HashSet<OsString>) {
     let mut folders = HashSet::new();
     let mut names = HashSet::new();
-    for (i, path) in paths.into_iter().enumerate() {
+    for path in paths {
         names.extend(path.file_name().map(OsString::from));
-        if i < MAX_FOLLOWED {
+        let is_room = folders.len() < MAX_FOLDERS;
+        if is_room {
             folders.insert(folder(path));
+        }
+        // Only what is a link, or stands behind one, leads to another folder.
+        if path.canonicalize().is_ok_and(|target| target != path) && is_room {
             folders.extend(path.canonicalize().ok().map(|target| folder(&target)));
             follow_links(path.to_owned(), &mut names);
         }

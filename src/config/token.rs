@@ -1,10 +1,16 @@
 //! Secrets between us and our own callers or apps: shown to nobody, wiped when dropped, compared in constant time.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+use super::file::Stamp;
+use super::secret_file;
 
 /// Characters; with fewer, guessing is no longer hopeless.
 const MIN: usize = 16;
@@ -51,6 +57,75 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
+}
+
+/// A token that is followed: its file is read again when it changes, and a wrong one leaves the last good one valid.
+#[derive(Clone)]
+pub struct LiveToken {
+    file: Option<PathBuf>,
+    current: Arc<Mutex<(Option<Stamp>, Token)>>,
+}
+
+impl LiveToken {
+    /// A token that stands in the settings or the environment: it never changes.
+    pub(super) fn fixed(token: Token) -> Self {
+        Self {
+            file: None,
+            current: Arc::new(Mutex::new((None, token))),
+        }
+    }
+
+    /// Reads a token's file, relative to `folder`.
+    pub(super) fn from_file(folder: &Path, text: &str) -> Result<Self, String> {
+        let path = folder.join(text);
+        let stamp = Stamp::of(&path);
+        let token = read_file(folder, text)?;
+        Ok(Self {
+            file: Some(path),
+            current: Arc::new(Mutex::new((stamp.filter(|it| it.is_settled()), token))),
+        })
+    }
+
+    /// Returns true if `given` is the token that is valid now.
+    pub fn is(&self, given: &str) -> bool {
+        let mut current = self.current.lock();
+        if let Some(path) = &self.file {
+            let stamp = Stamp::of(path);
+            if stamp.is_none() || stamp != current.0 {
+                self.read_again(path, stamp, &mut current);
+            }
+        }
+        current.1.is(given)
+    }
+
+    fn read_again(&self, path: &Path, stamp: Option<Stamp>, current: &mut (Option<Stamp>, Token)) {
+        match read_file(Path::new(""), &path.to_string_lossy()) {
+            Ok(token) => {
+                let is_new = token != current.1;
+                *current = (stamp.filter(|it| it.is_settled()), token);
+                if is_new {
+                    tracing::info!(file = %path.display(), "the admin token was read again");
+                }
+            }
+            // Said once for each state of the file.
+            Err(why) if stamp != current.0 || stamp.is_none() => {
+                current.0 = stamp;
+                tracing::error!(file = %path.display(), why, "the admin token is rejected; the last good one stays valid");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl fmt::Debug for LiveToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LiveToken(…)")
+    }
+}
+
+fn read_file(folder: &Path, text: &str) -> Result<Token, String> {
+    let (_, bytes, _) = secret_file::named(folder, text);
+    Token::parse(std::str::from_utf8(&bytes?).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -61,3 +61,11 @@ pub fn open_beside(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError>
         StoreAddress::Postgres(at) => Arc::new(Postgres::open_beside(at)?),
     })
 }
+
+/// Finds out whether the store can be used, and creates nothing. `is_running`: our own sidecar has it open.
+pub fn inspect(address: &StoreAddress, is_running: bool) -> Result<(), StoreError> {
+    match address {
+        StoreAddress::Sqlite(path) => sqlite::inspect::inspect(path, is_running),
+        StoreAddress::Postgres(at) => Postgres::inspect(at),
+    }
+}

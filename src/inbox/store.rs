@@ -40,6 +40,30 @@ pub enum StoreError {
     Slow,
 }
 
+/// Parts of messages for what no waiting mends: a server's settings, its rights (SQLSTATE class 28, 3D000, 42501), or a
+/// file that is no store.
+const LASTING: [&str; 8] = [
+    "may lose commits",
+    "expected UTF8",
+    "sslrootcert",
+    "(28",
+    "(3D000)",
+    "(42501)",
+    "file is not a database",
+    "malformed",
+];
+
+impl StoreError {
+    /// Returns true where the store may be usable later without anyone's edit or decision.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::InUse(_) | Self::Slow => true,
+            Self::Failed(why) => !LASTING.iter().any(|part| why.contains(part)),
+            _ => false,
+        }
+    }
+}
+
 /// What became of a result that was to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutOutcome {

@@ -4,6 +4,8 @@ pub mod drain;
 
 pub mod systemd;
 
+pub mod holder;
+
 pub mod sockets;
 
 pub mod upgrade;

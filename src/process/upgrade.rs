@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
@@ -37,8 +37,12 @@ const MAX_OFFER: usize = 64 * 1024;
 const REPLY_TIME: Duration = Duration::from_secs(5);
 /// From the offer to the word that the new process serves: it reads a large store's first pages in between.
 const START_TIME: Duration = Duration::from_secs(60);
+/// From a killed process's last word to its end: the kernel frees its memory in between.
+const LAST_GASP: Duration = Duration::from_secs(3);
 /// The new process serves.
-const SERVING: &[u8] = b"serving\n";
+const SERVING: &[u8; 8] = b"serving\n";
+/// Whoever asks only wants to know; as long as [`SERVING`].
+const LOOKING: &[u8; SERVING.len()] = b"looking\n";
 /// The old process has stopped accepting.
 const YOURS: &[u8] = b"yours\n";
 
@@ -81,6 +85,14 @@ pub enum UpgradeError {
         /// Who we are.
         own: u32,
     },
+    /// The new process would not outlive the running one.
+    #[error("the running process {pid} cannot be replaced: {why}")]
+    CannotOutlive {
+        /// The running process.
+        pid: i32,
+        /// Why the new one would end with it.
+        why: String,
+    },
     /// Others may enter the folder.
     #[error(
         "{0}: others than its owner may enter this folder; expected mode 0700, as countersign makes it"
@@ -95,7 +107,14 @@ pub enum UpgradeError {
 #[derive(Debug, Serialize, Deserialize)]
 struct Offer {
     version: String,
+    /// Resolved.
     settings: PathBuf,
+    /// As it was named, made absolute: what a link on the way leads to may have changed.
+    #[serde(default)]
+    settings_as_named: PathBuf,
+    /// Why nothing is handed over; the sockets are missing then.
+    #[serde(default)]
+    rejection: Option<String>,
     /// The addresses of the sockets, in their order; the socket for the next handover comes last and has none.
     listeners: Vec<String>,
     #[serde(default)]
@@ -114,7 +133,8 @@ impl UpgradeSocket {
         // Who shares a file is one sidecar; of those who share a database, each has its own settings.
         let (key, shown) = match &settings.inbox.store {
             StoreAddress::Sqlite(path) => (resolved(path), path.display().to_string()),
-            StoreAddress::Postgres(at) => (resolved(&settings.path), at.to_string()),
+            // Named, not resolved: a link on the way may be turned between two versions of the settings.
+            StoreAddress::Postgres(at) => (absolute(&settings.path), at.to_string()),
         };
         let digest = Sha256::digest(key.as_os_str().as_encoded_bytes());
         let name: String = digest[..8]
@@ -185,12 +205,34 @@ fn folder(key: &Path) -> PathBuf {
 pub struct Offered {
     listener: UnixListener,
     settings: PathBuf,
+    settings_as_named: PathBuf,
     supervisor: Address,
+    /// Why the next process would end with this one.
+    bound: Option<String>,
+}
+
+/// Returns why whatever this process starts, or is replaced by, ends with this process. Only known at its start: a
+/// process whose parent has ended is given to process 1 as well.
+pub fn bound_to_us() -> Option<String> {
+    let all_end = "every process of its namespace ends with it; restart the container, or run it under a supervisor";
+    if std::process::id() == 1 {
+        return Some(format!("it is process 1, and {all_end}"));
+    }
+    // The init of a container ends when its child does, and the kernel ends all others then.
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    (parent == Some(1) && env::var_os("NOTIFY_SOCKET").is_none()).then(|| {
+        "process 1 started it and would end or restart it, without NOTIFY_SOCKET to hear of the new process; restart it instead"
+            .to_owned()
+    })
 }
 
 impl Offered {
     /// Listens, where nobody else does. What a process that ended hard left there is removed.
-    pub fn at(settings: &Settings, supervisor: Address) -> Result<Self, UpgradeError> {
+    pub fn at(
+        settings: &Settings,
+        supervisor: Address,
+        bound: Option<String>,
+    ) -> Result<Self, UpgradeError> {
         let place = UpgradeSocket::of(settings);
         place.enter()?;
         if UnixStream::connect(&place.path).is_ok() {
@@ -202,14 +244,21 @@ impl Offered {
         let _ = fs::remove_file(&place.path);
         let listener = UnixListener::bind(&place.path)
             .map_err(|error| UpgradeError::Failed(format!("{}: {error}", place.path.display())))?;
-        Ok(Self::new(listener, settings, supervisor))
+        Ok(Self::new(listener, settings, supervisor, bound))
     }
 
-    fn new(listener: UnixListener, settings: &Settings, supervisor: Address) -> Self {
+    fn new(
+        listener: UnixListener,
+        settings: &Settings,
+        supervisor: Address,
+        bound: Option<String>,
+    ) -> Self {
         Self {
             listener,
             settings: full_path(&settings.path),
+            settings_as_named: absolute(&settings.path),
             supervisor,
+            bound,
         }
     }
 
@@ -222,7 +271,8 @@ impl Offered {
                 .map_err(|error| UpgradeError::Failed(error.to_string()))
                 .and_then(|(new, _)| self.hand_over(new, sockets, &replaced_by));
             match handed_over {
-                Ok(pid) => return pid,
+                Ok(Some(pid)) => return pid,
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "no handover; this process goes on");
                     // Out of descriptors, most likely: some will be given back.
@@ -232,33 +282,45 @@ impl Offered {
         }
     }
 
+    fn offer(&self, addresses: &[Listen]) -> Offer {
+        Offer {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: self.settings.clone(),
+            settings_as_named: self.settings_as_named.clone(),
+            rejection: self.bound.clone(),
+            listeners: addresses.iter().map(ToString::to_string).collect(),
+            supervisor: self.supervisor.clone(),
+        }
+    }
+
     fn hand_over(
         &self,
         new: UnixStream,
         sockets: &Sockets,
         replaced_by: &impl Fn(i32),
-    ) -> Result<i32, UpgradeError> {
+    ) -> Result<Option<i32>, UpgradeError> {
+        if self.bound.is_some() {
+            // The other end may be outside of our namespace of processes, where it has no id that we could ask for.
+            set_times(&new, REPLY_TIME)?;
+            send(&new, &self.offer(&[]), &[])?;
+            let _ = (&new).read(&mut [0; LOOKING.len()]);
+            return Ok(None);
+        }
         let pid = same_user(&new)?;
         set_times(&new, START_TIME)?;
         sockets.show(|addresses, sockets| {
             if sockets.is_empty() {
                 return Err(UpgradeError::Failed("this process is ending".to_owned()));
             }
-            let offer = Offer {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                settings: self.settings.clone(),
-                listeners: addresses.iter().map(ToString::to_string).collect(),
-                supervisor: self.supervisor.clone(),
-            };
             let mut all = sockets.to_vec();
             all.push(self.listener.as_fd());
-            send(&new, &offer, &all)
+            send(&new, &self.offer(addresses), &all)
         })?;
-        tracing::info!(pid, "another process takes over");
         let mut said = [0; SERVING.len()];
         let mut reader = &new;
         match reader.read_exact(&mut said) {
-            Ok(()) if said == *SERVING => {}
+            Ok(()) if said == *SERVING => tracing::info!(pid, "another process takes over"),
+            Ok(()) if said == *LOOKING => return Ok(None),
             _ => {
                 return Err(UpgradeError::Failed(format!(
                     "the new process {pid} gave up before it served"
@@ -274,7 +336,7 @@ impl Offered {
         replaced_by(pid);
         // Whether it is heard or not: there is no way back.
         let _ = (&new).write_all(YOURS);
-        Ok(pid)
+        Ok(Some(pid))
     }
 }
 
@@ -293,45 +355,15 @@ pub struct Predecessor {
 impl Predecessor {
     /// Asks the process that runs with these settings.
     pub fn from_running(settings: &Settings) -> Result<Self, UpgradeError> {
-        let place = UpgradeSocket::of(settings);
-        let nobody = || UpgradeError::Nobody {
-            store: place.store.clone(),
-            path: place.path.display().to_string(),
-        };
-        if !place.folder.exists() {
-            return Err(nobody());
+        let (old, pid, offer, mut sockets) = ask(settings)?;
+        if let Some(why) = offer.rejection {
+            return Err(UpgradeError::CannotOutlive { pid, why });
         }
-        place.enter()?;
-        let old = match UnixStream::connect(&place.path) {
-            Ok(old) => old,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
-                ) =>
-            {
-                return Err(nobody());
-            }
-            Err(error) => {
-                return Err(UpgradeError::Failed(format!(
-                    "{}: {error}",
-                    place.path.display()
-                )));
-            }
-        };
-        let pid = same_user(&old)?;
-        set_times(&old, REPLY_TIME)?;
-        let (offer, mut sockets) = receive(&old).map_err(|error| {
-            UpgradeError::Failed(format!(
-                "the running process {pid} does not hand over: {error}"
-            ))
-        })?;
-        let ours = full_path(&settings.path);
-        if offer.settings != ours {
+        if !is_offered_for(&offer, settings) {
             return Err(UpgradeError::OtherSettings {
                 pid,
                 theirs: offer.settings.display().to_string(),
-                ours: ours.display().to_string(),
+                ours: full_path(&settings.path).display().to_string(),
             });
         }
         let next = sockets.pop();
@@ -370,14 +402,99 @@ impl Predecessor {
             .and_then(|()| old.read_exact(&mut said));
         if heard.is_err() || said != *YOURS {
             let pid = self.pid;
-            if Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok()) {
+            if !ends_within(pid, LAST_GASP) {
                 return Err(UpgradeError::Failed(format!(
                     "the running process {pid} did not wait for this one, and goes on"
                 )));
             }
-            tracing::warn!(pid, "the old process ended without a word");
+            tracing::warn!(pid, "the old process ended before it confirmed the upgrade");
         }
-        Ok(Offered::new(self.next, settings, supervisor))
+        Ok(Offered::new(self.next, settings, supervisor, None))
+    }
+}
+
+/// A sidecar that runs with the same store.
+pub struct Running {
+    /// Its process.
+    pub pid: i32,
+    /// Its settings file, where that is another one than ours.
+    pub other_settings: Option<PathBuf>,
+    /// The addresses that it listens on.
+    pub listeners: Vec<Listen>,
+}
+
+impl Running {
+    /// Finds the sidecar that runs with the same store, and changes nothing there.
+    pub fn find(settings: &Settings) -> Option<Self> {
+        let (old, pid, offer, _) = ask(settings).ok()?;
+        // Without this word the other one would log that an upgrade failed.
+        let _ = (&old).write_all(LOOKING);
+        let known = offer.listeners.iter().filter_map(|name| name.parse().ok());
+        Some(Self {
+            pid,
+            listeners: known.collect(),
+            other_settings: (!is_offered_for(&offer, settings)).then_some(offer.settings),
+        })
+    }
+}
+
+/// Connects to the running process; its answer with the sockets beside it.
+fn ask(settings: &Settings) -> Result<(UnixStream, i32, Offer, Vec<OwnedFd>), UpgradeError> {
+    let place = UpgradeSocket::of(settings);
+    let nobody = || UpgradeError::Nobody {
+        store: place.store.clone(),
+        path: place.path.display().to_string(),
+    };
+    if !place.folder.exists() {
+        return Err(nobody());
+    }
+    place.enter()?;
+    let old = UnixStream::connect(&place.path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => nobody(),
+        _ => UpgradeError::Failed(format!("{}: {error}", place.path.display())),
+    })?;
+    let pid = same_user(&old)?;
+    set_times(&old, REPLY_TIME)?;
+    let (offer, sockets) = receive(&old).map_err(|error| {
+        UpgradeError::Failed(format!(
+            "the running process {pid} does not hand over: {error}"
+        ))
+    })?;
+    Ok((old, pid, offer, sockets))
+}
+
+/// The same file, or the same name for it where a link on the way was turned since.
+fn is_offered_for(offer: &Offer, settings: &Settings) -> bool {
+    offer.settings == full_path(&settings.path)
+        || offer.settings_as_named == absolute(&settings.path)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Waits until a process has ended; one that nobody has reaped yet has. Its sockets close before it counts as ended.
+fn ends_within(pid: i32, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while is_alive(pid) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+fn is_alive(pid: i32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // The state stands behind the name, which may have brackets and blanks in it (proc_pid_stat(5)).
+        Ok(stat) => {
+            let state = stat
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.chars().next());
+            !matches!(state, Some('Z' | 'X' | 'x'))
+        }
+        Err(_) => Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok()),
     }
 }
 
@@ -419,7 +536,7 @@ fn send(to: &UnixStream, offer: &Offer, sockets: &[BorrowedFd<'_>]) -> Result<()
     line.push(b'\n');
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(sockets)) {
+    if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
         return Err(UpgradeError::Failed(format!(
             "more than {MAX_SOCKETS} sockets cannot be handed over"
         )));

@@ -1,5 +1,7 @@
 //! What goes on beside the requests.
 
+use std::env;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ impl BackgroundService for Upkeep {
         tokio::join!(
             self.client.keep_fresh(),
             self.reload_on_sighup(),
+            upgrade_on_sigusr2(),
             self.supervisor.keep_posted(),
             self.activity.run(),
             self.pulse.run()
@@ -56,6 +59,37 @@ impl Upkeep {
             self.supervisor.ready(&status(&self.watch));
         }
     }
+}
+
+/// Starts the next process with this one's arguments, from the program that its name leads to by now.
+async fn upgrade_on_sigusr2() {
+    let mut asked = listen_for(SignalKind::user_defined2());
+    while asked.recv().await.is_some() {
+        match successor().spawn() {
+            Ok(mut child) => {
+                tracing::info!(pid = child.id(), "SIGUSR2: the next process starts");
+                // Waited for, so that one which cannot start leaves no zombie; where it can, it outlives us.
+                let ended = tokio::task::spawn_blocking(move || child.wait()).await;
+                tracing::warn!(
+                    ?ended,
+                    "the next process ended; its reason is in the log above"
+                );
+            }
+            Err(error) => tracing::error!(%error, "SIGUSR2: the next process cannot be started"),
+        }
+    }
+}
+
+fn successor() -> Command {
+    let mut arguments = env::args_os();
+    let program = arguments.next().unwrap_or_else(|| "countersign".into());
+    let arguments: Vec<_> = arguments.collect();
+    let mut command = Command::new(program);
+    command.args(&arguments).stdin(Stdio::null());
+    if !arguments.iter().any(|argument| argument == "--upgrade") {
+        command.arg("--upgrade");
+    }
+    command
 }
 
 /// What becomes of results: delivered, and asked for where they did not come.

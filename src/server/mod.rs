@@ -4,6 +4,8 @@ mod preflight;
 
 mod process;
 
+mod certificate;
+
 mod report;
 
 mod background;
@@ -14,11 +16,13 @@ mod start;
 
 mod shutdown;
 
-use std::sync::Mutex;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
+use tokio::sync::Notify;
 
 use crate::config::settings::Settings;
 use crate::config::{Listen, Snapshot};
@@ -28,38 +32,38 @@ use crate::http::server::service::Service;
 use crate::http::server::tls::acceptor;
 use crate::process::drain::DRAIN_TIME;
 use crate::process::sockets::Sockets;
-use crate::process::upgrade::Predecessor;
+use crate::process::upgrade::{Predecessor, bound_to_us};
 use crate::telemetry::log;
 use crate::telemetry::trace::Tracer;
 use background::{Exporting, Following};
 use preflight::certificate;
-use process::{catch_sighup, fit_descriptors, keep_secrets_out_of_dumps};
+use process::{fit_descriptors, keep_secrets_out_of_dumps, warn_of_terminal};
 use shutdown::{End, socket_files};
 use start::Start;
 use wiring::Parts;
 
-pub use preflight::{StartError, check, to_platform};
+pub use preflight::{StartError, check_files, check_resources, to_platform};
+pub use process::catch_early_signals;
 pub use report::warnings;
 
 /// Runs the sidecar until a signal or the next upgrade ends the process, beginning with an `upgrade` of the one that runs.
 /// Returns where it cannot start; then that one goes on.
 pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(), StartError> {
-    catch_sighup();
+    catch_early_signals();
+    let bound = bound_to_us();
     log::start(settings.log.format, &settings.log.level);
     keep_secrets_out_of_dumps();
-    check(settings)?;
+    check_files(settings)?;
+    if upgrade {
+        warn_of_terminal();
+    }
     let mut taken = upgrade
         .then(|| Predecessor::from_running(settings))
         .transpose()?;
     let inherited = taken
         .as_mut()
         .map(|taken| std::mem::take(&mut taken.sockets));
-    let addresses: Vec<_> = settings
-        .listeners()
-        .into_iter()
-        .map(|(_, listen)| listen)
-        .collect();
-    let sockets = Sockets::open(&addresses, inherited.unwrap_or_default())?;
+    let sockets = Sockets::open(&settings.listeners(), inherited.unwrap_or_default())?;
     let (tracer, export) = Tracer::of_environment();
     let parts = Parts::assemble(settings, snapshot, sockets, tracer, taken.as_ref())?;
 
@@ -70,13 +74,17 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     if let Some(export) = export {
         server.add_service(background_service("traces", Exporting(export)));
     }
+    let is_watching = Arc::<Notify>::default();
     let start = Start {
+        is_watching: is_watching.clone(),
         settings: settings.clone(),
         parts: parts.clone(),
         taken: Mutex::new(taken),
+        bound,
     };
     server.add_service(background_service("start", start));
     let end = End {
+        is_watching,
         files: socket_files(&settings.app.listen),
         lame_time: settings.platform.timeout + DRAIN_TIME,
         parts,

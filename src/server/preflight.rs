@@ -2,33 +2,61 @@
 
 use std::sync::Arc;
 
+use crate::config::StoreAddress;
 use crate::config::settings::{CallbackSettings, Settings, TlsSettings};
 use crate::http::client::Client;
 use crate::http::client::connect::{Connector, Count};
 use crate::http::server::tls::Certificate;
-use crate::process::sockets::ListenError;
-use crate::process::upgrade::UpgradeError;
+use crate::inbox;
+use crate::inbox::store::StoreError;
+use crate::process::sockets::{ListenError, Sockets};
+use crate::process::upgrade::{Running, UpgradeError};
 use crate::telemetry::metrics::Uncounted;
 
 /// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub(super) String);
+#[error("{why}")]
+pub struct StartError {
+    why: String,
+    /// Another try may succeed without an edit.
+    pub may_pass: bool,
+}
+
+impl StartError {
+    /// An error that only an edit or a decision mends.
+    pub(super) fn lasting(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            may_pass: false,
+        }
+    }
+
+    /// An error of the store.
+    pub(super) fn of_store(address: &StoreAddress, error: &StoreError) -> Self {
+        Self {
+            why: format!("{address}: inbox.store: {error}"),
+            may_pass: error.may_pass(),
+        }
+    }
+}
 
 impl From<ListenError> for StartError {
     fn from(error: ListenError) -> Self {
-        Self(error.to_string())
+        Self {
+            why: error.to_string(),
+            may_pass: error.may_pass,
+        }
     }
 }
 
 impl From<UpgradeError> for StartError {
     fn from(error: UpgradeError) -> Self {
-        Self(error.to_string())
+        Self::lasting(error.to_string())
     }
 }
 
-/// Finds out whether the files that settings name can be used, as far as that changes nothing.
-pub fn check(settings: &Settings) -> Result<(), StartError> {
+/// Finds out whether the files that settings name can be used, and changes nothing.
+pub fn check_files(settings: &Settings) -> Result<(), StartError> {
     to_platform(settings, Arc::new(Uncounted))?;
     settings
         .callbacks
@@ -37,11 +65,41 @@ pub fn check(settings: &Settings) -> Result<(), StartError> {
         .map(|_| ())
 }
 
+/// Finds out whether the addresses and the store can be used, and creates nothing. What the running sidecar of the same
+/// settings holds is fine.
+pub fn check_resources(settings: &Settings) -> Vec<StartError> {
+    let running = Running::find(settings);
+    let held = running
+        .as_ref()
+        .map_or(&[][..], |running| &running.listeners);
+    let tried = Sockets::try_out(&settings.listeners(), held);
+    let mut errors: Vec<StartError> = tried.into_iter().map(StartError::from).collect();
+    let address = &settings.inbox.store;
+    if let Some(Running {
+        pid,
+        other_settings: Some(theirs),
+        ..
+    }) = &running
+    {
+        errors.push(StartError {
+            why: format!(
+                "{address}: inbox.store: in use by process {pid}, which reads its settings from {}",
+                theirs.display()
+            ),
+            may_pass: true,
+        });
+    }
+    if let Err(error) = inbox::inspect(address, running.is_some()) {
+        errors.push(StartError::of_store(address, &error));
+    }
+    errors
+}
+
 /// The client for the platform, as settings say.
 pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client, StartError> {
     let platform = &settings.platform;
     let transport = Connector::new(platform.ca_file.as_deref(), count)
-        .map_err(|error| StartError(format!("platform.ca_file: {error}")))?
+        .map_err(|error| StartError::lasting(format!("platform.ca_file: {error}")))?
         .through(platform.proxy.clone());
     let client = Client::new(
         &platform.url,
@@ -50,7 +108,7 @@ pub fn to_platform(settings: &Settings, count: Arc<dyn Count>) -> Result<Client,
         transport,
     );
     client.map_err(|error| {
-        StartError(format!(
+        StartError::lasting(format!(
             "{}: platform.url: {error}",
             settings.path.display()
         ))
@@ -62,5 +120,5 @@ pub(super) fn certificate(
 ) -> Result<Option<Arc<Certificate>>, StartError> {
     let load = |tls: &TlsSettings| Certificate::load(&tls.cert, &tls.key).map(Arc::new);
     let certificate = callbacks.tls.as_ref().map(load).transpose();
-    certificate.map_err(|error| StartError(format!("callbacks.tls: {error}")))
+    certificate.map_err(|error| StartError::lasting(format!("callbacks.tls: {error}")))
 }

@@ -1,5 +1,7 @@
 //! The process itself: its signals, its descriptors, and what it leaves behind when it crashes.
 
+use std::io::IsTerminal;
+
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
 };
@@ -10,14 +12,33 @@ use crate::http::server::limits::Limits;
 /// Descriptors for everything that is no connection.
 const OTHER_DESCRIPTORS: usize = 384;
 
-/// From here on SIGHUP ends nothing, also while we are still starting.
-pub(super) fn catch_sighup() {
+/// From here on SIGHUP, SIGUSR1 and SIGUSR2 end nothing. Called before any file is read: a reload that is asked for while
+/// we start is the start's own.
+pub fn catch_early_signals() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     if let Ok(runtime) = runtime {
-        // The handler stays when the runtime is gone.
-        runtime.block_on(async { drop(listen_for(SignalKind::hangup())) });
+        // The handlers stay when the runtime is gone.
+        runtime.block_on(async {
+            for kind in [
+                SignalKind::hangup(),
+                SignalKind::user_defined1(),
+                SignalKind::user_defined2(),
+            ] {
+                drop(listen_for(kind));
+            }
+        });
+    }
+}
+
+/// Says that the log ends with the terminal, which the process outlives.
+pub(super) fn warn_of_terminal() {
+    if std::io::stderr().is_terminal() {
+        tracing::warn!(
+            "this process logs to this terminal, and its log is lost once that is closed; send SIGUSR2 to the running \
+             process instead, which keeps its log, or redirect this one's: 2>>FILE"
+        );
     }
 }
 

@@ -3,22 +3,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::certificate;
 use super::preflight::StartError;
 use crate::config;
 use crate::config::settings::Settings;
 use crate::config::{LiveConfig, ReloadOutcome, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
-/// What is allowed but worth a look, in both files.
-pub fn warnings<'a>(
-    settings: &'a Settings,
-    snapshot: &'a Snapshot,
-) -> impl Iterator<Item = &'a str> {
-    settings
-        .warnings
-        .iter()
-        .chain(snapshot.warnings())
-        .map(String::as_str)
+/// Everything that is allowed and probably not meant, in both files and in the certificate.
+pub fn warnings(settings: &Settings, snapshot: &Snapshot) -> Vec<String> {
+    let callbacks = settings.callbacks.as_ref();
+    let tls = callbacks.and_then(|callbacks| callbacks.tls.as_ref());
+    let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
+    let certificate = tls.map(|tls| certificate::warnings(&tls.cert, public_url));
+    let files = settings.warnings.iter().chain(snapshot.warnings()).cloned();
+    files.chain(certificate.into_iter().flatten()).collect()
 }
 
 pub(super) fn log_start(settings: &Settings, snapshot: &Snapshot) {
@@ -70,7 +69,7 @@ pub(super) fn watch(
     config::watch(path.to_owned(), snapshot, move |outcome| {
         log_reload(outcome, &counted)
     })
-    .map_err(|error| StartError(format!("cannot watch {}: {error}", path.display())))
+    .map_err(|error| StartError::lasting(format!("cannot watch {}: {error}", path.display())))
 }
 
 fn log_reload(outcome: &ReloadOutcome, metrics: &Metrics) {

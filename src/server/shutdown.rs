@@ -1,11 +1,13 @@
-//! The end: SIGTERM, SIGINT or a process that took over drains, a signal after that ends at once.
+//! Graceful shutdown: SIGTERM, SIGINT, SIGQUIT or the next process begins the drain, and a second signal ends at once.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::signal::unix::SignalKind;
+use tokio::sync::Notify;
 
 use super::process::listen_for;
 use super::wiring::Parts;
@@ -18,6 +20,8 @@ const LAST_NOTES: Duration = Duration::from_millis(200);
 
 pub(super) struct End {
     pub(super) parts: Parts,
+    /// Set off once signals no longer end the process hard.
+    pub(super) is_watching: Arc<Notify>,
     /// Of the app's listeners.
     pub(super) files: Vec<PathBuf>,
     /// For what is in flight when another process has taken over: nobody waits for the end.
@@ -27,14 +31,17 @@ pub(super) struct End {
 #[async_trait]
 impl ShutdownSignalWatch for End {
     async fn recv(&self) -> ShutdownSignal {
-        let (mut terminate, mut interrupt) = (
+        let (mut terminate, mut interrupt, mut quit) = (
             listen_for(SignalKind::terminate()),
             listen_for(SignalKind::interrupt()),
+            listen_for(SignalKind::quit()),
         );
+        self.is_watching.notify_one();
         let drain = self.parts.drain.clone();
         let replaced = tokio::select! {
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,
+            _ = quit.recv() => false,
             () = drain.until_replaced() => true,
         };
         // The socket's files are the other process's now.
@@ -58,6 +65,7 @@ impl ShutdownSignalWatch for End {
                 } => {}
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = quit.recv() => {}
             }
             for file in files {
                 let _ = std::fs::remove_file(file);

@@ -1,10 +1,12 @@
 //! The start's last step: whoever waits for us is told that we serve, and from then on another process may take over.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
+use tokio::sync::Notify;
 
 use super::report::status;
 use super::wiring::Parts;
@@ -16,16 +18,18 @@ pub(super) struct Start {
     pub(super) settings: Settings,
     pub(super) parts: Parts,
     pub(super) taken: Mutex<Option<Predecessor>>,
+    /// Signals no longer end the process hard.
+    pub(super) is_watching: Arc<Notify>,
+    /// Why no other process can outlive this one.
+    pub(super) bound: Option<String>,
 }
 
 #[async_trait]
 impl BackgroundService for Start {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let taken = self
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        // Whoever hears that we are ready may end us at once, and is owed a drain.
+        self.is_watching.notified().await;
+        let taken = self.taken.lock().take();
         let address = self.parts.supervisor.address().clone();
         let offered = match taken {
             Some(taken) => taken
@@ -35,7 +39,7 @@ impl BackgroundService for Start {
                     log::end();
                     std::process::exit(1);
                 }),
-            None => match Offered::at(&self.settings, address) {
+            None => match Offered::at(&self.settings, address, self.bound.clone()) {
                 Ok(offered) => offered,
                 Err(error) => {
                     tracing::warn!(%error, "no other process can take over from this one");

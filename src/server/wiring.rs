@@ -63,7 +63,7 @@ impl Parts {
         let supervisor = Systemd::at(systemd::Address::of_environment().or(before));
         let metrics = Arc::new(Metrics::default());
         let client = Arc::new(to_platform(settings, metrics.clone())?);
-        let to_apps = Connector::new(None, Arc::new(Uncounted)).map_err(StartError)?;
+        let to_apps = Connector::new(None, Arc::new(Uncounted)).map_err(StartError::lasting)?;
         let store = open_store(&settings.inbox.store, taken.is_some())?;
         log_start(settings, &snapshot);
         for warning in client.warnings() {
@@ -93,8 +93,9 @@ impl Parts {
         addresses: &[Listen],
         threads: Option<usize>,
     ) -> Result<Listener<H>, StartError> {
-        Listener::new(name, service, addresses, &self.sockets, threads)
-            .map_err(|error| StartError(format!("the {name} listener cannot begin: {error}")))
+        Listener::new(name, service, addresses, &self.sockets, threads).map_err(|error| {
+            StartError::lasting(format!("the {name} listener cannot begin: {error}"))
+        })
     }
 
     pub(super) fn outbound(&self, settings: &Settings) -> Outbound {
@@ -184,5 +185,5 @@ fn open_store(address: &StoreAddress, upgrade: bool) -> Result<Arc<dyn Store>, S
     } else {
         inbox::open(address)
     };
-    opened.map_err(|error| StartError(format!("{address}: inbox.store: {error}")))
+    opened.map_err(|error| StartError::of_store(address, &error))
 }

@@ -429,7 +429,8 @@ fn a_full_disk_is_never_acknowledged_and_mends_by_itself() {
 fn refuses_to_start(setup: &Setup) {
     let began = Instant::now();
     let (code, said) = setup.refused(Duration::from_secs(3));
-    assert_eq!(code, Some(78), "{said}");
+    // Locked or absent may pass, damaged or foreign does not.
+    assert!(matches!(code, Some(75 | 78)), "{code:?}: {said}");
     assert!(said.contains("countersign.db"), "{said}");
     assert!(began.elapsed() < Duration::from_secs(2));
 }

@@ -79,7 +79,8 @@ fn a_store_that_is_taken_away_stops_no_call() {
 fn refuses_to_start(setup: &Setup, word: &str) {
     let began = Instant::now();
     let (code, said) = setup.refused(Duration::from_secs(3));
-    assert_eq!(code, Some(78), "{said}");
+    // Locked or absent may pass, damaged or foreign does not.
+    assert!(matches!(code, Some(75 | 78)), "{code:?}: {said}");
     assert!(said.contains(word), "{said}");
     assert!(
         began.elapsed() < Duration::from_secs(2),

@@ -73,6 +73,7 @@ mod canary;
 mod cli;
 mod clients;
 mod console;
+mod exits;
 mod explain;
 mod log;
 mod metrics;

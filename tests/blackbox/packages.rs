@@ -172,7 +172,11 @@ fn checked(files: &[(&str, &str)], token: &str) -> Output {
     let settings = folder.path().join("countersign.toml");
     let mut check = command();
     check.env("COUNTERSIGN_ADMIN_TOKEN", token);
-    check.args(["check", "-c"]).arg(settings).output().unwrap()
+    check
+        .args(["check", "--files", "-c"])
+        .arg(settings)
+        .output()
+        .unwrap()
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn a_call_that_outlasts_the_drain_does_not_hold_the_end_up() {
 }
 
 #[test]
-fn a_taken_port_is_named_and_ends_with_78() {
+fn a_taken_port_is_named_with_its_holder_and_ends_with_75() {
     for which in ["app", "admin"] {
         let setup = Setup::new(|_| {});
         let address = if which == "app" {
@@ -141,8 +141,19 @@ fn a_taken_port_is_named_and_ends_with_78() {
         };
         let _taken = TcpListener::bind(address).unwrap();
         let (code, said) = setup.refused(Duration::from_secs(5));
-        assert_eq!(code, Some(78), "{which}: {said}");
-        assert!(said.contains(&address.to_string()), "{which}: {said}");
+        assert_eq!(code, Some(75), "{which}: {said}");
+        let holder = format!("process {}", std::process::id());
+        let setting = format!("change {which}.listen");
+        for part in [&address.to_string(), &holder, &setting] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        let mut check = crate::harness::command();
+        check.args(["check", "-c"]).arg(setup.conf_file());
+        let output = check.output().unwrap();
+        assert_eq!(output.status.code(), Some(75), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(&holder), "{said}");
+        assert!(check.arg("--files").output().unwrap().status.success());
     }
 }
 

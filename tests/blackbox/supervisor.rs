@@ -93,7 +93,7 @@ fn what_cannot_start_is_never_ready() {
     let setup = Setup::new(|_| {});
     fs::create_dir(setup.store()).unwrap();
     let (code, _) = setup.refused_to(&mut supervisor.command(&setup), SOON);
-    assert_eq!(code, Some(78));
+    assert_eq!(code, Some(75));
     assert_eq!(supervisor.said(), [""; 0]);
 }
 

@@ -17,6 +17,7 @@ use url::Url;
 
 use super::Failure;
 use super::sandbox;
+use crate::cli::print::say;
 use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};
 use crate::http::client::connect::Connector;
 use crate::http::client::{Client, RawResponse, Repeat};
@@ -106,7 +107,11 @@ impl Stage {
     async fn set(ports: [u16; 5]) -> Result<Self, Failure> {
         let mut listeners = Vec::new();
         for port in ports {
-            listeners.push(sandbox::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?);
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let bound = sandbox::bind(address).await;
+            listeners.push(bound.map_err(|failure| {
+                Failure::Later(format!("{failure}; end that, or use --free-ports"))
+            })?);
         }
         let address = |listener: &TcpListener| {
             listener
@@ -142,17 +147,19 @@ impl Stage {
             folder,
         };
         stage.wait_until_ready().await?;
-        println!("shop               http://{}/", at.shop);
-        println!(
+        say!("shop               http://{}/", at.shop);
+        say!(
             "platform           http://{}/    (a sandbox: what happened, and faults on demand)",
             at.platform
         );
-        println!(
+        say!(
             "countersign        http://{} for the app, http://{} for callbacks, http://{} for ops and the console",
-            at.app, at.callbacks, at.admin
+            at.app,
+            at.callbacks,
+            at.admin
         );
-        println!("its files          {}", stage.folder.path().display());
-        println!("demo merchant      {DEMO_MERID}, key {}", DEMO_KEYS[0]);
+        say!("its files          {}", stage.folder.path().display());
+        say!("demo merchant      {DEMO_MERID}, key {}", DEMO_KEYS[0]);
         Ok(stage)
     }
 
@@ -178,7 +185,7 @@ impl Stage {
             "DEMO20170301",
         )
         .await?;
-        println!(
+        say!(
             "\n3. The customer pays; the platform calls back; the app gets the result as plain JSON."
         );
         self.pay("DEMO20170301").await?;
@@ -198,12 +205,12 @@ impl Stage {
         self.shop.set_down(true);
         self.pay("DEMO20170302").await?;
         self.wait_for_notification("DEMO20170302").await?;
-        println!(
+        say!(
             "   the platform heard 0000: the result is on disk, and the app gets it when it is back"
         );
         self.shop.set_down(false);
         self.wait_for_result("DEMO20170302").await?;
-        println!("\nDone: the app never saw a key, a base64 text or a sign.");
+        say!("\nDone: the app never saw a key, a base64 text or a sign.");
         Ok(())
     }
 
@@ -215,12 +222,12 @@ impl Stage {
         json: &str,
         orderid: &str,
     ) -> Result<(), Failure> {
-        println!("\n{title}: POST http://{}{path}", self.at.app);
-        println!("   plain     {json}");
+        say!("\n{title}: POST http://{}{path}", self.at.app);
+        say!("   plain     {json}");
         let response = self.post(path, json).await?;
         let [request, answer] = self.last_messages(orderid)?;
-        println!("   signed    {} {}", request.kind, request.wire);
-        println!(
+        say!("   signed    {} {}", request.kind, request.wire);
+        say!(
             "   answered  {} {}",
             answer.kind.trim_start_matches("answer "),
             answer.wire
@@ -234,8 +241,8 @@ impl Stage {
         };
         let body = String::from_utf8_lossy(response.body());
         match response.status().as_u16() {
-            302 => println!("   relayed   302 Location: {}", header("location")),
-            200 if header("countersign-verified") == "true" => println!("   verified  {body}"),
+            302 => say!("   relayed   302 Location: {}", header("location")),
+            200 if header("countersign-verified") == "true" => say!("   verified  {body}"),
             status => {
                 return Err(Failure::No(format!(
                     "expected a verified answer, got {status}: {body}"
@@ -289,20 +296,20 @@ impl Stage {
     async fn wait_for_result(&self, orderid: &str) -> Result<(), Failure> {
         self.wait_for_notification(orderid).await?;
         let [.., message] = self.last_messages(orderid)?;
-        println!("   called    {}", message.wire);
-        println!("   heard     {}", message.answer);
+        say!("   called    {}", message.wire);
+        say!("   heard     {}", message.answer);
         self.wait("the app did not get the result", async || {
             Ok(self.shop.result(orderid) == Some(ResultCode::Paid))
         })
         .await?;
-        println!("   delivered {}", message.plain);
+        say!("   delivered {}", message.plain);
         Ok(())
     }
 
     /// Edits the key file as ops would, and waits until the sidecar has it in force.
     async fn change_key(&self) -> Result<(), Failure> {
         let file = self.folder.path().join("merchants.toml");
-        println!(
+        say!(
             "\n4. The platform gives out a new key, and ops edit {} while all is running.",
             file.display()
         );
@@ -314,7 +321,7 @@ impl Stage {
             Ok(self.loaded_at().await? != before)
         })
         .await?;
-        println!(
+        say!(
             "   in force after {} ms, without a restart",
             started.elapsed().as_millis()
         );
@@ -373,7 +380,7 @@ impl Stage {
             ..
         } = self.at;
         let edit = self.folder.path().join("merchants.toml");
-        println!(
+        say!(
             "
 Click: open http://{shop}/ , buy, pay; what happened stands at http://{platform}/
 Or type; Ctrl-C ends everything:

@@ -12,6 +12,7 @@ use tokio::process::Command;
 use url::Url;
 
 use crate::cli::keys::unknown_merchant;
+use crate::cli::print::{note, say};
 use crate::cli::{Failure, environment};
 use crate::config::Snapshot;
 use crate::config::public_keys::{DEMO_MERID, demo_key};
@@ -78,11 +79,11 @@ pub(super) fn conformance(args: &ConformanceCommand) -> Result<(), Failure> {
         let trial = CaseRun::begin(at, ClientsByOrigin::new(transport), merchant, patience).await;
         let trial = trial.map_err(Failure::No)?;
         for (name, premise) in trial.premises().await {
-            println!("{name:<9} {premise}");
+            say!("{name:<9} {premise}");
         }
-        println!();
+        say!("");
         let restart = async || args.restart().await;
-        Ok::<_, Failure>(trial.run(restart, |finding| println!("{finding}")).await)
+        Ok::<_, Failure>(trial.run(restart, |finding| say!("{finding}")).await)
     })?;
     if let Some(file) = &args.junit {
         fs::write(file, junit(&findings))
@@ -91,7 +92,7 @@ pub(super) fn conformance(args: &ConformanceCommand) -> Result<(), Failure> {
     let broken = findings.iter().filter(|one| one.is_broken()).count();
     let held = findings.iter().filter(|one| one.outcome.is_ok()).count();
     let unseen = findings.len() - broken - held;
-    println!("\n{held} held, {broken} did not hold, {unseen} were not seen");
+    say!("\n{held} held, {broken} did not hold, {unseen} were not seen");
     match broken {
         0 => Ok(()),
         _ => Err(Failure::No("the handler does not conform".to_owned())),
@@ -164,7 +165,7 @@ async fn run(command: &str) -> Result<(), Doubt> {
 }
 
 async fn ask() -> Result<(), Doubt> {
-    eprintln!("restart the sidecar, the app or both now, then press Enter");
+    note!("restart the sidecar, the app or both now, then press Enter");
     let read = tokio::task::spawn_blocking(|| stdin().read_line(&mut String::new())).await;
     match read {
         Ok(Ok(1..)) => Ok(()),

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
 use super::{Failure, environment};
+use crate::cli::print::{note, say};
 use crate::config;
 use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};
 use crate::config::{ReloadOutcome, Snapshot};
@@ -18,6 +19,7 @@ use crate::http::client::connect::Connector;
 use crate::http::server::accept::serve;
 use crate::http::server::limits::Limits;
 use crate::http::server::service::Service;
+use crate::process::holder::holder;
 use crate::sandbox::fault::SandboxFault;
 use crate::sandbox::{Options, Sandbox as Platform};
 use crate::telemetry::metrics::Uncounted;
@@ -40,7 +42,7 @@ pub(super) struct SandboxCommand {
     #[arg(long)]
     post: bool,
     /// An action that is not opened: Bank, WeiXin, AliPay or Arbi
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, value_name = "ACTION", value_parser = ["Bank", "WeiXin", "AliPay", "Arbi"])]
     closed: Vec<String>,
     /// Go wrong on purpose, for all orders; the page and POST /sandbox/faults change it
     #[arg(long, value_name = "FAULT", value_parser = SandboxFault::parse)]
@@ -67,14 +69,15 @@ pub(super) fn sandbox(args: &SandboxCommand) -> Result<(), Failure> {
             Some(file) => Some(follow(file, &platform)?),
             None => {
                 platform.set_key(DEMO_MERID, demo_key(0));
-                println!("merchant {DEMO_MERID}, key {}", DEMO_KEYS[0]);
+                say!("merchant {DEMO_MERID}, key {}", DEMO_KEYS[0]);
                 None
             }
         };
         open(listener, &platform);
-        println!(
+        say!(
             "platform http://{}, what happened: http://{}/",
-            args.listen, args.listen
+            args.listen,
+            args.listen
         );
         super::interrupted().await
     })
@@ -83,7 +86,11 @@ pub(super) fn sandbox(args: &SandboxCommand) -> Result<(), Failure> {
 /// A listener, or why there is none.
 pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
     let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| Failure::Config(format!("cannot listen on {address}: {error}")))
+    bound.map_err(|error| {
+        let holder =
+            holder(address).map_or_else(String::new, |holder| format!(" ({holder} listens there)"));
+        Failure::Later(format!("cannot listen on {address}: {error}{holder}"))
+    })
 }
 
 /// A platform without merchants that is reached at `listener`, once it is open.
@@ -126,7 +133,7 @@ fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::LiveConfig, F
             }
         }
         ReloadOutcome::Unchanged { .. } => {}
-        ReloadOutcome::Refused(problems) => eprintln!("{problems}"),
+        ReloadOutcome::Refused(problems) => note!("{problems}"),
     });
     watch.map_err(|error| Failure::No(format!("{}: {error}", file.display())))
 }

@@ -1,7 +1,7 @@
 //! The merchants in force, kept in step with their file for as long as the process lives.
 //!
-//! One thread looks every two seconds, and at once after a file event. It outlives its own panics: the snapshot stays,
-//! the log says why, and it looks again.
+//! One thread looks every two seconds, or less often where there are so many files that a look costs something, and at
+//! once after a file event. It outlives its own panics: the snapshot stays, the log says why, and it looks again.
 
 mod reload;
 
@@ -10,11 +10,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 
 use super::hint::Hints;
 use super::merchants::Snapshot;
@@ -23,6 +24,10 @@ use reload::{Follower, ReloadStep};
 
 /// How late a change is seen where file events do not work.
 const POLL: Duration = Duration::from_secs(2);
+/// The pause after a look is so many times as long as the look itself: half a percent of a core at most.
+const PAUSE_PER_LOOK: u32 = 200;
+/// The longest pause, however many files there are.
+const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// Events come in bursts; one look serves them all, and a busy folder cannot keep a core busy.
 const BURST: Duration = Duration::from_millis(20);
 /// The longest pause after look upon look has panicked.
@@ -90,7 +95,7 @@ impl LiveConfig {
 
     /// Looks now, without the wait for quiet; blocks until done.
     pub fn reload(&self) -> ReloadOutcome {
-        let mut turn = lock(&self.0.turn);
+        let mut turn = self.0.turn.lock();
         let outcome = turn.follower.reload(&self.0.current);
         self.0.tell(&turn, outcome.clone());
         outcome
@@ -98,7 +103,7 @@ impl LiveConfig {
 
     /// When the merchants in force were last loaded, confirmed or refused a change, and what came of it.
     pub fn last(&self) -> (SystemTime, ReloadOutcome) {
-        lock(&self.0.last).clone()
+        self.0.last.lock().clone()
     }
 }
 
@@ -111,20 +116,23 @@ impl fmt::Debug for LiveConfig {
 impl Shared {
     /// One look; returns how long nothing needs to be done.
     fn look(&self, hints: &mut Hints) -> Duration {
-        let mut turn = lock(&self.turn);
+        let mut turn = self.turn.lock();
+        let began = Instant::now();
         // Watched before looked at: a change between the two is then at least hinted at.
-        hints.follow(turn.follower.paths());
-        match turn.follower.look(Instant::now(), &self.current) {
+        hints.follow(turn.follower.main_path(), turn.follower.paths());
+        let step = turn.follower.look(Instant::now(), &self.current);
+        let idle = (began.elapsed() * PAUSE_PER_LOOK).clamp(POLL, MAX_PAUSE);
+        match step {
             ReloadStep::Settled { reverted: true } => {
                 let merchants = self.current.load().len();
                 self.note(ReloadOutcome::Unchanged { merchants });
-                POLL
+                idle
             }
-            ReloadStep::Settled { reverted: false } => POLL,
+            ReloadStep::Settled { reverted: false } => idle,
             ReloadStep::Wait(rest) => rest.min(POLL),
             ReloadStep::Done(outcome) => {
                 self.tell(&turn, outcome);
-                POLL
+                idle
             }
         }
     }
@@ -135,7 +143,7 @@ impl Shared {
     }
 
     fn note(&self, outcome: ReloadOutcome) {
-        *lock(&self.last) = (SystemTime::now(), outcome);
+        *self.last.lock() = (SystemTime::now(), outcome);
     }
 }
 
@@ -177,9 +185,4 @@ fn wait(woken: &Receiver<()>, idle: Duration) {
         // Without file events nobody holds the other end.
         Err(RecvTimeoutError::Disconnected) => thread::sleep(idle),
     }
-}
-
-/// A panic leaves nothing half done that the next look would not see.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

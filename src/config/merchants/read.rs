@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -64,6 +65,8 @@ pub(super) struct MerchantsFile {
     pub(super) merchants: Vec<Merchant>,
     /// `[end]` stated the right number of them.
     pub(super) count_stated: bool,
+    /// Files of secrets that every user of the machine can read.
+    pub(super) exposed: Vec<PathBuf>,
 }
 
 /// Understands a file's bytes; `contents` gets what each key file held.
@@ -85,14 +88,17 @@ pub(super) fn understand(
         folder: path.parent().unwrap_or(path),
         env,
         contents,
+        exposed: Vec::new(),
     };
     let merchants = reader.merchants(&table);
     let count_stated = reader.end(&table);
     reader.unknown_keys(&table, "", &["merchant", "end"]);
+    let exposed = reader.exposed;
     Problems::none_of(document.into_problems())?;
     Ok(MerchantsFile {
         merchants,
         count_stated,
+        exposed,
     })
 }
 
@@ -104,6 +110,7 @@ struct Reader<'d, 't> {
     folder: &'d Path,
     env: &'d dyn Fn(&str) -> Option<String>,
     contents: &'d mut Contents,
+    exposed: Vec<PathBuf>,
 }
 
 impl Reader<'_, '_> {
@@ -231,6 +238,9 @@ impl Reader<'_, '_> {
         let secret = document::string(value.get_ref()).and_then(|text| {
             if name == names[1] {
                 let (path, read, seen) = secret_file::named(self.folder, text);
+                if path.metadata().is_ok_and(|file| file.mode() & 0o004 != 0) {
+                    self.exposed.push(path.clone());
+                }
                 self.contents.entry(path).or_insert(seen);
                 return parse(self, &read?);
             }

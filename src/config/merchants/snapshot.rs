@@ -182,10 +182,18 @@ pub(in crate::config) fn attempt(
     let loaded = read
         .map_err(|why| Problem::new(path, "", why).into())
         .and_then(|bytes| understand(rules, path, &bytes, env, &mut contents));
-    let snapshot = loaded.map(|file| Snapshot {
-        count_stated: file.count_stated,
-        contents: contents.clone(),
-        ..Snapshot::new(rules, file.merchants, digest(path, &contents))
+    let snapshot = loaded.map(|file| {
+        let mut snapshot = Snapshot::new(rules, file.merchants, digest(path, &contents));
+        snapshot.count_stated = file.count_stated;
+        snapshot.contents = contents.clone();
+        if let Some(first) = file.exposed.first() {
+            snapshot.warnings.push(format!(
+                "{} of the files with keys or tokens can be read by every user of this machine, {} for one; chmod o-r",
+                file.exposed.len(),
+                first.display()
+            ));
+        }
+        snapshot
     });
     (snapshot, contents)
 }

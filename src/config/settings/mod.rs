@@ -15,7 +15,7 @@ use super::listen::Listen;
 use super::problem::{Problem, Problems};
 use super::proxy::ProxySetting;
 use super::store_address::StoreAddress;
-use super::token::Token;
+use super::token::LiveToken;
 use super::{file, web_url};
 
 /// The settings fit one page; a file past 1 MiB is some other file.
@@ -149,7 +149,7 @@ pub struct AdminSettings {
     /// The names, in lower case, that the listener is called by, beside its addresses.
     pub names: Vec<String>,
     /// What opens it; always there where it is not on loopback.
-    pub token: Option<Token>,
+    pub token: Option<LiveToken>,
 }
 
 /// `[log]`
@@ -215,6 +215,28 @@ fn warnings(settings: &Settings) -> Vec<String> {
     let url = &settings.platform.url;
     if url.scheme() == "http" && !web_url::is_loopback(url) {
         warnings.push("platform.url: http, so anyone on the way can read and change calls".into());
+    }
+    let interface = ["/api/query", "/api/icashier", "/apis/icashier"];
+    if interface
+        .iter()
+        .any(|path| url.path().trim_end_matches('/').ends_with(path))
+    {
+        warnings.push(
+            "platform.url: ends in an interface's path, which is added to it again; expected what stands before /api"
+                .into(),
+        );
+    }
+    let public_url = settings
+        .callbacks
+        .as_ref()
+        .and_then(|callbacks| callbacks.public_url.as_ref());
+    if let Some(public_url) = public_url
+        && !web_url::is_loopback(url)
+        && web_url::is_private(public_url)
+    {
+        warnings.push(
+            "callbacks.public_url: a loopback or private address, which a platform elsewhere cannot reach".into(),
+        );
     }
     for (key, listen) in settings.listeners() {
         if key != "callbacks.listen" && !listen.is_local() {

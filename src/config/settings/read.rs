@@ -16,7 +16,7 @@ use crate::config::layers::Layers;
 use crate::config::listen::Listen;
 use crate::config::proxy::ProxySetting;
 use crate::config::store_address::StoreAddress;
-use crate::config::token::Token;
+use crate::config::token::{LiveToken, Token};
 use crate::config::web_url;
 use crate::config::web_url::Tail;
 use crate::config::{secret_file, units};
@@ -236,7 +236,9 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> AdminSettings {
                         COUNTERSIGN_ADMIN_TOKEN";
         layers.problem("admin.token", expected);
     }
-    let from_file = layers.text("admin.token_file", |text| token_file(folder, text));
+    let from_file = layers.text("admin.token_file", |text| {
+        LiveToken::from_file(folder, text)
+    });
     let is_given = ["admin.token", "admin.token_file"].map(|key| layers.is_given(key));
     if is_given == [true, true] {
         let expected = "expected only one of admin.token and admin.token_file";
@@ -250,13 +252,8 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> AdminSettings {
     AdminSettings {
         listen,
         names,
-        token: given.or(from_file),
+        token: given.map(LiveToken::fixed).or(from_file),
     }
-}
-
-fn token_file(folder: &Path, text: &str) -> Result<Token, String> {
-    let (_, bytes, _) = secret_file::named(folder, text);
-    Token::parse(std::str::from_utf8(&bytes?).unwrap_or_default())
 }
 
 fn host_name(text: &str) -> Result<String, String> {

@@ -59,6 +59,14 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 const WAITING: usize = 4096;
 /// Bytes of a payment's number or result that an index takes.
 const MAX_INDEXED: usize = 1000;
+/// What a database is opened for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Sidecar,
+    Beside,
+    Inspection,
+}
+
 /// A store in a database that others share. Its thread ends with it.
 pub struct Postgres {
     database: Arc<Database>,
@@ -70,15 +78,20 @@ pub struct Postgres {
 impl Postgres {
     /// Opens or creates the store. Refuses a server that may lose commits, or tables that are newer or not ours.
     pub fn open(at: &Address) -> Result<Self, StoreError> {
-        Self::start(at, true)
+        Self::start(at, Opening::Sidecar)
     }
 
     /// Opens a store that some sidecar has made, for the command line.
     pub fn open_beside(at: &Address) -> Result<Self, StoreError> {
-        Self::start(at, false)
+        Self::start(at, Opening::Beside)
     }
 
-    fn start(at: &Address, is_sidecar: bool) -> Result<Self, StoreError> {
+    /// Finds out whether a sidecar could use the database, and changes nothing in it.
+    pub fn inspect(at: &Address) -> Result<(), StoreError> {
+        Self::start(at, Opening::Inspection).map(|_| ())
+    }
+
+    fn start(at: &Address, opening: Opening) -> Result<Self, StoreError> {
         let failed = |error: std::io::Error| StoreError::Failed(format!("no thread: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -93,12 +106,12 @@ impl Postgres {
             .cast_signed();
         let shared = database.clone();
         let work = async move {
-            let result = open(&shared, is_sidecar).await;
+            let result = open(&shared, opening).await;
             let is_good = result.is_ok();
             if opened.send(result).is_ok() && is_good {
                 tokio::select! {
                     () = keep::run(&shared, waiting) => {}
-                    () = beat(&shared, holder), if is_sidecar => {}
+                    () = beat(&shared, holder), if opening == Opening::Sidecar => {}
                 }
             }
         };
@@ -115,15 +128,15 @@ impl Postgres {
     }
 }
 
-async fn open(database: &Database, is_sidecar: bool) -> Result<(), StoreError> {
-    let opening = async {
-        if is_sidecar {
-            schema::migrate(database).await
-        } else {
-            schema::check(database).await
+async fn open(database: &Database, opening: Opening) -> Result<(), StoreError> {
+    let opened = async {
+        match opening {
+            Opening::Sidecar => schema::migrate(database).await,
+            Opening::Beside => schema::check(database).await,
+            Opening::Inspection => schema::inspect(database).await,
         }
     };
-    let in_time = tokio::time::timeout(START_PATIENCE, opening).await;
+    let in_time = tokio::time::timeout(START_PATIENCE, opened).await;
     in_time.unwrap_or_else(|_| {
         let seconds = START_PATIENCE.as_secs();
         let words = format!("the server did not answer within {seconds} s");

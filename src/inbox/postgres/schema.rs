@@ -250,6 +250,21 @@ async fn add(client: &impl GenericClient) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Refuses what another program or a later version has made; where there is nothing yet, a sidecar will make it.
+pub(super) async fn inspect(database: &Database) -> Result<(), StoreError> {
+    let client = database.client().await?;
+    if version(&client).await?.is_some() {
+        return Ok(());
+    }
+    let sql =
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('countersign'))";
+    let row = client.query_one(sql, &[]).await?;
+    match row.try_get(0)? {
+        true => Err(StoreError::NotOurs),
+        false => Ok(()),
+    }
+}
+
 /// A DBA may have made the schema for a user who may not.
 async fn create(client: &impl GenericClient) -> Result<(), StoreError> {
     let sql = "SELECT to_regnamespace('countersign') IS NULL, EXISTS (

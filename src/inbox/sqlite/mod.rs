@@ -21,6 +21,8 @@ mod upkeep;
 
 mod notes;
 
+pub(super) mod inspect;
+
 use std::fs::TryLockError;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
