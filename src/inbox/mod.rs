@@ -65,7 +65,7 @@ pub fn open_beside(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError>
 /// Finds out whether the store can be used, and creates nothing. `is_running`: our own sidecar has it open.
 pub fn inspect(address: &StoreAddress, is_running: bool) -> Result<(), StoreError> {
     match address {
-        StoreAddress::Sqlite(path) => sqlite::inspect::inspect(path, is_running),
+        StoreAddress::Sqlite(path) => sqlite::inspect(path, is_running),
         StoreAddress::Postgres(at) => Postgres::inspect(at),
     }
 }

@@ -21,7 +21,7 @@ mod upkeep;
 
 mod notes;
 
-pub(super) mod inspect;
+mod inspect;
 
 use std::fs::TryLockError;
 use std::path::Path;
@@ -51,6 +51,7 @@ use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 use file::{Lock, check_pages, connect, lock_file};
+pub(super) use inspect::inspect;
 use row::{EVENT, collect, read_event};
 use writer::{WriteJob, Writer, in_savepoint};
 
