@@ -293,7 +293,7 @@ impl Reconcile {
                     orderid = order.orderid,
                     "a result that no callback brought"
                 );
-                self.wake.now();
+                self.wake.event(&order.merid);
                 (ReconcileOutcome::Found, next)
             }
             Ok(PutOutcome::Repeated { .. }) => (ReconcileOutcome::Known, next),

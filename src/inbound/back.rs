@@ -58,7 +58,7 @@ impl Inbound {
         };
         if state == EventState::Pending {
             self.wake.traces.keep(&id, request.headers());
-            self.wake.now();
+            self.wake.event(&outcome.merid);
         }
         // What a person discarded no app is to take.
         let is_settled = matches!(state, EventState::Delivered | EventState::Discarded);

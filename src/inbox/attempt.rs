@@ -6,7 +6,7 @@ use crate::time::Millis;
 /// Bytes of an app's response that are kept with an attempt: enough for a login page's title.
 pub const FIRST_BYTES: usize = 200;
 /// Attempts are planned no further ahead than this. Anything beyond was planned before the clock was set back.
-pub(super) const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
+pub const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
 /// Queries are planned no further ahead than this, for the same reason.
 pub(super) const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 
@@ -17,6 +17,8 @@ pub struct DueMerchant {
     pub merid: String,
     /// The longest due first.
     pub events: Vec<DueEvent>,
+    /// The time of its next event that is not due yet, where that was looked up.
+    pub next_at: Option<Millis>,
 }
 
 /// A pending event whose time has come, as it was read.

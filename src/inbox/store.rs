@@ -227,6 +227,13 @@ pub trait Events {
         limit: u32,
     ) -> Result<Vec<DueEvent>, StoreError>;
 
+    /// Returns due events of several merchants, for each at most the number beside it, and when its next one is due.
+    async fn due_of_each(
+        &self,
+        wanted: Vec<(String, u32)>,
+        now: Millis,
+    ) -> Result<Vec<DueMerchant>, StoreError>;
+
     /// Takes events that were due for one attempt each, and returns a claim for each, in their order. No other sidecar
     /// gets them until `attempted`, or until this one has been silent for a while.
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError>;
@@ -234,7 +241,16 @@ pub trait Events {
     /// Writes down the end of an attempt, and returns true. Returns false, and changes nothing, where the event is
     /// another sidecar's by now or had that attempt already. A decision that was made meanwhile stands, except that what
     /// the app took is delivered.
-    async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError>;
+    async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError> {
+        let written = self.attempted_together(vec![attempt]).await?;
+        Ok(written.first().copied().unwrap_or_default())
+    }
+
+    /// Writes down the ends of several attempts in one commit, and returns for each what `attempted` returns.
+    async fn attempted_together(
+        &self,
+        attempts: Vec<AttemptRecord>,
+    ) -> Result<Vec<bool>, StoreError>;
 
     /// Sets the merchant's due events aside for the reason, until `resume` or for ten minutes.
     async fn wait_for(

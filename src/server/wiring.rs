@@ -11,7 +11,7 @@ use crate::admin::context::AdminContext;
 use crate::admin::pulse::Pulse;
 use crate::config::settings::Settings;
 use crate::config::{Listen, LiveConfig, Snapshot, StoreAddress};
-use crate::delivery::{Delivery, Wake};
+use crate::delivery::{Courier, Delivery, Wake};
 use crate::http::client::Client;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Connector;
@@ -46,6 +46,7 @@ pub(super) struct Parts {
     pub(super) client: Arc<Client>,
     pub(super) watch: LiveConfig,
     pub(super) apps: Arc<ClientsByOrigin>,
+    pub(super) deliveries: Arc<ClientsByOrigin>,
     pub(super) wake: Arc<Wake>,
     pub(super) activity: Arc<ActivityLog>,
     pub(super) pulse: Arc<Pulse>,
@@ -76,6 +77,10 @@ impl Parts {
             tracer: Arc::new(tracer),
             watch: watch(&settings.merchants, snapshot, &metrics)?,
             drain: Arc::default(),
+            deliveries: Arc::new(ClientsByOrigin::within(
+                to_apps.clone(),
+                settings.inbox.delivery_timeout,
+            )),
             apps: Arc::new(ClientsByOrigin::new(to_apps)),
             wake: Arc::default(),
             activity: Arc::new(ActivityLog::new(store.clone(), metrics.clone())),
@@ -157,13 +162,16 @@ impl Parts {
             store: self.store.clone(),
             deliver: Arc::new(Delivery {
                 store: self.store.clone(),
-                watch: self.watch.clone(),
-                apps: self.apps.clone(),
-                telemetry: self.telemetry(),
                 wake: self.wake.clone(),
-                platform: platform.clone(),
-                confirm: inbox.confirm,
-                retry_for: inbox.retry_for,
+                courier: Arc::new(Courier {
+                    live: self.watch.clone(),
+                    apps: self.deliveries.clone(),
+                    telemetry: self.telemetry(),
+                    wake: self.wake.clone(),
+                    platform: platform.clone(),
+                    confirm: inbox.confirm,
+                    retry_for: inbox.retry_for,
+                }),
             }),
             watch: Arc::new(OrderWatch {
                 store: self.store.clone(),

@@ -21,14 +21,21 @@ const MAX_CLIENTS: usize = 16_384;
 /// Clients by origin.
 pub struct ClientsByOrigin {
     connector: Connector,
+    time: Duration,
     clients: Mutex<LruCache<String, Arc<Client>>>,
 }
 
 impl ClientsByOrigin {
     /// No client yet; each is made when it is needed first.
     pub fn new(connector: Connector) -> Self {
+        Self::within(connector, TIME)
+    }
+
+    /// The same, with this time for a whole exchange.
+    pub fn within(connector: Connector, time: Duration) -> Self {
         Self {
             connector,
+            time,
             // Grows with the clients: most sidecars have a handful.
             clients: Mutex::new(LruCache::unbounded()),
         }
@@ -42,7 +49,7 @@ impl ClientsByOrigin {
             return Some(client.clone());
         }
         let base = Url::parse(&origin).ok()?;
-        let client = Arc::new(Client::new(&base, CONNECT_TIME, TIME, self.connector.clone()).ok()?);
+        let client = Arc::new(Client::new(&base, CONNECT_TIME, self.time, self.connector.clone()).ok()?);
         if clients.len() >= MAX_CLIENTS {
             clients.pop_lru();
         }

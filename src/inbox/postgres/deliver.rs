@@ -1,6 +1,6 @@
 //! Events on their way to the app: due, claimed, attempted, set aside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::Row;
 
@@ -57,18 +57,7 @@ pub(super) async fn due(
     let rows = database
         .rows_aside(&due_sql(), &[&holder, &now, &i64::from(each)])
         .await?;
-    let mut due: Vec<DueMerchant> = Vec::new();
-    for row in &rows {
-        let merid: &str = row.try_get(0)?;
-        match due.last_mut() {
-            Some(last) if last.merid == merid => last.events.push(read_due(row)?),
-            _ => due.push(DueMerchant {
-                merid: merid.to_owned(),
-                events: vec![read_due(row)?],
-            }),
-        }
-    }
-    Ok(due)
+    by_merchant(&rows)
 }
 
 /// Reads one merchant's due events.
@@ -83,6 +72,59 @@ pub(super) async fn due_of(
         .rows_aside(&due_of_sql(), &[&holder, &now, &i64::from(limit), &merid])
         .await?;
     rows.iter().map(read_due).collect()
+}
+
+/// Reads due events of several merchants, by the index alone.
+pub(super) async fn due_of_each(
+    database: &Database,
+    holder: i64,
+    wanted: &[(String, u32)],
+    now: Millis,
+) -> Result<Vec<DueMerchant>, StoreError> {
+    let sql = format!(
+        "SELECT wanted.merid, due.id, due.attempts, (SELECT min(next_attempt) FROM events
+            WHERE state = 'pending' AND merid = wanted.merid AND next_attempt > $2 AND {FREE})
+        FROM unnest($3::text[], $4::bigint[]) AS wanted(merid, most)
+        LEFT JOIN LATERAL (
+            SELECT id, attempts FROM events
+            WHERE state = 'pending' AND merid = wanted.merid AND next_attempt <= $2 AND {FREE}
+            ORDER BY next_attempt LIMIT wanted.most
+        ) AS due ON true"
+    );
+    let merids: Vec<_> = wanted.iter().map(|it| it.0.as_str()).collect();
+    let limits: Vec<_> = wanted.iter().map(|it| i64::from(it.1)).collect();
+    let rows = database
+        .rows_aside(&sql, &[&holder, &now, &merids, &limits])
+        .await?;
+    let mut due = by_merchant(&rows)?;
+    let next: HashMap<&str, Option<Millis>> = rows
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(3)?)))
+        .collect::<Result<_, StoreError>>()?;
+    for merchant in &mut due {
+        merchant.next_at = next.get(merchant.merid.as_str()).copied().flatten();
+    }
+    Ok(due)
+}
+
+/// Gathers rows that come merchant by merchant; one without an event stands for a merchant without due ones.
+fn by_merchant(rows: &[Row]) -> Result<Vec<DueMerchant>, StoreError> {
+    let mut due: Vec<DueMerchant> = Vec::new();
+    for row in rows {
+        let merid: &str = row.try_get(0)?;
+        if due.last().is_none_or(|last| last.merid != merid) {
+            due.push(DueMerchant {
+                merid: merid.to_owned(),
+                events: Vec::new(),
+                next_at: None,
+            });
+        }
+        let has_event = row.try_get::<_, Option<&str>>(1)?.is_some();
+        if let Some(last) = due.last_mut().filter(|_| has_event) {
+            last.events.push(read_due(row)?);
+        }
+    }
+    Ok(due)
 }
 
 fn read_due(row: &Row) -> Result<DueEvent, StoreError> {
@@ -159,60 +201,73 @@ pub(super) async fn park(database: &Database, id: &str, why: &str) -> Result<(),
     database.rows_aside(sql, &[&id, &why]).await.map(drop)
 }
 
-/// Writes down an attempt, unless the event is another sidecar's by now or has had it already.
+/// Writes down attempts, each unless its event is another sidecar's by now or has had it already. True for each that is
+/// written, in their order.
 pub(super) async fn attempted(
     database: &Database,
     holder: i64,
-    attempt: &AttemptRecord,
-) -> Result<bool, StoreError> {
-    let AttemptRecord {
-        id,
-        number,
-        at,
-        took,
-        outcome,
-        response,
-        state,
-        next,
-    } = attempt;
-    let sql = "WITH event AS (
-            UPDATE events SET attempts = $3::bigint, last_attempt = $6, next_attempt = $8, waits = '', holder = NULL,
-                state = CASE WHEN state = 'pending' OR $7 = 'delivered' THEN $7 ELSE state END
-            WHERE id = $2 AND attempts = $3::bigint - 1 AND holder = $1 RETURNING id
+    attempts: &[AttemptRecord],
+) -> Result<Vec<bool>, StoreError> {
+    let sql = "WITH given AS (
+            SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[],
+                $8::bigint[], $9::int[], $10::text[], $11::bytea[], $12::text[], $13::text[])
+            AS given(id, number, at, took, outcome, state, next, status, content_type, first_bytes, location, explanation)
+        ), event AS (
+            UPDATE events SET attempts = given.number, last_attempt = given.outcome, next_attempt = given.next,
+                waits = '', holder = NULL,
+                state = CASE WHEN events.state = 'pending' OR given.state = 'delivered' THEN given.state
+                    ELSE events.state END
+            FROM given
+            WHERE events.id = given.id AND events.attempts = given.number - 1 AND events.holder = $1
+            RETURNING events.id
         ), attempt AS (
             INSERT INTO attempts (event, number, at, took, outcome, status, content_type, first_bytes, location,
                 explanation)
-            SELECT id, $3, $4, $5, $6, $9, $10, $11, $12, $13 FROM event ON CONFLICT (event, number)
+            SELECT id, number, at, took, outcome, status, content_type, first_bytes, location, explanation
+            FROM given JOIN event USING (id) ON CONFLICT (event, number)
             DO UPDATE SET at = excluded.at, took = excluded.took, outcome = excluded.outcome,
                 status = excluded.status, content_type = excluded.content_type,
                 first_bytes = excluded.first_bytes, location = excluded.location,
                 explanation = excluded.explanation
         )
-        SELECT EXISTS (SELECT FROM event)";
-    let (number, state) = (i64::from(*number), state.name());
-    let response = response.as_ref();
-    let text = |of: fn(&AppResponse) -> &String| response.map_or("", |it| of(it));
+        SELECT id FROM event";
+    let text = |of: fn(&AttemptRecord) -> &str| attempts.iter().map(of).collect::<Vec<_>>();
+    let count = |of: fn(&AttemptRecord) -> i64| attempts.iter().map(of).collect::<Vec<_>>();
+    let said = |of: fn(&AppResponse) -> &str| {
+        let responses = attempts.iter().map(|it| it.response.as_ref());
+        responses.map(|it| it.map_or("", of)).collect::<Vec<_>>()
+    };
+    let responses = || attempts.iter().map(|it| it.response.as_ref());
+    let status: Vec<_> = responses()
+        .map(|it| it.map(|it| i32::from(it.status)))
+        .collect();
+    let first_bytes: Vec<_> = responses()
+        .map(|it| it.map(|it| it.first_bytes.as_slice()))
+        .collect();
+    let ids = text(|it| &it.id);
     let rows = database
         .rows_aside(
             sql,
             &[
                 &holder,
-                id,
-                &number,
-                at,
-                took,
-                outcome,
-                &state,
-                next,
-                &response.map(|it| i32::from(it.status)),
-                &text(|it| &it.content_type),
-                &response.map(|it| &it.first_bytes),
-                &text(|it| &it.location),
-                &text(|it| &it.explanation),
+                &ids,
+                &count(|it| i64::from(it.number)),
+                &count(|it| it.at),
+                &count(|it| it.took),
+                &text(|it| &it.outcome),
+                &text(|it| it.state.name()),
+                &count(|it| it.next),
+                &status,
+                &said(|it| &it.content_type),
+                &first_bytes,
+                &said(|it| &it.location),
+                &said(|it| &it.explanation),
             ],
         )
         .await?;
-    only(&rows)
+    let written: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
+    let written = written?;
+    Ok(ids.into_iter().map(|id| written.contains(id)).collect())
 }
 
 /// Reads the attempts at one event.

@@ -251,6 +251,14 @@ impl Events for Postgres {
         deliver::due_of(&self.database, self.holder, merid, now, limit).await
     }
 
+    async fn due_of_each(
+        &self,
+        wanted: Vec<(String, u32)>,
+        now: Millis,
+    ) -> Result<Vec<DueMerchant>, StoreError> {
+        deliver::due_of_each(&self.database, self.holder, &wanted, now).await
+    }
+
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
         let claims = deliver::claim(&self.database, self.holder, events).await?;
         for claim in &claims {
@@ -266,8 +274,11 @@ impl Events for Postgres {
         Ok(claims)
     }
 
-    async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError> {
-        deliver::attempted(&self.database, self.holder, &attempt).await
+    async fn attempted_together(
+        &self,
+        attempts: Vec<AttemptRecord>,
+    ) -> Result<Vec<bool>, StoreError> {
+        deliver::attempted(&self.database, self.holder, &attempts).await
     }
 
     async fn wait_for(

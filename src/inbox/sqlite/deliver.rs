@@ -39,7 +39,11 @@ pub(super) fn due(
     for merid in collect(connection, MERCHANTS, [], |row| text(row, 0))? {
         let events = due_of(connection, &merid, now, each)?;
         if !events.is_empty() {
-            due.push(DueMerchant { merid, events });
+            due.push(DueMerchant {
+                merid,
+                events,
+                next_at: None,
+            });
         }
     }
     Ok(due)
@@ -58,6 +62,28 @@ pub(super) fn due_of(
             attempts: row.get(1)?,
         })
     })
+}
+
+/// The next event of one merchant that is not due yet, by the index alone.
+pub(super) const NEXT: &str = "SELECT min(next_attempt) FROM events INDEXED BY events_pending
+    WHERE state = 'pending' AND merid = ?1 AND next_attempt > ?2";
+
+/// Reads due events of several merchants, and when the next one of each is due.
+pub(super) fn due_of_each(
+    connection: &Connection,
+    wanted: Vec<(String, u32)>,
+    now: Millis,
+) -> rusqlite::Result<Vec<DueMerchant>> {
+    let due = wanted.into_iter().map(|(merid, limit)| {
+        Ok(DueMerchant {
+            events: due_of(connection, &merid, now, limit)?,
+            next_at: connection
+                .prepare_cached(NEXT)?
+                .query_row(params![merid, now], |row| row.get(0))?,
+            merid,
+        })
+    });
+    due.collect()
 }
 
 /// Claims events. One process has the file, and it has each event in flight once: there is nothing to write.

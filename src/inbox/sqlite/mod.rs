@@ -292,6 +292,15 @@ impl Events for Sqlite {
             .await
     }
 
+    async fn due_of_each(
+        &self,
+        wanted: Vec<(String, u32)>,
+        now: Millis,
+    ) -> Result<Vec<DueMerchant>, StoreError> {
+        self.read(move |connection| deliver::due_of_each(connection, wanted, now))
+            .await
+    }
+
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
         let claims = self
             .read(move |connection| deliver::claim(connection, events))
@@ -311,9 +320,17 @@ impl Events for Sqlite {
         Ok(claims)
     }
 
-    async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError> {
-        self.write(move |transaction| deliver::attempted(transaction, &attempt))
-            .await
+    async fn attempted_together(
+        &self,
+        attempts: Vec<AttemptRecord>,
+    ) -> Result<Vec<bool>, StoreError> {
+        self.write(move |transaction| {
+            let written = attempts
+                .iter()
+                .map(|attempt| deliver::attempted(transaction, attempt));
+            written.collect()
+        })
+        .await
     }
 
     async fn wait_for(
