@@ -129,7 +129,7 @@ fn an_example_in_the_chinese_one_is_one_of_the_english_one() {
             others += 1;
         }
     }
-    assert!(others >= 4, "{others} examples");
+    assert!(others >= 3, "{others} examples");
 }
 
 #[test]
