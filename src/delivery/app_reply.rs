@@ -14,6 +14,11 @@ const LOOKED_THROUGH: usize = 4096;
 const QUOTED: usize = 80;
 /// The one reply that takes a result.
 const TAKEN: &[u8] = b"0000";
+/// Fields of a request whose values are a customer's.
+const SECRETS: [&str; 2] = ["accname", "accno"];
+/// Digits from which on a number may be a card's, an account's or a person's.
+const LONG_NUMBER: usize = 8;
+const MASK: &str = "…";
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A whole response of the app.
@@ -73,7 +78,7 @@ impl AppReply<'_> {
         AppResponse {
             status: self.status.as_u16(),
             content_type: self.content_type(),
-            first_bytes: self.body[..self.body.len().min(FIRST_BYTES)].to_vec(),
+            first_bytes: first_bytes(self.body),
             location: self.target().unwrap_or_default(),
             explanation,
         }
@@ -92,6 +97,51 @@ impl AppReply<'_> {
         }
         near_miss(body).unwrap_or_else(|| kind(body))
     }
+}
+
+/// The beginning of a body, as it may be kept: without what looks like the number of a card, an account or a person, and
+/// without what follows `accname` or `accno`. An app that echoes what it got must not fill the store with that.
+fn first_bytes(body: &[u8]) -> Vec<u8> {
+    // Masked before it is cut, so that no number loses its tail and passes for a short one.
+    let mut kept = masked(&body[..body.len().min(2 * FIRST_BYTES)]);
+    kept.truncate(FIRST_BYTES);
+    kept
+}
+
+fn masked(bytes: &[u8]) -> Vec<u8> {
+    let mut masked = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let name = SECRETS.iter().find(|name| {
+            let begin = rest.get(..name.len());
+            begin.is_some_and(|begin| begin.eq_ignore_ascii_case(name.as_bytes()))
+        });
+        if let Some(name) = name {
+            // Quotes, blanks and signs of assignment, then the value up to whatever ends it in a form, JSON or markup.
+            let is_between = |byte: &u8| b"\"'=:> \t".contains(byte);
+            let is_end = |byte: &u8| b"\"'&,;<>}\r\n".contains(byte);
+            let between = rest[name.len()..]
+                .iter()
+                .take_while(|it| is_between(it))
+                .count();
+            let value = &rest[name.len() + between..];
+            let length = value.iter().position(is_end).unwrap_or(value.len());
+            masked.extend_from_slice(&rest[..name.len() + between]);
+            masked.extend_from_slice(MASK.as_bytes());
+            at += name.len() + between + length;
+        } else if digits >= LONG_NUMBER {
+            masked.extend_from_slice(MASK.as_bytes());
+            let letter = rest.get(digits).is_some_and(|it| matches!(it, b'x' | b'X'));
+            at += digits + usize::from(letter);
+        } else {
+            let step = digits.max(1);
+            masked.extend_from_slice(&rest[..step]);
+            at += step;
+        }
+    }
+    masked
 }
 
 /// A body that its author took for `0000`.
@@ -205,7 +255,9 @@ fn title(text: &str, lower: &str) -> Option<String> {
 
 /// The app's words without anything that could move a cursor or turn a line around, and cut to a sentence's length.
 fn shown(text: &str) -> String {
-    let is_plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ';
+    let text = masked(text.as_bytes());
+    let text = String::from_utf8_lossy(&text);
+    let is_plain = |c: &char| c.is_alphanumeric() || c.is_ascii_graphic() || *c == ' ' || *c == '…';
     let mut shown: String = text
         .chars()
         .take(QUOTED)
@@ -321,6 +373,28 @@ mod tests {
         );
         let coded = explained(200, &[("content-encoding", "br")], b"0000x").1;
         assert_eq!(coded, "a body in the coding \"br\", which nobody asked for");
+    }
+
+    #[test]
+    fn numbers_and_names_of_customers_are_not_kept() {
+        for (body, kept) in [
+            (
+                "paid 6222021234567890 by 11010119900307863X!",
+                "paid … by …!",
+            ),
+            ("accname=张三丰&accno=CARD1", "accname=…&accno=…"),
+            (
+                r#"{"accname" : "张三丰","accno":"1"}"#,
+                r#"{"accname" : "…","accno":"…"}"#,
+            ),
+            ("<b>ACCNAME</b>", "<b>ACCNAME…</b>"),
+            ("order 1234567, 0000", "order 1234567, 0000"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&first_bytes(body.as_bytes())), kept);
+        }
+        let long = "a".repeat(FIRST_BYTES - 4) + "622202123456789012";
+        assert!(!String::from_utf8_lossy(&first_bytes(long.as_bytes())).contains("6222"));
+        assert_eq!(shown("Order 6222021234567890"), "Order …");
     }
 
     proptest::proptest! {

@@ -226,11 +226,11 @@ fn no_secret_is_written_or_answered_anywhere() {
 fn callbacks_leave_no_secret_behind() {
     let book = Book::default();
     let app = |seen: &crate::platform::Seen| match seen.header("countersign-attempt") {
-        // What the app says is written nowhere either.
+        // What the app says is kept with the attempt, without names and numbers of cards and people.
         Some("1") => Action::Reply(crate::platform::http(
             500,
             &[],
-            format!("{ACCNAME} {ACCNO}"),
+            format!("{ACCNO} accname={ACCNAME}"),
         )),
         _ => taken(),
     };
