@@ -47,3 +47,7 @@ mod sandbox;
 mod server;
 
 pub mod cli;
+
+#[cfg(test)]
+#[path = "../tests/world/mod.rs"]
+mod world;

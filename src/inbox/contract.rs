@@ -77,7 +77,7 @@ pub(super) fn order(orderid: &str, amount: u64, action: &'static str) -> Order {
     }
 }
 
-pub(super) fn outcome(
+pub(crate) fn outcome(
     merid: &str,
     orderid: &str,
     queryid: &str,

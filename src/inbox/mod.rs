@@ -24,7 +24,7 @@ pub mod store;
 mod decide;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 mod sqlite;
 
