@@ -165,10 +165,12 @@ impl Courier {
                     headers: &headers,
                     body: response.body(),
                 };
-                match reply.is_taken() {
-                    true => AttemptResult::Taken(reply.kept("taken".to_owned())),
-                    false => AttemptResult::Rejected(reply.kept(reply.explanation())),
+                if !reply.is_taken() {
+                    return AttemptResult::Rejected(reply.kept(reply.explanation()));
                 }
+                // Any other reply may be another request's: its connection is closed.
+                response.keep_connection();
+                AttemptResult::Taken(reply.kept("taken".to_owned()))
             }
             Err(error) => AttemptResult::Silent(error.to_string()),
         }

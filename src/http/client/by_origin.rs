@@ -49,7 +49,8 @@ impl ClientsByOrigin {
             return Some(client.clone());
         }
         let base = Url::parse(&origin).ok()?;
-        let client = Arc::new(Client::new(&base, CONNECT_TIME, self.time, self.connector.clone()).ok()?);
+        let client =
+            Arc::new(Client::new(&base, CONNECT_TIME, self.time, self.connector.clone()).ok()?);
         if clients.len() >= MAX_CLIENTS {
             clients.pop_lru();
         }
