@@ -10,6 +10,8 @@ mod run;
 
 mod check;
 
+mod healthcheck;
+
 mod envelope;
 
 mod explain;
@@ -49,6 +51,8 @@ enum Command {
     Run(run::RunCommand),
     /// Check both files: every problem, or what would be in force
     Check(check::CheckCommand),
+    /// Ask the running sidecar whether it is ready: exit code 0 or 1, for containers
+    Healthcheck(Config),
     /// Sign a message: JSON in, `req=…&sign=…` out
     Sign(envelope::SignCommand),
     /// Verify an envelope: `resp=…&sign=…` in, plain JSON out; exit code 1 where it does not hold
@@ -67,7 +71,7 @@ enum Command {
     Demo(demo::DemoCommand),
 }
 
-/// Where the settings are.
+/// The place of the settings.
 #[derive(Args)]
 struct Config {
     /// The settings file
@@ -131,7 +135,7 @@ fn unknown_variables(asked: &BTreeSet<String>) -> Vec<String> {
 
 /// A command that did not end well.
 enum Failure {
-    /// The answer is no: a bad sign, a failed probe. Exit code 1.
+    /// A negative result: an invalid signature, a failed probe. Exit code 1.
     No(String),
     /// The arguments or the input make no sense. Exit code 2.
     Usage(String),
@@ -176,6 +180,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
+        Command::Healthcheck(config) => healthcheck::healthcheck(&config),
         Command::Sign(sign) => envelope::sign(&sign),
         Command::Verify(verify) => envelope::verify(&verify),
         Command::Decode(decode) => envelope::decode(&decode),

@@ -15,14 +15,14 @@ pub(super) const MAX_FILE: u64 = 64 << 20;
 /// A key is some dozens of bytes; a file past this is not a key.
 pub(super) const MAX_KEY_FILE: u64 = 64 << 10;
 
-/// What one file held at one look.
+/// The content of one file at one look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
     Content([u8; 32]),
     Unreadable(String),
 }
 
-/// What the system says of a file without reading it. Any write changes the time of the last change, which no program can
+/// The metadata of a file, which the system gives without reading it. Any write changes the time of the last change, which no program can
 /// set (inode(7)); another file of the same name has another inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -56,7 +56,7 @@ impl Stamp {
     }
 }
 
-/// What each file of one load held.
+/// The content of each file of one load.
 pub(super) type Contents = BTreeMap<PathBuf, Seen>;
 
 /// The whole file. The buffer is sized first, so that no copy of a key is left behind by growing it.
@@ -72,7 +72,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, String
     Ok(bytes)
 }
 
-/// The same outcome as [`seen`] on what [`read`] returns, in little memory.
+/// Digests a file in little memory; the outcome equals [`seen`] on the result of [`read`].
 pub(super) fn look(path: &Path, limit: u64) -> Seen {
     match digest(path, limit) {
         Ok(digest) => Seen::Content(digest),

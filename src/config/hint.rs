@@ -23,13 +23,13 @@ const MAX_LINKS: usize = 40;
 
 type Names = Arc<Mutex<HashSet<OsString>>>;
 
-/// Watches the folders of a few files and wakes whoever waits when one of the files may have changed.
+/// Watches the folders of a few files and wakes the live configuration when one of the files may have changed.
 pub(super) struct Hints {
     watcher: Option<RecommendedWatcher>,
     folders: BTreeMap<PathBuf, Identity>,
     names: Names,
     warned: bool,
-    /// How many files were followed, and when.
+    /// The number of files that were followed, and the time.
     followed: Option<(usize, Instant)>,
 }
 

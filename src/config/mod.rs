@@ -1,6 +1,6 @@
 //! The two files: read, checked whole, swapped in whole.
 //!
-//! Knows nothing of signing or the network. Keeps promise I6: a bad file never reduces service; and I5 for keys: no
+//! It depends on neither signing nor the network. Keeps promise I6: a bad file never reduces service; and I5 for keys: no
 //! message made here quotes a value from the merchants file.
 
 pub mod problem;

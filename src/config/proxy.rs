@@ -12,7 +12,7 @@ const EXPECTED: &str =
 /// The way that connections to the platform take.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ProxySetting {
-    /// As `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say.
+    /// The proxy that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name.
     #[default]
     FromEnvironment,
     /// `"none"`: straight to the platform, whatever the environment says.
@@ -28,7 +28,7 @@ pub struct ProxyAddress {
     pub host: String,
     /// The port; 80 where the URL names none.
     pub port: u16,
-    /// What the proxy knows us by.
+    /// The credentials that the proxy asks for.
     pub credentials: Option<ProxyCredentials>,
 }
 

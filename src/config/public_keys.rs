@@ -19,7 +19,7 @@ pub fn demo_key(index: usize) -> Key {
     Key::new(DEMO_KEYS[index]).expect("the demo's keys are not empty")
 }
 
-/// What is wrong with a key that cannot be the platform's own.
+/// Explains why a key cannot be the platform's own.
 pub(super) fn objection(key: &Key) -> Option<&'static str> {
     let bytes = key.bytes();
     if DEMO_KEYS.iter().any(|known| known.as_bytes() == bytes) {
@@ -34,7 +34,7 @@ pub(super) fn objection(key: &Key) -> Option<&'static str> {
     std::str::from_utf8(bytes).ok().and_then(template)
 }
 
-/// What is wrong with a secret that is still a template's variable.
+/// Explains that a secret is still a template's variable.
 pub(super) fn template(text: &str) -> Option<&'static str> {
     let text = text.trim();
     let is_within = |(open, close): (&str, &str)| {

@@ -4,7 +4,7 @@ use url::{Host, Url};
 
 const EXPECTED: &str = "expected an absolute http or https url";
 
-/// What a URL may carry after its path.
+/// The parts that a URL may have after its path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
     /// Paths are appended to it.

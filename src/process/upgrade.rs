@@ -1,8 +1,11 @@
-//! The handover from a running process to the one that replaces it, over a unix socket that is theirs alone.
+//! The upgrade from a running process to the one that replaces it, over a unix socket that is theirs alone.
 //!
-//! The new process asks, and gets the listening sockets of the old one with what it must know. It opens all else that it
-//! needs, serves beside the old one, and only then says so; up to that word the old process goes on as if nobody had asked.
-//! The socket for the next handover is among those that are handed over.
+//! 1. The new process connects and gets the listening sockets of the old one, with an offer that names their addresses.
+//! 2. It opens all else that it needs, serves beside the old process, and sends `serving`. Up to then the old process
+//!    works on unchanged, and so it does if the new one gives up.
+//! 3. The old process tells the supervisor the new main process, answers `yours`, and drains.
+//!
+//! The socket for the next upgrade is among those that are handed over.
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -29,11 +32,11 @@ use super::systemd::Address;
 use crate::config::settings::Settings;
 use crate::config::{Listen, StoreAddress};
 
-/// What the kernel passes at once (SCM_MAX_FD, unix(7)).
+/// The kernel passes as many at once (SCM_MAX_FD, unix(7)).
 const MAX_SOCKETS: usize = 253;
 /// Bytes of an offer: some hundred paths.
 const MAX_OFFER: usize = 64 * 1024;
-/// Each side answers at once.
+/// Each side replies at once.
 const REPLY_TIME: Duration = Duration::from_secs(5);
 /// From the offer to the word that the new process serves: it reads a large store's first pages in between.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -41,15 +44,15 @@ const START_TIME: Duration = Duration::from_secs(60);
 const LAST_GASP: Duration = Duration::from_secs(3);
 /// The new process serves.
 const SERVING: &[u8; 8] = b"serving\n";
-/// Whoever asks only wants to know; as long as [`SERVING`].
+/// Sent by a caller that only looks; as long as [`SERVING`].
 const LOOKING: &[u8; SERVING.len()] = b"looking\n";
 /// The old process has stopped accepting.
 const YOURS: &[u8] = b"yours\n";
 
-/// Why nothing is handed over.
+/// An upgrade that did not take place.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
-    /// Nobody answers.
+    /// No process listens.
     #[error(
         "nothing to take over: no countersign that runs with the store {store} listens at {path}; start it without \
          --upgrade, or with the same RUNTIME_DIRECTORY and XDG_RUNTIME_DIR as the running one"
@@ -57,7 +60,7 @@ pub enum UpgradeError {
     Nobody {
         /// The store that the settings name.
         store: String,
-        /// Where was looked.
+        /// The socket's path.
         path: String,
     },
     /// It runs other settings.
@@ -80,9 +83,9 @@ pub enum UpgradeError {
     Foreign {
         /// The folder, or the process.
         what: String,
-        /// Whose it is.
+        /// The owner's user id.
         owner: u32,
-        /// Who we are.
+        /// Our user id.
         own: u32,
     },
     /// The new process would not outlive the running one.
@@ -90,7 +93,7 @@ pub enum UpgradeError {
     CannotOutlive {
         /// The running process.
         pid: i32,
-        /// Why the new one would end with it.
+        /// The reason for which the new one would end with it.
         why: String,
     },
     /// Others may enter the folder.
@@ -103,25 +106,25 @@ pub enum UpgradeError {
     Failed(String),
 }
 
-/// What the new process must know, beside the sockets.
+/// Everything that the new process needs beside the sockets.
 #[derive(Debug, Serialize, Deserialize)]
 struct Offer {
     version: String,
     /// Resolved.
     settings: PathBuf,
-    /// As it was named, made absolute: what a link on the way leads to may have changed.
+    /// The settings' path as it was named, made absolute: a link on the way may lead elsewhere by now.
     #[serde(default)]
     settings_as_named: PathBuf,
-    /// Why nothing is handed over; the sockets are missing then.
+    /// The reason for which nothing is handed over; the sockets are missing then.
     #[serde(default)]
     rejection: Option<String>,
-    /// The addresses of the sockets, in their order; the socket for the next handover comes last and has none.
+    /// The addresses of the sockets, in their order; the socket for the next upgrade comes last and has none.
     listeners: Vec<String>,
     #[serde(default)]
     supervisor: Address,
 }
 
-/// Where the handover takes place, for those who share a store.
+/// The socket of the upgrade, one for those who share a store.
 struct UpgradeSocket {
     folder: PathBuf,
     path: PathBuf,
@@ -173,7 +176,7 @@ impl UpgradeSocket {
     }
 }
 
-/// The same whichever way leads there.
+/// Resolves links, so that one file has one name.
 fn resolved(path: &Path) -> PathBuf {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -207,7 +210,7 @@ pub struct Offered {
     settings: PathBuf,
     settings_as_named: PathBuf,
     supervisor: Address,
-    /// Why the next process would end with this one.
+    /// The reason for which the next process would end with this one.
     bound: Option<String>,
 }
 
@@ -274,7 +277,7 @@ impl Offered {
                 Ok(Some(pid)) => return pid,
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "no handover; this process goes on");
+                    tracing::warn!(%error, "the upgrade failed; this process goes on");
                     // Out of descriptors, most likely: some will be given back.
                     std::thread::sleep(Duration::from_millis(100));
                 }
@@ -463,7 +466,7 @@ fn ask(settings: &Settings) -> Result<(UnixStream, i32, Offer, Vec<OwnedFd>), Up
     Ok((old, pid, offer, sockets))
 }
 
-/// The same file, or the same name for it where a link on the way was turned since.
+/// Compares the file, and its name: a link on the way may have been turned since.
 fn is_offered_for(offer: &Offer, settings: &Settings) -> bool {
     offer.settings == full_path(&settings.path)
         || offer.settings_as_named == absolute(&settings.path)

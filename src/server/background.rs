@@ -1,4 +1,4 @@
-//! What goes on beside the requests.
+//! The work beside the requests.
 
 use std::env;
 use std::process::{Command, Stdio};
@@ -92,7 +92,7 @@ fn successor() -> Command {
     command
 }
 
-/// What becomes of results: delivered, and asked for where they did not come.
+/// The work on results: delivery, and reconciliation of orders without one.
 pub(super) struct Results {
     pub(super) drain: Arc<Drain>,
     pub(super) store: Arc<dyn Store>,

@@ -1,4 +1,4 @@
-//! What a caller from outside would object to in the certificate of the callbacks' listener.
+//! Warnings about the certificate of the callbacks' listener, as a caller from outside would judge it.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! What is found out before anything is served: that the files which settings name can be used.
+//! The checks before anything is served: files, addresses and the store can be used.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::process::sockets::{ListenError, Sockets};
 use crate::process::upgrade::{Running, UpgradeError};
 use crate::telemetry::metrics::Uncounted;
 
-/// Why the sidecar cannot start.
+/// An error that keeps the sidecar from starting.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct StartError {

@@ -1,4 +1,4 @@
-//! What is in force: said at the start and after each reload, in the log, the metrics and the supervisor's status.
+//! The configuration in force: reported at the start and after each reload, in the log, the metrics and the supervisor's status.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -117,7 +117,7 @@ fn seconds_since_1970() -> f64 {
     now.unwrap_or_default().as_secs_f64()
 }
 
-/// What the supervisor shows of a process that serves.
+/// The status that the supervisor shows of a serving process.
 pub(super) fn status(watch: &LiveConfig) -> String {
     let merchants = watch.snapshot().len();
     match watch.last().1 {

@@ -15,7 +15,7 @@ use crate::config::Listen;
 use crate::process::drain::DRAIN_TIME;
 use crate::telemetry::log;
 
-/// What the store is given at the end to take the last notes.
+/// The store's time at the end for the last entries of the activity log.
 const LAST_NOTES: Duration = Duration::from_millis(200);
 
 pub(super) struct End {

@@ -1,4 +1,4 @@
-//! The start's last step: whoever waits for us is told that we serve, and from then on another process may take over.
+//! The last step of the start: the supervisor and the old process learn that this one serves, and the next upgrade may come.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(super) struct Start {
     pub(super) taken: Mutex<Option<Predecessor>>,
     /// Signals no longer end the process hard.
     pub(super) is_watching: Arc<Notify>,
-    /// Why no other process can outlive this one.
+    /// The reason for which no other process can outlive this one.
     pub(super) bound: Option<String>,
 }
 

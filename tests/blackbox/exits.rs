@@ -106,7 +106,7 @@ fn check_is_content_with_what_the_running_sidecar_holds_and_with_nothing_else() 
     let checked = check(&sidecar.setup, &[]);
     assert!(checked.status.success(), "{}", text(&checked));
     assert!(
-        !sidecar.output().contains("no handover"),
+        !sidecar.output().contains("the upgrade failed"),
         "{}",
         sidecar.output()
     );
@@ -381,4 +381,24 @@ fn a_reader_that_has_seen_enough_ends_a_command_quietly() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(!text(&output).contains("panicked"), "{}", text(&output));
+}
+
+#[test]
+fn healthcheck_is_the_readiness_of_the_running_sidecar() {
+    let setup = Setup::new(|_| {});
+    let ask = |setup: &Setup| {
+        let mut ask = command();
+        ask.args(["healthcheck", "-c"]).arg(setup.conf_file());
+        ask.output().unwrap()
+    };
+    let down = ask(&setup);
+    assert_eq!(down.status.code(), Some(1), "{}", text(&down));
+    assert!(
+        text(&down).contains(&setup.admin.to_string()),
+        "{}",
+        text(&down)
+    );
+    let sidecar = setup.start();
+    let up = ask(&sidecar.setup);
+    assert_eq!((up.status.code(), text(&up).as_str()), (Some(0), "ready\n"));
 }

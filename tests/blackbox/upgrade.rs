@@ -290,7 +290,7 @@ fn a_new_process_that_ended_before_the_old_one_heard_that_it_serves_changes_noth
     drop(new);
     signal(&sidecar.child, "CONT");
     eventually("the old process goes on", SOON, || {
-        sidecar.output().contains("no handover")
+        sidecar.output().contains("the upgrade failed")
     });
     assert_eq!(sidecar.query(query_json(MERID, ORDERID)).status, 200);
     let old = sidecar.upgrade();

@@ -29,7 +29,7 @@ use crate::telemetry::metrics::Uncounted;
 pub(super) struct SandboxCommand {
     #[command(subcommand)]
     command: Option<Box<SandboxAction>>,
-    /// Where to listen
+    /// The address to listen on
     #[arg(long, default_value = "127.0.0.1:8090")]
     listen: SocketAddr,
     /// A merchants file, followed as the sidecar follows it; without it, the demo's merchant

@@ -22,7 +22,7 @@ use super::merchants::Snapshot;
 pub use reload::ReloadOutcome;
 use reload::{Follower, ReloadStep};
 
-/// How late a change is seen where file events do not work.
+/// Between two looks where file events do not work.
 const POLL: Duration = Duration::from_secs(2);
 /// The pause after a look is so many times as long as the look itself: half a percent of a core at most.
 const PAUSE_PER_LOOK: u32 = 200;
@@ -43,7 +43,7 @@ struct Shared {
     turn: Mutex<Turn>,
 }
 
-/// What one reload at a time may touch.
+/// The state that one reload at a time may touch.
 struct Turn {
     follower: Follower,
     on_reload: Box<dyn Fn(&ReloadOutcome) + Send>,
@@ -51,7 +51,7 @@ struct Turn {
 
 /// Keeps `first`, loaded from `path`, in step with the file.
 ///
-/// `on_reload` hears of each change that was applied or refused, a refusal once for each content, and of whatever
+/// `on_reload` is called for each change that was applied or rejected, once for each content, and for the outcome of
 /// [`LiveConfig::reload`] returns. It must not call `reload` itself. Fails only where no thread can be started.
 pub fn watch(
     path: PathBuf,
@@ -101,7 +101,7 @@ impl LiveConfig {
         outcome
     }
 
-    /// When the merchants in force were last loaded, confirmed or refused a change, and what came of it.
+    /// The time at which the merchants were last loaded, confirmed or rejected a change, and what came of it.
     pub fn last(&self) -> (SystemTime, ReloadOutcome) {
         self.0.last.lock().clone()
     }

@@ -1,6 +1,6 @@
 //! From a changed file to a new snapshot: loaded at first sight, in force once the content has been quiet.
 //!
-//! Knows contents, not events, and is told the time. Keeps promise I6: what cannot be taken whole leaves the last good
+//! Knows contents, not events, and gets the time from its caller. Keeps promise I6: what cannot be taken whole leaves the last good
 //! snapshot in force.
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,14 +18,14 @@ use crate::config::problem::{Problem, Problems};
 
 /// Covers an editor that empties a file before it writes it.
 const QUIET: Duration = Duration::from_millis(300);
-/// Where merchants vanish, a slow writer that has reached the end of an entry looks just the same.
+/// Applies where merchants vanish: a slow writer at the end of an entry looks just the same.
 const QUIET_WHERE_MERCHANTS_VANISH: Duration = Duration::from_secs(5);
 /// Content is read, not only looked at, this often.
 const READ_ALL: Duration = Duration::from_secs(120);
 /// Merchants; taking out fewer at a time is everyday work.
 const MASS_DELETION: usize = 5;
 
-/// What came of one reload.
+/// The outcome of one reload.
 #[derive(Debug, Clone)]
 pub enum ReloadOutcome {
     /// The new snapshot is in force.
@@ -54,7 +54,7 @@ pub enum ReloadOutcome {
     Refused(Problems),
 }
 
-/// What one look found.
+/// The finding of one look.
 pub(super) enum ReloadStep {
     /// Nothing to do; `reverted` where refused content has gone back to what is in force.
     Settled { reverted: bool },
@@ -71,9 +71,9 @@ pub(super) struct Follower {
     in_force: Contents,
     refused: Contents,
     pending: Option<Pending>,
-    /// What was read of each file, as long as the file does not change.
+    /// The content of each file, valid as long as the file does not change.
     read: HashMap<PathBuf, (Stamp, Seen)>,
-    /// When every file was last read, whatever its stamp.
+    /// The time at which every file was last read, whatever its stamp.
     read_all: Instant,
 }
 
@@ -251,7 +251,7 @@ impl Follower {
     }
 }
 
-/// Whether every file of `wanted` was seen as it is there; nothing holds an empty load.
+/// Returns true if every file of `wanted` was seen as it is there; nothing holds an empty load.
 fn holds(seen: &Contents, wanted: &Contents) -> bool {
     !wanted.is_empty()
         && wanted

@@ -60,7 +60,7 @@ const RESULT_FIELDS: [&str; 11] = [
 ];
 const MAX_MERID: usize = 64;
 
-/// What a file says.
+/// The content of a merchants file.
 pub(super) struct MerchantsFile {
     pub(super) merchants: Vec<Merchant>,
     /// `[end]` stated the right number of them.

@@ -1,4 +1,4 @@
-//! What a sidecar's settings demand of its merchants file.
+//! The demands of a sidecar's settings on its merchants file.
 
 use crate::config::settings::Settings;
 use crate::config::web_url;

@@ -38,13 +38,13 @@ pub struct Settings {
     pub platform: PlatformSettings,
     /// The listener for callbacks; none without a `[callbacks]` section.
     pub callbacks: Option<CallbackSettings>,
-    /// What is kept of results, and for how long.
+    /// The store, and how long results are kept and delivered.
     pub inbox: InboxSettings,
     /// The listener for operations.
     pub admin: AdminSettings,
-    /// What is logged.
+    /// The log's form and level.
     pub log: LogSettings,
-    /// What is allowed but worth a look.
+    /// Warnings: allowed, and probably not meant.
     pub warnings: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ pub struct AppSettings {
     pub listen: Vec<Listen>,
     /// Bytes of one request body.
     pub max_body: usize,
-    /// Calls at once; one more is refused.
+    /// Calls at once; one more is rejected.
     pub max_in_flight: usize,
     /// Origins, as browsers send them, whose pages may call; empty = none.
     pub allow_origins: Vec<String>,
@@ -83,13 +83,13 @@ pub struct PlatformSettings {
 pub struct CallbackSettings {
     /// At least one.
     pub listen: Vec<SocketAddr>,
-    /// How the outside reaches this listener.
+    /// The URL by which the outside reaches this listener.
     pub public_url: Option<Url>,
     /// Certificate and key, where the listener speaks https itself.
     pub tls: Option<TlsSettings>,
-    /// Who may call back; empty = anyone.
+    /// Networks that may call back; empty = any.
     pub allow_from: Vec<IpNet>,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies whose `X-Forwarded-For` counts.
     pub trust_forwarded_from: Vec<IpNet>,
 }
 
@@ -105,25 +105,25 @@ pub struct TlsSettings {
 /// `[inbox]`
 #[derive(Debug, Clone)]
 pub struct InboxSettings {
-    /// Where orders and events are kept.
+    /// The store of orders and events.
     pub store: StoreAddress,
-    /// When the platform is told `0000`.
+    /// The moment at which a callback is acknowledged with `0000`.
     pub acknowledge: Acknowledge,
-    /// How long an event is offered to the app.
+    /// The time for which an event is delivered again and again.
     pub retry_for: Duration,
-    /// How long events are kept.
+    /// The time for which events are kept.
     pub keep: Duration,
     /// The whole exchange of one delivery.
     pub delivery_timeout: Duration,
-    /// What is asked of the platform before the app hears of a payment.
+    /// The results that a query confirms before they are delivered.
     pub confirm: Confirm,
-    /// Whether orders without a result are asked about.
+    /// Queries the platform for orders without a result.
     pub watch_orders: bool,
-    /// Questions about such orders a second, at most.
+    /// Queries for such orders a second, at most.
     pub watch_per_second: usize,
 }
 
-/// When a callback is answered with `0000`.
+/// The moment at which a callback is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acknowledge {
     /// Once the event is on disk.
@@ -132,7 +132,7 @@ pub enum Acknowledge {
     Delivered,
 }
 
-/// Which results are confirmed by a query first.
+/// The results that are confirmed by a query first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confirm {
     /// None.
@@ -148,7 +148,7 @@ pub struct AdminSettings {
     pub listen: SocketAddr,
     /// The names, in lower case, that the listener is called by, beside its addresses.
     pub names: Vec<String>,
-    /// What opens it; always there where it is not on loopback.
+    /// The secret for it; always there where it is not on loopback.
     pub token: Option<LiveToken>,
 }
 

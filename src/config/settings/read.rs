@@ -1,4 +1,4 @@
-//! How each section is read: what is taken, what it is where nothing is said, and what was expected where it is refused.
+//! The reader of each section: valid values, defaults, and what was expected otherwise.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -31,7 +31,7 @@ const THREADS: RangeInclusive<u64> = 0..=1024;
 const MAX_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// As long as the platform waits before it repeats a notification (document §3.3.1).
+/// The platform waits as long before it repeats a notification (document §3.3.1).
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_FOR: Duration = Duration::from_secs(72 * 3_600);
 const KEEP: Duration = Duration::from_secs(30 * 86_400);
@@ -42,7 +42,7 @@ const MAX_KEEP: Duration = Duration::from_secs(3_650 * 86_400);
 /// Paths that have a meaning of their own.
 const OWN_PATHS: [&str; 3] = ["/api/query", "/api/icashier", "/apis/icashier"];
 
-/// All of them; `None` where there is no telling what platform is meant. What is wrong is told to `layers`.
+/// All of them; `None` where there is no telling what platform is meant. Problems go to `layers`.
 pub(super) fn settings(
     layers: &mut Layers<'_>,
     path: &Path,
@@ -347,7 +347,7 @@ fn file(folder: &Path, text: &str) -> Result<PathBuf, String> {
     Ok(folder.join(text))
 }
 
-/// As browsers write it (RFC 6454 §6.2): compared byte by byte, so anything else would never match.
+/// Takes an origin as browsers write it (RFC 6454 §6.2): compared byte by byte, anything else would never match.
 fn origin(text: &str) -> Result<String, String> {
     let url = Url::parse(text).ok();
     url.filter(|url| url.origin().ascii_serialization() == text && text != "null")
