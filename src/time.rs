@@ -1,25 +1,265 @@
-//! The wall clock, read at the edges; below them time is an argument.
+//! The wall clock, read at the edges; below them time is an argument. Beside it a trusted time, for what cannot be undone.
+//!
+//! A wall clock can be wrong for minutes or years: after a start without a battery, by a typing error, in a restored
+//! virtual machine. Plans follow it, since they can be made anew. Deletion, parking and giving up follow
+//! [`trusted_now`], which takes no jump for true until 24 hours have passed, or an operator has confirmed it.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use time::{OffsetDateTime, UtcOffset};
 
 /// Milliseconds since 1970. The clock is read at the edges and passed in.
 pub type Millis = i64;
 
-/// Milliseconds since 1970.
+/// Change of the wall clock against the time since boot that counts as a jump. NTP slews below it.
+pub const JUMP: Millis = 60 * 1000;
+/// Trusted time after which a jump is taken for true.
+pub const DOUBTED_FOR: Millis = 24 * 60 * 60 * 1000;
+
+/// No other clock decides.
+const NONE: i64 = i64::MIN;
+
+/// The offset of another host's clock from our time since boot: a fleet's database decides for all of its sidecars.
+static REFERENCE: AtomicI64 = AtomicI64::new(NONE);
+
+static TRUST: Mutex<Option<Trust>> = Mutex::new(None);
+
+/// Returns the time of the wall clock, or of the database that decides.
 pub fn now() -> Millis {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+    wall_at(since_boot())
 }
 
-/// `YYYY-MM-DD hh:mm:ss` at this offset.
+/// Returns the time by which something may be deleted, parked or given up.
+pub fn trusted_now() -> Millis {
+    let up = since_boot();
+    let wall = wall_at(up);
+    TRUST
+        .lock()
+        .get_or_insert(Trust::new(wall, up))
+        .look(wall, up)
+}
+
+/// Lets another host's clock decide, which showed `reference` now.
+pub fn follow(reference: Millis) {
+    REFERENCE.store(reference - since_boot(), Ordering::Relaxed);
+}
+
+/// Takes the wall clock for true from now on.
+pub fn confirm() {
+    let up = since_boot();
+    *TRUST.lock() = Some(Trust::new(wall_at(up), up));
+}
+
+/// Returns the jump of the wall clock that is in doubt: positive where it went ahead.
+pub fn doubted_jump() -> Option<Millis> {
+    let up = since_boot();
+    let wall = wall_at(up);
+    let trusted = trusted_now();
+    ((wall - trusted).abs() > JUMP).then_some(wall - trusted)
+}
+
+/// Returns what the next process has to know, to go on trusting the same time.
+pub fn kept() -> KeptTrust {
+    let trusted = trusted_now();
+    let doubted = TRUST
+        .lock()
+        .as_ref()
+        .map_or(0, |trust| trust.doubted(since_boot()));
+    KeptTrust {
+        boot: boot(),
+        up: since_boot(),
+        trusted,
+        doubted,
+    }
+}
+
+/// Goes on where an earlier process was.
+pub fn resume(kept: &KeptTrust) {
+    *TRUST.lock() = Some(Trust::resume(kept, &boot(), since_boot()));
+}
+
+/// Trust as a store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptTrust {
+    /// The kernel's id of its run.
+    pub boot: String,
+    /// Time since boot.
+    pub up: Millis,
+    /// The trusted time at that moment.
+    pub trusted: Millis,
+    /// Trusted time for which the wall clock has been in doubt.
+    pub doubted: Millis,
+}
+
+/// The relation of the wall clock to the time since boot, as far as it is trusted.
+#[derive(Debug)]
+struct Trust {
+    /// Wall time minus time since boot.
+    offset: Millis,
+    jump: Option<Jump>,
+}
+
+/// A jump in doubt.
+#[derive(Debug)]
+struct Jump {
+    /// The offset that the wall clock has now.
+    offset: Millis,
+    /// The time since boot at which it was seen first.
+    since: Millis,
+}
+
+impl Trust {
+    fn new(wall: Millis, up: Millis) -> Self {
+        Self {
+            offset: wall - up,
+            jump: None,
+        }
+    }
+
+    /// After another boot, the time since boot has passed for certain, and nothing is known of the time before it.
+    fn resume(kept: &KeptTrust, boot: &str, up: Millis) -> Self {
+        let is_same = kept.boot == boot && kept.up <= up;
+        let offset = if is_same {
+            kept.trusted - kept.up
+        } else {
+            kept.trusted
+        };
+        let passed = if is_same { up - kept.up } else { up };
+        // Which jump it was shows at the first look; its age counts on.
+        let jump = (kept.doubted > 0).then(|| Jump {
+            offset: NONE,
+            since: up - passed - kept.doubted,
+        });
+        Self { offset, jump }
+    }
+
+    /// Returns the trusted time, by a look at both clocks.
+    fn look(&mut self, wall: Millis, up: Millis) -> Millis {
+        let offset = wall - up;
+        if (offset - self.offset).abs() <= JUMP {
+            if self.jump.take().is_some() {
+                tracing::info!("the clock is right again");
+            }
+            self.offset = offset;
+            return wall;
+        }
+        match &mut self.jump {
+            Some(jump) if jump.offset == NONE => jump.offset = offset,
+            Some(jump) if (jump.offset - offset).abs() <= JUMP => {}
+            slot => {
+                *slot = Some(Jump { offset, since: up });
+                tracing::warn!(
+                    seconds = (offset - self.offset) / 1000,
+                    "the clock has jumped: nothing is deleted, parked or given up for 24 hours, or until `countersign clock \
+                     confirm`"
+                );
+            }
+        }
+        if self.doubted(up) >= DOUBTED_FOR {
+            tracing::warn!("the clock has kept its new time for 24 hours: it is taken for true");
+            *self = Self::new(wall, up);
+            return wall;
+        }
+        up + self.offset
+    }
+
+    fn doubted(&self, up: Millis) -> Millis {
+        self.jump
+            .as_ref()
+            .map_or(0, |jump| (up - jump.since).max(1))
+    }
+}
+
+fn wall_at(up: Millis) -> Millis {
+    match REFERENCE.load(Ordering::Relaxed) {
+        NONE => {
+            let since = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+        }
+        offset => up + offset,
+    }
+}
+
+/// Reads `CLOCK_BOOTTIME`, which no operator sets and which counts while the machine sleeps.
+fn since_boot() -> Millis {
+    let up = clock_gettime(ClockId::Boottime);
+    up.tv_sec * 1000 + up.tv_nsec / 1_000_000
+}
+
+/// Reads the id of the kernel's run; empty where the system has none, so that no two runs are taken for one.
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// Formats as `YYYY-MM-DD hh:mm:ss` at this offset.
 pub fn shown(at: Millis, offset: UtcOffset) -> String {
     let at = OffsetDateTime::from_unix_timestamp(at.div_euclid(1000))
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
         .to_offset(offset);
     let (date, (hour, minute, second)) = (at.date(), at.to_hms());
     format!("{date} {hour:02}:{minute:02}:{second:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Millis = 60 * 60 * 1000;
+    const BOOT: Millis = 1_000_000 * HOUR;
+
+    #[test]
+    fn a_jump_is_not_trusted_for_24_hours_and_forgotten_when_the_clock_is_right_again() {
+        for jump in [400 * 24 * HOUR, 2 * HOUR, 61_000, -61_000, -400 * 24 * HOUR] {
+            let mut trust = Trust::new(BOOT, 0);
+            assert_eq!(trust.look(BOOT + HOUR + 59_000, HOUR), BOOT + HOUR + 59_000);
+            let right = |up| BOOT + 59_000 + up;
+            for up in [HOUR, 2 * HOUR, 24 * HOUR] {
+                assert_eq!(trust.look(right(up) + jump, up), right(up), "{jump} {up}");
+            }
+            assert_eq!(trust.look(right(24 * HOUR), 24 * HOUR), right(24 * HOUR));
+            assert_eq!(
+                trust.look(right(25 * HOUR) + jump, 25 * HOUR),
+                right(25 * HOUR)
+            );
+            let later = 49 * HOUR;
+            assert_eq!(trust.look(right(later) + jump, later), right(later) + jump);
+        }
+    }
+
+    #[test]
+    fn doubt_outlives_the_process_and_the_boot() {
+        let mut trust = Trust::new(BOOT, 0);
+        let ahead = 400 * 24 * HOUR;
+        trust.look(BOOT + ahead, 0);
+        let kept = |trust: &mut Trust, up: Millis| KeptTrust {
+            boot: "a".to_owned(),
+            up,
+            trusted: trust.look(BOOT + ahead + up, up),
+            doubted: trust.doubted(up),
+        };
+        let first = kept(&mut trust, 10 * HOUR);
+        let mut again = Trust::resume(&first, "a", 20 * HOUR);
+        assert_eq!(
+            again.look(BOOT + ahead + 20 * HOUR, 20 * HOUR),
+            BOOT + 20 * HOUR
+        );
+        assert_eq!(
+            again.look(BOOT + ahead + 24 * HOUR, 24 * HOUR),
+            BOOT + ahead + 24 * HOUR
+        );
+        // Of another boot only the time since then has passed for certain.
+        let mut booted = Trust::resume(&first, "b", HOUR);
+        assert_eq!(
+            booted.look(BOOT + ahead + 99 * HOUR, HOUR),
+            BOOT + 11 * HOUR
+        );
+        let right = BOOT + 11 * HOUR + 5_000;
+        assert_eq!(booted.look(right, HOUR), right);
+    }
 }

@@ -26,6 +26,8 @@ pub struct PostgresAddress {
     pub config: tokio_postgres::Config,
     /// The encryption of the connection.
     pub encryption: Encryption,
+    /// The file that `PGPASSFILE` names, where the password came from it.
+    pub passfile: Option<PathBuf>,
 }
 
 /// The encryption of a connection; the server's certificate is always verified.
@@ -119,15 +121,18 @@ impl PostgresAddress {
         if config.get_dbname().is_none() || config.get_user().is_none() {
             return Err("expected a user and a database in the url of postgres".into());
         }
+        let mut passfile = None;
         if config.get_password().is_none()
-            && let Some(password) = password(&config, env)?
+            && let Some((password, file)) = password(&config, env)?
         {
             config.password(password);
+            passfile = file;
         }
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let mut postgres = Self {
             config,
             encryption: Encryption::Off,
+            passfile,
         };
         let may_be_plain = match sslmode {
             Some(Mode::Disable) => true,
@@ -143,6 +148,12 @@ impl PostgresAddress {
             SslMode::Require
         });
         Ok(postgres)
+    }
+
+    /// Reads the password again, where it came from a file that can be read.
+    pub fn current_password(&self) -> Option<String> {
+        let path = self.passfile.as_ref()?;
+        password_in(path, &self.config).ok().flatten()
     }
 
     /// Returns true where every host is on this machine.
@@ -180,20 +191,26 @@ impl fmt::Display for PostgresAddress {
     }
 }
 
-/// Finds the password where libpq does: in `PGPASSWORD`, then in the file that `PGPASSFILE` names.
+/// Finds the password where libpq looks for it: `PGPASSWORD`, then the file that `PGPASSFILE` names, which is returned too.
 fn password(
     config: &tokio_postgres::Config,
     env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<String>, String> {
+) -> Result<Option<(String, Option<PathBuf>)>, String> {
     let given = |name| env(name).filter(|value| !value.is_empty());
     if let Some(password) = given("PGPASSWORD") {
-        return Ok(Some(password));
+        return Ok(Some((password, None)));
     }
     let Some(path) = given("PGPASSFILE") else {
         return Ok(None);
     };
-    let file = std::fs::read_to_string(&path)
+    let found = password_in(Path::new(&path), config)
         .map_err(|error| format!("expected PGPASSFILE to name a readable file, {path}: {error}"))?;
+    Ok(found.map(|password| (password, Some(path.into()))))
+}
+
+/// Finds the password of this database in a file.
+fn password_in(path: &Path, config: &tokio_postgres::Config) -> std::io::Result<Option<String>> {
+    let file = std::fs::read_to_string(path)?;
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(name)) => name.clone(),
         Some(Host::Unix(_)) => "localhost".to_owned(),

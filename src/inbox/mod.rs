@@ -23,6 +23,8 @@ pub mod store;
 
 mod decide;
 
+mod health;
+
 #[cfg(test)]
 pub(crate) mod contract;
 

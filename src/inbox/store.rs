@@ -12,13 +12,19 @@ use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 
-/// Why a store cannot be opened or did not do what it was asked.
+/// Why a store cannot be opened, or did not do its work.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// In the words of whoever failed; they name no row.
+    /// Failed, in the words of the library or the system; they name no row.
     #[error("{0}")]
     Failed(String),
-    /// Something else wrote what is there.
+    /// The file, its folder or the server is not there.
+    #[error("{0}")]
+    Absent(String),
+    /// The disk is full.
+    #[error("there is no room: {0}")]
+    Full(String),
+    /// Another program's database.
     #[error("it is another program's database")]
     NotOurs,
     /// Written by a later version.
@@ -26,7 +32,7 @@ pub enum StoreError {
     Newer {
         /// The store's version.
         found: i32,
-        /// Ours.
+        /// This program's.
         known: i32,
     },
     /// Another process has it.
@@ -35,7 +41,19 @@ pub enum StoreError {
     /// The store's own check found damage.
     #[error("the store is damaged: {0}")]
     Damaged(String),
-    /// Too much to do, or no answer.
+    /// A pooler between the sidecar and the database splits sessions.
+    #[error(
+        "a pooler in between gives each transaction another session, and must keep sessions whole \
+         (pgbouncer: pool_mode = session)"
+    )]
+    Pooled,
+    /// Traces of a store remain, and its file does not.
+    #[error("{0}")]
+    Lost(String),
+    /// The path names another file than the one in use.
+    #[error("{0}")]
+    Moved(String),
+    /// Too much to do, or no response.
     #[error("the store did not confirm in time")]
     Slow,
 }
@@ -57,7 +75,7 @@ impl StoreError {
     /// Returns true where the store may be usable later without anyone's edit or decision.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::InUse(_) | Self::Slow => true,
+            Self::Absent(_) | Self::Full(_) | Self::InUse(_) | Self::Slow => true,
             Self::Failed(why) => !LASTING.iter().any(|part| why.contains(part)),
             _ => false,
         }
@@ -136,8 +154,10 @@ pub struct Counts {
     pub events: [i64; 5],
     /// When the oldest pending event was kept.
     pub oldest_pending: Option<Millis>,
-    /// Orders without a final result that are still asked about.
+    /// Orders that are not paid and still queried.
     pub open_orders: i64,
+    /// True where this sidecar is the one of its fleet whose metrics have these figures.
+    pub is_exported: bool,
 }
 
 impl Counts {
@@ -344,6 +364,9 @@ pub trait Store: Ledger + Events + Activity + Send + Sync {
     /// Returns an error where the latest put, record or look for due events failed or takes too long, or where the
     /// store was found damaged. After a failure it is tried.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// Takes the wall clock for true, here and in a running sidecar of this store within seconds.
+    async fn confirm_clock(&self) -> Result<(), StoreError>;
 
     /// Returns figures for the metrics.
     async fn counts(&self) -> Result<Counts, StoreError>;

@@ -84,6 +84,7 @@ mod packages;
 mod process;
 mod proxies;
 mod shutdown;
+mod store_file;
 mod stray;
 mod supervisor;
 mod traces;

@@ -24,6 +24,7 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::config::store_address::PostgresAddress;
 use crate::http::client::race::Race;
 use crate::http::client::resolve::Resolver;
 
@@ -37,11 +38,13 @@ pub(super) struct RacingConnector {
     runtime: Handle,
     tls: Option<MakeRustlsConnect>,
     hosts: Arc<PostgresHosts>,
+    address: PostgresAddress,
 }
 
 impl RacingConnector {
     /// Connects to the hosts of `config`, each within `time`.
     pub(super) fn new(
+        address: &PostgresAddress,
         config: &Config,
         tls: Option<MakeRustlsConnect>,
         runtime: Handle,
@@ -51,13 +54,18 @@ impl RacingConnector {
             runtime,
             tls,
             hosts: Arc::new(PostgresHosts::of(config, time)),
+            address: address.clone(),
         }
     }
 }
 
 impl Connect for RacingConnector {
     fn connect(&self, config: &Config) -> Pin<Box<dyn Future<Output = Connected> + Send + '_>> {
-        let (config, tls, hosts) = (config.clone(), self.tls.clone(), self.hosts.clone());
+        let (mut config, tls, hosts) = (config.clone(), self.tls.clone(), self.hosts.clone());
+        // Read for each connection, since passwords are rotated.
+        if let Some(password) = self.address.current_password() {
+            config.password(password);
+        }
         Box::pin(async move {
             // Dropped with the future that waits for it, and then ended.
             let mut connecting = JoinSet::new();

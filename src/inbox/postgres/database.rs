@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use deadpool_postgres::{
-    Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolError,
+    BuildError, Client, ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolError,
     RecyclingMethod,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -28,9 +29,9 @@ use crate::inbox::store::StoreError;
 
 /// Limit of each wait for the server, connecting included.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// Connections of one sidecar: ten sidecars fit under PostgreSQL's default limit of 100.
-const CONNECTIONS: usize = 8;
-/// The share of these for background work: deliveries by the hundred leave room for calls and callbacks.
+/// Connections for calls and callbacks. With the others eight, so that ten sidecars fit under PostgreSQL's default of 100.
+const CONNECTIONS: usize = 4;
+/// Connections for deliveries and upkeep: however much of it there is, calls and callbacks have their own.
 const ASIDE: usize = 4;
 /// The pause between two checks of a server that works.
 const BEAT: Duration = Duration::from_secs(3);
@@ -46,14 +47,16 @@ const DEMANDED: &str = "SELECT current_setting('fsync'), current_setting('full_p
 const SESSION: &str = "SET search_path = countersign; \
                        SET default_transaction_isolation = 'read committed'; SET statement_timeout = '2500ms'; \
                        SET idle_in_transaction_session_timeout = '5s'; SET enable_seqscan = off; \
-                       SET enable_hashjoin = off; SET enable_mergejoin = off";
+                       SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
+                       SET lock_timeout = '300ms'";
 
 type Params<'a> = [&'a (dyn ToSql + Sync)];
 
 /// The server, as far as this sidecar knows it.
 pub(super) struct Database {
     pool: Pool,
-    aside: Semaphore,
+    /// Settings are not demanded here each time: a delivery that is forgotten is made again.
+    aside: Pool,
     /// The reason for which it cannot be used, while there is one.
     down: ArcSwapOption<StoreError>,
     doubted: Notify,
@@ -71,25 +74,29 @@ impl Database {
             config.application_name("countersign");
         }
         config.connect_timeout(PATIENCE).tcp_user_timeout(PATIENCE);
-        let connector = RacingConnector::new(&config, tls, runtime, PATIENCE);
-        let each = ManagerConfig {
-            // The settings are read each time, which verifies the connection too.
-            recycling_method: RecyclingMethod::Fast,
+        let connector =
+            || RacingConnector::new(at, &config, tls.clone(), runtime.clone(), PATIENCE);
+        let builder = |size| {
+            let each = ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            };
+            let manager = Manager::from_connect(config.clone(), connector(), each);
+            Pool::builder(manager)
+                .max_size(size)
+                .post_create(Hook::async_fn(|client, _| {
+                    Box::pin(async move { begin(client).await.map_err(hook_error) })
+                }))
         };
-        let manager = Manager::from_connect(config, connector, each);
-        let pool = Pool::builder(manager)
-            .max_size(CONNECTIONS)
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { begin(client).await.map_err(told) })
-            }))
+        let failed = |error: BuildError| StoreError::Failed(error.to_string());
+        let pool = builder(CONNECTIONS)
             .pre_recycle(Hook::async_fn(|client, _| {
-                Box::pin(async move { demand(client).await.map_err(told).map(|_| ()) })
+                Box::pin(async move { demand(client).await.map_err(hook_error).map(|_| ()) })
             }))
             .build()
-            .map_err(|error| StoreError::Failed(error.to_string()))?;
+            .map_err(failed)?;
         Ok(Self {
             pool,
-            aside: Semaphore::new(ASIDE),
+            aside: builder(ASIDE).build().map_err(failed)?,
             down: ArcSwapOption::empty(),
             doubted: Notify::new(),
         })
@@ -97,13 +104,7 @@ impl Database {
 
     /// Returns a connection on which commits are safe.
     pub(super) async fn client(&self) -> Result<Client, StoreError> {
-        self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => error.into(),
-            PoolError::PostCreateHook(HookError::Message(words)) => {
-                StoreError::Failed(words.into_owned())
-            }
-            other => StoreError::Failed(other.to_string()),
-        })
+        self.pool.get().await.map_err(pool_error)
     }
 
     /// Runs one statement, which is a transaction of its own, and returns its rows.
@@ -115,14 +116,18 @@ impl Database {
         self.within(self.run(sql, params)).await
     }
 
-    /// The background variant of [`Database::rows`], which waits for a background connection first.
+    /// Runs background work on connections of its own.
     pub(super) async fn rows_aside(
         &self,
         sql: &str,
         params: &Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
-        let _turn = self.aside.acquire().await;
-        self.rows(sql, params).await
+        self.within(async {
+            let client = self.aside.get().await.map_err(pool_error)?;
+            let statement = client.prepare_cached(sql).await?;
+            Ok(client.query(&statement, params).await?)
+        })
+        .await
     }
 
     /// Runs some work within the time limit, unless the server is known to be down.
@@ -147,14 +152,26 @@ impl Database {
             .map_or(Ok(()), |why| Err((*why).clone()))
     }
 
-    /// Checks the server by running `sql`, which writes, at intervals and whenever its state is in doubt. Never returns.
-    pub(super) async fn beat(&self, sql: &str, params: &Params<'_>) {
+    /// Looks after the server by doing `sql`, which writes, now and then and whenever it is in doubt, for ever. `params` are
+    /// the holder and whether it wants to lead; `seen` gets the row of each good beat.
+    pub(super) async fn beat(
+        &self,
+        sql: &str,
+        params: impl Fn() -> (i64, bool),
+        mut seen: impl FnMut(&Row),
+    ) {
         loop {
-            let result = self.in_time(self.run(sql, params)).await;
+            let (holder, wants_to_lead) = params();
+            let result = self
+                .in_time(self.run(sql, &[&holder, &wants_to_lead]))
+                .await;
             match (&result, self.down.load().is_some()) {
                 (Err(error), false) => tracing::error!(%error, "the database cannot be used"),
                 (Ok(_), true) => tracing::info!("the database can be used again"),
                 _ => {}
+            }
+            if let Some(row) = result.as_ref().ok().and_then(|rows| rows.first()) {
+                seen(row);
             }
             let is_down = result.is_err();
             self.down.store(result.err().map(Arc::new));
@@ -163,6 +180,24 @@ impl Database {
                 let _ = tokio::time::timeout(BEAT, self.doubted.notified()).await;
             }
         }
+    }
+
+    /// Rejects a pooler that gives each transaction another session: settings, prepared statements and locks would be
+    /// another's. Two connections swap their sessions there, in whichever order it hands them out.
+    pub(super) async fn check_sessions(&self) -> Result<(), StoreError> {
+        let (one, two) = (self.client().await?, self.client().await?);
+        for (first, second) in [(&one, &two), (&two, &one), (&one, &two), (&two, &one)] {
+            let before = session(first).await?;
+            session(second).await?;
+            first.batch_execute("COMMIT").await?;
+            second.batch_execute("COMMIT").await?;
+            let after = session(first).await?;
+            first.batch_execute("COMMIT").await?;
+            if after != before {
+                return Err(StoreError::Pooled);
+            }
+        }
+        Ok(())
     }
 
     async fn run(&self, sql: &str, params: &Params<'_>) -> Result<Vec<Row>, StoreError> {
@@ -180,6 +215,7 @@ impl Database {
             Err(_) => {
                 // If one connection hangs, so do the others; the next ones are new.
                 self.pool.retain(|_, _| false);
+                self.aside.retain(|_, _| false);
                 Err(StoreError::Slow)
             }
         }
@@ -231,7 +267,29 @@ async fn demand(client: &ClientWrapper) -> Result<String, StoreError> {
     Ok(synchronous_commit)
 }
 
-fn told(error: StoreError) -> HookError {
+/// Begins a transaction, and returns the server's process that has it.
+async fn session(client: &Client) -> Result<Option<String>, StoreError> {
+    let messages = client
+        .simple_query("BEGIN; SELECT pg_backend_pid()")
+        .await?;
+    let pid = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    Ok(pid)
+}
+
+fn pool_error(error: PoolError) -> StoreError {
+    match error {
+        PoolError::Backend(error) => error.into(),
+        PoolError::PostCreateHook(HookError::Message(words)) => {
+            StoreError::Failed(words.into_owned())
+        }
+        other => StoreError::Failed(other.to_string()),
+    }
+}
+
+fn hook_error(error: StoreError) -> HookError {
     HookError::Message(error.to_string().into())
 }
 
@@ -239,6 +297,13 @@ impl From<tokio_postgres::Error> for StoreError {
     /// A server's details may quote a row; its message alone does not.
     fn from(error: tokio_postgres::Error) -> Self {
         if let Some(error) = error.as_db_error() {
+            let code = error.code();
+            if *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::QUERY_CANCELED {
+                return Self::Slow;
+            }
+            if *code == SqlState::DATA_CORRUPTED || *code == SqlState::INDEX_CORRUPTED {
+                return Self::Damaged(error.message().to_owned());
+            }
             return Self::Failed(format!("{} ({})", error.message(), error.code().code()));
         }
         let mut words = error.to_string();
@@ -247,7 +312,7 @@ impl From<tokio_postgres::Error> for StoreError {
             words += &format!(": {error}");
             source = error.source();
         }
-        Self::Failed(words)
+        Self::Absent(words)
     }
 }
 

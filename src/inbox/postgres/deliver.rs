@@ -1,6 +1,6 @@
 //! Events on their way to the app: due, claimed, attempted, set aside.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tokio_postgres::Row;
 
@@ -199,75 +199,6 @@ pub(super) async fn park(database: &Database, id: &str, why: &str) -> Result<(),
         WHERE id = $1 AND state = 'pending'";
     let why = format!("damaged in the store: {why}");
     database.rows_aside(sql, &[&id, &why]).await.map(drop)
-}
-
-/// Writes down attempts, each unless its event is another sidecar's by now or has had it already. True for each that is
-/// written, in their order.
-pub(super) async fn attempted(
-    database: &Database,
-    holder: i64,
-    attempts: &[AttemptRecord],
-) -> Result<Vec<bool>, StoreError> {
-    let sql = "WITH given AS (
-            SELECT * FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[],
-                $8::bigint[], $9::int[], $10::text[], $11::bytea[], $12::text[], $13::text[])
-            AS given(id, number, at, took, outcome, state, next, status, content_type, first_bytes, location, explanation)
-        ), event AS (
-            UPDATE events SET attempts = given.number, last_attempt = given.outcome, next_attempt = given.next,
-                waits = '', holder = NULL,
-                state = CASE WHEN events.state = 'pending' OR given.state = 'delivered' THEN given.state
-                    ELSE events.state END
-            FROM given
-            WHERE events.id = given.id AND events.attempts = given.number - 1 AND events.holder = $1
-            RETURNING events.id
-        ), attempt AS (
-            INSERT INTO attempts (event, number, at, took, outcome, status, content_type, first_bytes, location,
-                explanation)
-            SELECT id, number, at, took, outcome, status, content_type, first_bytes, location, explanation
-            FROM given JOIN event USING (id) ON CONFLICT (event, number)
-            DO UPDATE SET at = excluded.at, took = excluded.took, outcome = excluded.outcome,
-                status = excluded.status, content_type = excluded.content_type,
-                first_bytes = excluded.first_bytes, location = excluded.location,
-                explanation = excluded.explanation
-        )
-        SELECT id FROM event";
-    let text = |of: fn(&AttemptRecord) -> &str| attempts.iter().map(of).collect::<Vec<_>>();
-    let count = |of: fn(&AttemptRecord) -> i64| attempts.iter().map(of).collect::<Vec<_>>();
-    let said = |of: fn(&AppResponse) -> &str| {
-        let responses = attempts.iter().map(|it| it.response.as_ref());
-        responses.map(|it| it.map_or("", of)).collect::<Vec<_>>()
-    };
-    let responses = || attempts.iter().map(|it| it.response.as_ref());
-    let status: Vec<_> = responses()
-        .map(|it| it.map(|it| i32::from(it.status)))
-        .collect();
-    let first_bytes: Vec<_> = responses()
-        .map(|it| it.map(|it| it.first_bytes.as_slice()))
-        .collect();
-    let ids = text(|it| &it.id);
-    let rows = database
-        .rows_aside(
-            sql,
-            &[
-                &holder,
-                &ids,
-                &count(|it| i64::from(it.number)),
-                &count(|it| it.at),
-                &count(|it| it.took),
-                &text(|it| &it.outcome),
-                &text(|it| it.state.name()),
-                &count(|it| it.next),
-                &status,
-                &said(|it| &it.content_type),
-                &first_bytes,
-                &said(|it| &it.location),
-                &said(|it| &it.explanation),
-            ],
-        )
-        .await?;
-    let written: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get(0)).collect();
-    let written = written?;
-    Ok(ids.into_iter().map(|id| written.contains(id)).collect())
 }
 
 /// Reads the attempts at one event.

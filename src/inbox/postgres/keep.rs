@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use deadpool_postgres::{GenericClient, Transaction};
-use futures_util::future::{try_join_all, try_join3};
+use futures_util::future::{join_all, try_join_all, try_join3};
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -91,7 +91,17 @@ pub(super) async fn run(database: &Database, mut coming: mpsc::Receiver<KeepJob>
         waiting.retain(|job| !job.reply.is_closed());
         let group = take_group(&mut waiting);
         let kept = database.within(keep(database, &group)).await;
-        answer(group, kept);
+        // Another transaction may hold one row of the group: that one waits, and no other with it.
+        if matches!(kept, Err(StoreError::Slow)) && group.len() > 1 {
+            let alone = group.into_iter().map(async |job| {
+                let job = [job];
+                let kept = database.within(keep(database, &job)).await;
+                answer(job.into(), kept);
+            });
+            join_all(alone).await;
+        } else {
+            answer(group, kept);
+        }
     }
 }
 
@@ -107,7 +117,7 @@ fn take_group(waiting: &mut Vec<KeepJob>) -> Vec<KeepJob> {
     waiting.extract_if(.., is_alone).collect()
 }
 
-/// Confirms a result. The caller may have timed out, and then the confirmation is dropped.
+/// Replies to each caller. One may have stopped waiting: a result that nobody takes is dropped.
 fn answer(group: Vec<KeepJob>, kept: Result<Vec<PutOutcome>, StoreError>) {
     match kept {
         Ok(puts) => {
@@ -325,6 +335,29 @@ pub(super) async fn put_for_review(
             insert(&transaction, &statement, &event).await?;
             transaction.commit().await?;
             Ok(ReviewOutcome::Kept { id: event.id })
+        })
+        .await
+}
+
+/// Writes a row and takes it back: a table or an index that is damaged fails this.
+pub(super) async fn try_out(database: &Database) -> Result<(), StoreError> {
+    let trial = event_of_review(&Review {
+        merid: "trial".to_owned(),
+        orderid: String::new(),
+        queryid: "trial".to_owned(),
+        payload: Vec::new(),
+        reason: ReviewReason::Malformed,
+        field: String::new(),
+        source: event::Source::Query,
+        at: 0,
+    });
+    database
+        .within(async {
+            let mut client = database.client().await?;
+            let transaction = client.transaction().await?;
+            let statement = transaction.prepare_cached(INSERT).await?;
+            insert(&transaction, &statement, &trial).await?;
+            Ok(transaction.rollback().await?)
         })
         .await
 }

@@ -280,3 +280,17 @@ pub(super) async fn signed(
     };
     rows.first().map(read).transpose()
 }
+
+/// Writes an order and takes it back: a table or an index that is damaged fails this.
+pub(super) async fn try_out(database: &Database) -> Result<(), StoreError> {
+    let sql = "INSERT INTO orders (merid, orderid, amount, action, signed_at)
+        VALUES ('trial', 'trial', 0, 'Bank', 0)";
+    database
+        .within(async {
+            let mut client = database.client().await?;
+            let transaction = client.transaction().await?;
+            transaction.batch_execute(sql).await?;
+            Ok(transaction.rollback().await?)
+        })
+        .await
+}

@@ -17,6 +17,8 @@ mod keep;
 
 mod deliver;
 
+mod group;
+
 mod decisions;
 
 mod notes;
@@ -24,16 +26,19 @@ mod notes;
 mod upkeep;
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::Row;
 
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
 use super::event::{Event, EventState, WaitReason};
+use super::health::{Health, Work, vital_thread};
 use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
 use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
 use super::store::{
@@ -44,6 +49,7 @@ use crate::config::store_address::PostgresAddress as Address;
 use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
+use crate::time;
 use crate::time::Millis;
 use database::{Database, PATIENCE};
 use row::{EVENT, read_event};
@@ -59,6 +65,8 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 const WAITING: usize = 4096;
 /// Bytes of a payment's number or result that an index takes.
 const MAX_INDEXED: usize = 1000;
+/// No confirmation of the clock was seen yet.
+const UNSEEN: i64 = -1;
 /// What a database is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opening {
@@ -71,8 +79,22 @@ enum Opening {
 pub struct Postgres {
     database: Arc<Database>,
     results: mpsc::Sender<keep::KeepJob>,
+    claims: mpsc::Sender<group::ClaimJob>,
+    attempts: mpsc::Sender<group::AttemptJob>,
+    health: Health,
+    fleet: Arc<Fleet>,
     /// Who we are in leases; another one after each start.
     holder: i64,
+}
+
+/// This sidecar's part in the fleet.
+struct Fleet {
+    /// True while this sidecar is the one whose metrics have the store's figures.
+    leads: AtomicBool,
+    /// False once another process takes over.
+    wants_to_lead: AtomicBool,
+    /// The confirmations of the clock that were seen.
+    confirmed: AtomicI64,
 }
 
 impl Postgres {
@@ -98,31 +120,42 @@ impl Postgres {
             .build()
             .map_err(failed)?;
         let database = Arc::new(Database::new(at, runtime.handle().clone())?);
-        let (results, waiting) = mpsc::channel(WAITING);
+        let (results, coming_results) = mpsc::channel(WAITING);
+        let (claims, coming_claims) = mpsc::channel(WAITING);
+        let (attempts, coming_attempts) = mpsc::channel(WAITING);
+        let fleet = Arc::new(Fleet {
+            leads: AtomicBool::new(false),
+            wants_to_lead: AtomicBool::new(opening == Opening::Sidecar),
+            confirmed: AtomicI64::new(UNSEEN),
+        });
         let (opened, is_open) = std_mpsc::channel();
         // A hash with a random key is random enough to tell ten sidecars apart.
         let holder = RandomState::new()
             .hash_one(std::process::id())
             .cast_signed();
-        let shared = database.clone();
+        let (shared, ours) = (database.clone(), fleet.clone());
         let work = async move {
             let result = open(&shared, opening).await;
             let is_good = result.is_ok();
             if opened.send(result).is_ok() && is_good {
+                // The last handle drops all senders, and a panic in one ends the thread and the process.
                 tokio::select! {
-                    () = keep::run(&shared, waiting) => {}
-                    () = beat(&shared, holder), if opening == Opening::Sidecar => {}
+                    () = keep::run(&shared, coming_results) => {}
+                    () = group::claims(&shared, holder, coming_claims) => {}
+                    () = group::attempts(&shared, holder, coming_attempts) => {}
+                    () = beat(&shared, holder, &ours), if opening == Opening::Sidecar => {}
                 }
             }
         };
-        thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || runtime.block_on(work))
-            .map_err(failed)?;
+        vital_thread("store", move || runtime.block_on(work))?;
         is_open.recv().map_err(|_| StoreError::Slow)??;
         Ok(Self {
             database,
             results,
+            claims,
+            attempts,
+            health: Health::default(),
+            fleet,
             holder,
         })
     }
@@ -130,6 +163,7 @@ impl Postgres {
 
 async fn open(database: &Database, opening: Opening) -> Result<(), StoreError> {
     let opened = async {
+        database.check_sessions().await?;
         match opening {
             Opening::Sidecar => schema::migrate(database).await,
             Opening::Beside => schema::check(database).await,
@@ -140,18 +174,75 @@ async fn open(database: &Database, opening: Opening) -> Result<(), StoreError> {
     in_time.unwrap_or_else(|_| {
         let seconds = START_PATIENCE.as_secs();
         let words = format!("the server did not answer within {seconds} s");
-        Err(StoreError::Failed(words))
+        Err(StoreError::Absent(words))
     })
 }
 
-/// Keeps our leases, and finds out whether the database can be written.
-async fn beat(database: &Database, holder: i64) {
-    let sql = format!(
-        "WITH writable AS (UPDATE version SET number = number),
-            events AS (UPDATE events SET held_until = {LEASE} WHERE holder = $1)
-        UPDATE orders SET held_until = {LEASE} WHERE holder = $1"
-    );
-    database.beat(&sql, &[&holder]).await;
+/// Keeps our leases, finds out whether the database can be written, takes the lead where nobody has it, and reads the
+/// clock that decides for all. A row that another transaction holds delays nobody but itself.
+const BEAT: &str = "WITH writable AS (
+        UPDATE version SET number = number WHERE ctid IN (SELECT ctid FROM version FOR UPDATE SKIP LOCKED)
+    ), own_events AS (
+        UPDATE events SET held_until = clock_timestamp() + interval '15 s'
+        WHERE id IN (SELECT id FROM events WHERE holder = $1 FOR UPDATE SKIP LOCKED)
+    ), own_orders AS (
+        UPDATE orders SET held_until = clock_timestamp() + interval '15 s'
+        WHERE (merid, orderid) IN (SELECT merid, orderid FROM orders WHERE holder = $1 FOR UPDATE SKIP LOCKED)
+    ), lead AS (
+        UPDATE leader SET holder = CASE WHEN $2::boolean THEN $1 END,
+            held_until = clock_timestamp() + interval '10 s'
+        WHERE one IN (SELECT one FROM leader
+            WHERE holder = $1 OR ($2 AND (holder IS NULL OR held_until <= clock_timestamp()))
+            FOR UPDATE SKIP LOCKED)
+        RETURNING holder
+    )
+    SELECT EXISTS (SELECT FROM lead WHERE holder = $1), (SELECT confirmed FROM clock),
+        (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+
+async fn beat(database: &Database, holder: i64, fleet: &Fleet) {
+    let params = || (holder, fleet.wants_to_lead.load(Ordering::Relaxed));
+    let seen = |row: &Row| {
+        let leads = row.try_get(0).unwrap_or_default();
+        fleet.leads.store(leads, Ordering::Relaxed);
+        if let Ok(now) = row.try_get(2) {
+            time::follow(now);
+        }
+        let Ok(confirmed) = row.try_get::<_, i64>(1) else {
+            return;
+        };
+        let before = fleet.confirmed.swap(confirmed, Ordering::Relaxed);
+        if before != UNSEEN && before != confirmed {
+            tracing::info!("the clock was confirmed by an operator");
+            time::confirm();
+        }
+        // Looks at the clock, so that a jump is noticed in time.
+        time::trusted_now();
+    };
+    database.beat(BEAT, params, seen).await;
+}
+
+impl Postgres {
+    /// Waits for the reply of one of the store's workers.
+    async fn reply<T>(reply: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(PATIENCE, reply).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(StoreError::Slow),
+        }
+    }
+
+    /// Repeats work that failed, on rows that it takes back.
+    async fn try_again(&self, kind: Work) -> Result<(), StoreError> {
+        let result = match kind {
+            Work::Put => keep::try_out(&self.database).await,
+            Work::Record => ledger::try_out(&self.database).await,
+            Work::Due => deliver::due(&self.database, self.holder, 0, 1)
+                .await
+                .map(drop),
+            Work::Other => Ok(()),
+        };
+        self.health.note(kind, &result);
+        result
+    }
 }
 
 #[async_trait]
@@ -163,7 +254,9 @@ impl Ledger for Postgres {
         new: NewTry<'_>,
         at: Millis,
     ) -> Result<RecordOutcome, StoreError> {
-        ledger::record(&self.database, merid, order, new, at).await
+        let result = ledger::record(&self.database, merid, order, new, at).await;
+        self.health.note(Work::Record, &result);
+        result
     }
 
     async fn settle_try(&self, which: &Try, state: TryState) -> Result<bool, StoreError> {
@@ -223,15 +316,18 @@ impl Events for Postgres {
             arrival,
             reply,
         };
-        self.results.try_send(job).map_err(|_| StoreError::Slow)?;
-        match tokio::time::timeout(PATIENCE, kept).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(StoreError::Slow),
-        }
+        let result = match self.results.try_send(job) {
+            Ok(()) => Self::reply(kept).await,
+            Err(_) => Err(StoreError::Slow),
+        };
+        self.health.note(Work::Put, &result);
+        result
     }
 
     async fn put_for_review(&self, review: Review) -> Result<ReviewOutcome, StoreError> {
-        keep::put_for_review(&self.database, &review).await
+        let result = keep::put_for_review(&self.database, &review).await;
+        self.health.note(Work::Put, &result);
+        result
     }
 
     async fn set_back(&self, now: Millis) -> Result<(), StoreError> {
@@ -239,7 +335,9 @@ impl Events for Postgres {
     }
 
     async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError> {
-        deliver::due(&self.database, self.holder, now, each).await
+        let result = deliver::due(&self.database, self.holder, now, each).await;
+        self.health.note(Work::Due, &result);
+        result
     }
 
     async fn due_of(
@@ -248,7 +346,9 @@ impl Events for Postgres {
         now: Millis,
         limit: u32,
     ) -> Result<Vec<DueEvent>, StoreError> {
-        deliver::due_of(&self.database, self.holder, merid, now, limit).await
+        let result = deliver::due_of(&self.database, self.holder, merid, now, limit).await;
+        self.health.note(Work::Due, &result);
+        result
     }
 
     async fn due_of_each(
@@ -260,7 +360,10 @@ impl Events for Postgres {
     }
 
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
-        let claims = deliver::claim(&self.database, self.holder, events).await?;
+        let (reply, claimed) = oneshot::channel();
+        let job = group::ClaimJob { events, reply };
+        self.claims.send(job).await.map_err(|_| StoreError::Slow)?;
+        let claims = Self::reply(claimed).await?;
         for claim in &claims {
             if let ClaimOutcome::Damaged { id, why } = claim {
                 tracing::error!(
@@ -278,7 +381,26 @@ impl Events for Postgres {
         &self,
         attempts: Vec<AttemptRecord>,
     ) -> Result<Vec<bool>, StoreError> {
-        deliver::attempted(&self.database, self.holder, &attempts).await
+        let mut replies = Vec::with_capacity(attempts.len());
+        for attempt in attempts {
+            let (reply, written) = oneshot::channel();
+            let job = group::AttemptJob {
+                attempt,
+                until: group::deadline(),
+                reply,
+            };
+            let sent = self.attempts.send(job).await;
+            sent.map_err(|_| StoreError::Slow)?;
+            replies.push(Self::reply(written));
+        }
+        let written = join_all(replies).await;
+        // One that another transaction holds is not written, and spoils no other.
+        if let Some(Err(error)) = written.first()
+            && written.iter().all(Result::is_err)
+        {
+            return Err(error.clone());
+        }
+        Ok(written.into_iter().map(|it| it.unwrap_or(false)).collect())
     }
 
     async fn wait_for(
@@ -390,12 +512,29 @@ impl Activity for Postgres {
 
 #[async_trait]
 impl Store for Postgres {
+    fn let_go(&self) {
+        self.fleet.wants_to_lead.store(false, Ordering::Relaxed);
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
-        self.database.check()
+        self.database.check()?;
+        for kind in self.health.failed() {
+            self.try_again(kind).await?;
+        }
+        Ok(())
+    }
+
+    async fn confirm_clock(&self) -> Result<(), StoreError> {
+        time::confirm();
+        upkeep::confirm_clock(&self.database).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
-        upkeep::counts(&self.database).await
+        let counts = upkeep::counts(&self.database).await?;
+        Ok(Counts {
+            is_exported: self.fleet.leads.load(Ordering::Relaxed),
+            ..counts
+        })
     }
 
     async fn key_switches(&self) -> Result<Vec<KeySwitch>, StoreError> {

@@ -133,11 +133,9 @@ const ADDITIONS: [&str; 1] = ["
     );
     CREATE TABLE clock (
         one boolean PRIMARY KEY DEFAULT true CHECK (one),
-        accepted bigint NOT NULL,
-        trusted bigint NOT NULL,
-        doubted bigint NOT NULL,
         confirmed bigint NOT NULL
     );
+    INSERT INTO clock VALUES (true, 0);
     CREATE TABLE leader (one boolean PRIMARY KEY DEFAULT true CHECK (one), holder bigint, held_until timestamptz);
     INSERT INTO leader (one) VALUES (true);
     CREATE TABLE tallies (

@@ -281,3 +281,18 @@ pub(super) fn signed(
         .query_row([merid, orderid], read)
         .optional()
 }
+
+/// Writes an order and a try and removes them again: a table or an index that is damaged at its root fails this.
+pub(super) fn try_out(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let order = Order {
+        orderid: "trial".to_owned(),
+        amount: 0,
+        action: "Bank",
+    };
+    record(transaction, "trial", &order, (TryKind::Link, None), 0)?;
+    transaction.execute(
+        "DELETE FROM orders WHERE merid = 'trial' AND orderid = 'trial'",
+        [],
+    )?;
+    Ok(())
+}

@@ -1,13 +1,21 @@
 //! The store on SQLite: one file for one sidecar. WAL, `synchronous=FULL`, one thread that writes, and one connection
 //! that reads.
 
+mod identity;
+
 mod file;
 
 mod schema;
 
+mod connections;
+
+mod checkpoint;
+
 mod writer;
 
 mod row;
+
+mod clock;
 
 mod ledger;
 
@@ -23,21 +31,19 @@ mod notes;
 
 mod inspect;
 
-use std::fs::TryLockError;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
 use super::event::{Event, EventState, WaitReason};
+use super::health::{Health, Work, vital_thread};
 use super::order::{
     LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState,
 };
@@ -50,126 +56,232 @@ use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
-use file::{Lock, check_pages, connect, lock_file};
+use connections::{Connections, Lane};
+use file::{Held, Lock, check_pages, connect, is_small, noted_counter};
+use identity::StoreFile;
 pub(super) use inspect::inspect;
 use row::{EVENT, collect, read_event};
 use writer::{WriteJob, Writer, in_savepoint};
 
-/// Jobs that wait for the writer at most; more are refused at once.
+/// Jobs that wait for the writer at most; more are rejected at once.
 const WAITING: usize = 4096;
-/// How long anybody waits for the writer.
+/// Time that a caller waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(2);
-
+/// Time that a caller waits for rows.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause after each step of housekeeping: other work goes on between them.
 const BETWEEN_STEPS: Duration = Duration::from_millis(10);
 
-/// A store in one file. Its thread ends with it.
+/// A store in one file. Its threads end with it.
 pub struct Sqlite {
     jobs: SyncSender<WriteJob>,
-    reader: Arc<Mutex<Connection>>,
-    /// The last commit went well.
-    sound: Arc<AtomicBool>,
+    shared: Arc<Connections>,
+    health: Arc<Health>,
     lock: Lock,
+    /// Ends the thread that looks at the clock.
+    _clock: Option<SyncSender<()>>,
 }
 
 impl Sqlite {
-    /// Opens or creates the sidecar's own store. Refuses one that is damaged, newer, another program's, in use by
-    /// another instance, or cannot be written.
+    /// Opens or creates the sidecar's own store. Rejects one that is damaged, newer, another program's, in use by another
+    /// instance, or cannot be written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let (file, shown) = lock_file(path)?;
-        match file.try_lock() {
-            Ok(()) => Self::open_with(path, Lock::new(Some(file))),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(shown)),
-            Err(TryLockError::Error(error)) => Err(StoreError::Failed(format!("{shown}: {error}"))),
+        let file = Arc::new(StoreFile::open(path, true)?);
+        if file.is_new {
+            // The lock file is the trace of a store: it comes after the store. Two that begin at once meet here.
+            file.try_lock()?;
+            let store = Self::open_with(path, &file, Lock::new(None))?;
+            store.lock.send_replace(Some(Held::now(file, path)?));
+            tracing::info!(store = %path.display(), "a new store was made");
+            return Ok(store);
         }
+        let held = Held::now(file.clone(), path)?;
+        file.check_age(noted_counter(path))?;
+        let counter = file.counter().unwrap_or_default();
+        let store = Self::open_with(path, &file, Lock::new(None))?;
+        held.note_counter(counter);
+        store.lock.send_replace(Some(held));
+        Ok(store)
     }
 
     /// Opens the store of an instance that is going to end: both write, and its turn comes when that one lets go.
     pub fn take_over(path: &Path) -> Result<Self, StoreError> {
-        let (file, shown) = lock_file(path)?;
-        let lock = Lock::new(None);
-        let store = Self::open_with(path, lock.clone())?;
-        let wait = move || match file.lock() {
-            Ok(()) => {
-                lock.send_replace(Some(file));
+        let file = Arc::new(StoreFile::open(path, true)?);
+        let store = Self::open_with(path, &file, Lock::new(None))?;
+        let (lock, path) = (store.lock.clone(), path.to_owned());
+        let wait = move || match Held::in_turn(file, &path) {
+            Ok(held) => {
+                lock.send_replace(Some(held));
             }
-            Err(error) => tracing::error!(%error, "{shown} cannot be locked; nothing is delivered"),
+            Err(error) => {
+                tracing::error!(%error, "the store cannot be locked; nothing is delivered");
+            }
         };
-        spawn("store-lock", wait)?;
+        vital_thread("store-lock", wait)?;
         Ok(store)
     }
 
-    fn open_with(path: &Path, lock: Lock) -> Result<Self, StoreError> {
-        file::make(path);
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_CREATE)?;
-        check_pages(&connection, path)?;
+    fn open_with(path: &Path, file: &Arc<StoreFile>, lock: Lock) -> Result<Self, StoreError> {
+        let mut connection = connect(path)?;
+        let is_checked = is_small(path);
+        if is_checked {
+            check_pages(&connection, None)?;
+        }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         schema::migrate(&mut connection)?;
-        Self::start(connection, connect(path, OpenFlags::empty())?, lock)
+        try_out(&mut connection)?;
+        clock::resume(&connection)?;
+        file.remember();
+        let store = Self::start(path, file.clone(), connection, lock, true)?;
+        if file.was_left_open && !is_checked {
+            store.check_in_background()?;
+        }
+        Ok(store)
     }
 
     /// Opens the store of a sidecar that may be running, for the command line.
     pub fn open_beside(path: &Path) -> Result<Self, StoreError> {
-        let connection = connect(path, OpenFlags::empty())?;
+        let file = Arc::new(StoreFile::open(path, false)?);
+        let mut connection = connect(path)?;
         schema::check(&connection)?;
-        Self::start(
-            connection,
-            connect(path, OpenFlags::empty())?,
-            Lock::new(None),
-        )
+        schema::migrate(&mut connection)?;
+        file.remember();
+        Self::start(path, file, connection, Lock::new(None), false)
     }
 
-    fn start(writer: Connection, reader: Connection, lock: Lock) -> Result<Self, StoreError> {
+    fn start(
+        path: &Path,
+        file: Arc<StoreFile>,
+        writer: Connection,
+        lock: Lock,
+        is_sidecar: bool,
+    ) -> Result<Self, StoreError> {
         let (jobs, waiting) = sync_channel(WAITING);
-        let sound = Arc::new(AtomicBool::new(true));
-        let writer = Writer {
-            connection: writer,
-            sound: sound.clone(),
+        let shared = Arc::new(Connections::new(path.to_owned(), file));
+        let mut writer = Writer {
+            connection: Some(writer),
+            shared: shared.clone(),
+            checkpoints: None,
             _lock: lock.clone(),
         };
-        spawn("store", move || writer.run(&waiting))?;
+        if is_sidecar {
+            let (checkpoints, calls) = sync_channel(1);
+            writer.checkpoints = Some(checkpoints);
+            let (shared, lock) = (shared.clone(), lock.clone());
+            vital_thread("store-checkpoint", move || {
+                checkpoint::run(&shared, &lock, &calls)
+            })?;
+        }
+        vital_thread("store", move || writer.run(&waiting))?;
+        let mut clock = None;
+        if is_sidecar {
+            let (open, closed) = sync_channel(0);
+            clock = Some(open);
+            let (shared, jobs) = (shared.clone(), jobs.clone());
+            vital_thread("store-clock", move || clock::run(&shared, &jobs, &closed))?;
+        }
         Ok(Self {
             jobs,
-            reader: Arc::new(Mutex::new(reader)),
-            sound,
+            shared,
+            health: Arc::default(),
             lock,
+            _clock: clock,
         })
     }
 
-    /// Runs `work` in the next commit, and returns what it found once that is on stable storage.
+    /// Checks every page beside the work. One table at a time, so that no checkpoint waits for all of them.
+    fn check_in_background(&self) -> Result<(), StoreError> {
+        let (path, health) = (self.shared.path.clone(), self.health.clone());
+        vital_thread("store-check", move || {
+            let check = || {
+                let connection = connect(&path)?;
+                let sql = "SELECT name FROM sqlite_schema WHERE type = 'table'";
+                for table in collect(&connection, sql, [], |row| row.get::<_, String>(0))? {
+                    check_pages(&connection, Some(&table))?;
+                }
+                Ok::<_, StoreError>(())
+            };
+            let result = check();
+            match &result {
+                Ok(()) => {
+                    tracing::info!("every page of the store was checked after an unclean end")
+                }
+                Err(error) => tracing::error!(%error, "the check of the store's pages failed"),
+            }
+            health.note(Work::Other, &result);
+        })
+    }
+
+    /// Runs `work` in the next commit, and returns its result once that is on stable storage.
     async fn write<T: Send + 'static>(
         &self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.write_as(Work::Other, work).await
+    }
+
+    /// The same, where readiness depends on it.
+    async fn write_as<T: Send + 'static>(
+        &self,
+        kind: Work,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (confirm, confirmed) = oneshot::channel();
         let job: WriteJob = Box::new(move |transaction| {
             let result = in_savepoint(transaction, work);
-            // Whoever asked may have stopped waiting: a result that nobody takes is dropped.
+            // A caller may have stopped waiting: a result that nobody takes is dropped.
             Box::new(move |committed| {
                 let _ = confirm.send(committed.and_then(|()| result.map_err(StoreError::from)));
             })
         });
-        self.jobs.try_send(job).map_err(|_| StoreError::Slow)?;
-        match tokio::time::timeout(PATIENCE, confirmed).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(StoreError::Slow),
-        }
+        let result = match self.jobs.try_send(job) {
+            Err(_) => Err(StoreError::Slow),
+            Ok(()) => match tokio::time::timeout(PATIENCE, confirmed).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) | Err(_) => Err(StoreError::Slow),
+            },
+        };
+        self.health.note(kind, &result);
+        result
     }
 
+    /// Runs `work` on the lane of everything that somebody looks at.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let reader = self.reader.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            // A panic inside a read leaves nothing half done.
-            let connection = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&connection)
-        });
-        let done = done
-            .await
-            .map_err(|error| StoreError::Failed(error.to_string()))?;
-        Ok(done?)
+        self.read_on(Lane::View, Work::Other, work).await
+    }
+
+    async fn read_on<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        kind: Work,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = self.shared.clone();
+        let done = tokio::task::spawn_blocking(move || shared.on(lane, work));
+        let result = match tokio::time::timeout(READ_PATIENCE, done).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(StoreError::Failed(error.to_string())),
+            Err(_) => Err(StoreError::Slow),
+        };
+        self.health.note(kind, &result);
+        result
+    }
+
+    /// Repeats work that failed, on rows that it takes back.
+    async fn try_again(&self, kind: Work) -> Result<(), StoreError> {
+        match kind {
+            Work::Put => self.write_as(kind, keep::try_out).await,
+            Work::Record => self.write_as(kind, ledger::try_out).await,
+            Work::Due => {
+                let look = |connection: &Connection| deliver::due(connection, 0, 1);
+                let due = self.read_on(Lane::Delivery, kind, look).await;
+                due.map(drop)
+            }
+            Work::Other => Ok(()),
+        }
     }
 
     /// Runs `step` in commits of its own until it returns false, with pauses in between.
@@ -199,7 +311,7 @@ impl Ledger for Sqlite {
     ) -> Result<RecordOutcome, StoreError> {
         let (merid, order) = (merid.to_owned(), order.clone());
         let (kind, backurl) = (new.kind, new.backurl.map(str::to_owned));
-        self.write(move |transaction| {
+        self.write_as(Work::Record, move |transaction| {
             ledger::record(transaction, &merid, &order, (kind, backurl.as_deref()), at)
         })
         .await
@@ -262,13 +374,20 @@ impl Events for Sqlite {
         arrival: Arrival,
     ) -> Result<PutOutcome, StoreError> {
         let outcome = outcome.clone();
-        self.write(move |transaction| keep::put(transaction, &outcome, arrival))
-            .await
+        // Commits into a damaged file may not be there at the next start.
+        self.health.damage()?;
+        self.write_as(Work::Put, move |transaction| {
+            keep::put(transaction, &outcome, arrival)
+        })
+        .await
     }
 
     async fn put_for_review(&self, review: Review) -> Result<ReviewOutcome, StoreError> {
-        self.write(move |transaction| keep::put_for_review(transaction, &review))
-            .await
+        self.health.damage()?;
+        self.write_as(Work::Put, move |transaction| {
+            keep::put_for_review(transaction, &review)
+        })
+        .await
     }
 
     async fn set_back(&self, now: Millis) -> Result<(), StoreError> {
@@ -277,8 +396,8 @@ impl Events for Sqlite {
     }
 
     async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError> {
-        self.read(move |connection| deliver::due(connection, now, each))
-            .await
+        let look = move |connection: &Connection| deliver::due(connection, now, each);
+        self.read_on(Lane::Delivery, Work::Due, look).await
     }
 
     async fn due_of(
@@ -288,8 +407,8 @@ impl Events for Sqlite {
         limit: u32,
     ) -> Result<Vec<DueEvent>, StoreError> {
         let merid = merid.to_owned();
-        self.read(move |connection| deliver::due_of(connection, &merid, now, limit))
-            .await
+        let look = move |connection: &Connection| deliver::due_of(connection, &merid, now, limit);
+        self.read_on(Lane::Delivery, Work::Due, look).await
     }
 
     async fn due_of_each(
@@ -302,9 +421,8 @@ impl Events for Sqlite {
     }
 
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
-        let claims = self
-            .read(move |connection| deliver::claim(connection, events))
-            .await?;
+        let claim = move |connection: &Connection| deliver::claim(connection, events);
+        let claims = self.read_on(Lane::Delivery, Work::Due, claim).await?;
         for claim in &claims {
             if let ClaimOutcome::Damaged { id, why } = claim {
                 tracing::error!(
@@ -479,14 +597,17 @@ impl Store for Sqlite {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        if self.sound.load(Ordering::Relaxed) {
-            return Ok(());
+        self.health.damage()?;
+        self.shared.file.verify()?;
+        for kind in self.health.failed() {
+            self.try_again(kind).await?;
         }
-        // Writes a page without changing anything. Not the version: that may be a later one's by now.
-        self.write(|transaction| {
-            transaction.pragma_update(None, "application_id", schema::APPLICATION_ID)
-        })
-        .await
+        Ok(())
+    }
+
+    async fn confirm_clock(&self) -> Result<(), StoreError> {
+        crate::time::confirm();
+        self.write(clock::confirm).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
@@ -519,25 +640,27 @@ impl Store for Sqlite {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map(drop)
-        .map_err(|error| StoreError::Failed(format!("no thread: {error}")))
+/// Fails where a table or an index that keeps results and orders is damaged at its root.
+fn try_out(connection: &mut Connection) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    keep::try_out(&transaction)?;
+    ledger::try_out(&transaction)?;
+    deliver::due(&transaction, 0, 1)?;
+    upkeep::counts(&transaction)?;
+    Ok(transaction.rollback()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::schema::{APPLICATION_ID, MIGRATIONS, VERSION};
     use super::*;
-    use crate::inbox::contract::{SUBMIT, order};
+    use crate::inbox::contract::{ARRIVAL, SUBMIT, order, outcome};
 
     /// The writer of a dropped handle gives its lock back on its own thread.
     fn reopened(path: &Path) -> Result<Sqlite, StoreError> {
         loop {
             match Sqlite::open(path) {
-                Err(StoreError::InUse(_)) => thread::yield_now(),
+                Err(StoreError::InUse(_)) => std::thread::yield_now(),
                 result => return result,
             }
         }
@@ -570,6 +693,188 @@ mod tests {
         assert!(matches!(Sqlite::open(&path), Err(StoreError::InUse(_))));
     }
 
+    /// A store with some events of one merchant, and a connection beside it.
+    async fn store_with_events(path: &Path, count: u32) -> (Sqlite, Connection) {
+        let store = Sqlite::open(path).unwrap();
+        for number in 0..count {
+            let result = outcome(
+                "1",
+                &format!("ORDER{number:03}"),
+                &format!("Q{number}"),
+                "0000",
+                1,
+            );
+            store.put(&result, ARRIVAL).await.unwrap();
+        }
+        (store, Connection::open(path).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_believed_is_parked_alone() {
+        for damage in [
+            "json = CAST(x'7bff7d' AS TEXT)",
+            "json = replace(json, '0000', '0001')",
+            "amount = amount + 1",
+            "orderid = 'ORDER999'",
+            "queryid = CAST(x'ff' AS TEXT)",
+            "resultcode = '1001'",
+            "matched = 2",
+            "attempts = -1",
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, beside) = store_with_events(&folder.path().join("a.db"), 3).await;
+            let sql = format!("UPDATE events SET {damage} WHERE orderid = 'ORDER001'");
+            if beside.execute(&sql, []).is_err() {
+                continue;
+            }
+            let due = store.due(5, 9).await;
+            let due: Vec<_> = due.unwrap().into_iter().flat_map(|it| it.events).collect();
+            assert_eq!(due.len(), 3, "{damage}");
+            let claims = store.claim(due).await.unwrap();
+            let damaged = |it: &&ClaimOutcome| matches!(it, ClaimOutcome::Damaged { .. });
+            let claimed = |it: &&ClaimOutcome| matches!(it, ClaimOutcome::Claimed(_));
+            let counts = (
+                claims.iter().filter(damaged).count(),
+                claims.iter().filter(claimed).count(),
+            );
+            if damage.starts_with("matched") {
+                assert_eq!(counts, (0, 3), "a flag of which any but 0 is true");
+                continue;
+            }
+            assert_eq!(counts, (1, 2), "{damage}");
+            let listed = store.events(None, 9).await.unwrap();
+            let parked = listed.iter().filter(|it| it.state == EventState::Parked);
+            assert_eq!((listed.len(), parked.count()), (3, 1), "{damage}");
+            store.check().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_version_before_reads_and_writes_on_beside_this_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, beside) = store_with_events(&folder.path().join("a.db"), 1).await;
+        // Its statements, word for word.
+        let sql = "INSERT INTO events (id, merid, orderid, queryid, resultcode, amount, json, source, matched, state, \
+            received_at, next_attempt, attempts, last_attempt) \
+            VALUES ('old', '1', 'ORDER009', 'Q9', '0000', 1, '{}', 'notification', 0, 'pending', 5, 5, 0, '')";
+        beside.execute(sql, []).unwrap();
+        let sql = "INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)
+            VALUES ('1', 'ORDER009', 1, 'Bank', 5, 6)";
+        beside.execute(sql, []).unwrap();
+        let counts = store.counts().await.unwrap();
+        assert_eq!((counts.events, counts.open_orders), ([2, 0, 0, 0, 0], 1));
+        let due = store.due_of("1", 5, 9).await.unwrap();
+        let claims = store.claim(due).await.unwrap();
+        assert!(
+            claims
+                .iter()
+                .all(|it| matches!(it, ClaimOutcome::Claimed(_)))
+        );
+        let sql = "UPDATE events SET attempts = 1, last_attempt = 'taken', next_attempt = 9, state = 'delivered'
+            WHERE id = 'old'";
+        beside.execute(sql, []).unwrap();
+        let sql = "INSERT OR REPLACE INTO attempts (event, number, at, took, outcome) VALUES ('old', 1, 5, 1, 'taken')";
+        beside.execute(sql, []).unwrap();
+        assert_eq!(store.attempts("old").await.unwrap()[0].response, None);
+        let sql =
+            "DELETE FROM events WHERE state IN ('delivered', 'discarded') AND received_at < 9";
+        beside.execute(sql, []).unwrap();
+        let counts = store.counts().await.unwrap();
+        assert_eq!(counts.events, [1, 0, 0, 0, 0]);
+        let version = beside.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0));
+        assert_eq!(version.unwrap(), 3, "the version before opens it again");
+    }
+
+    #[tokio::test]
+    async fn looks_for_due_events_use_the_index_of_pending_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_store, beside) = store_with_events(&folder.path().join("a.db"), 9).await;
+        for with_statistics in [false, true] {
+            if with_statistics {
+                beside.execute_batch("ANALYZE").unwrap();
+            }
+            for sql in [deliver::DUE, deliver::MERCHANTS] {
+                let plan = collect(
+                    &beside,
+                    &format!("EXPLAIN QUERY PLAN {sql}"),
+                    params![],
+                    |row| row.get::<_, String>(3),
+                );
+                let plan = plan.unwrap().join("; ");
+                assert!(plan.contains("events_pending"), "{plan}");
+                assert!(!plan.contains("SCAN events"), "{plan}");
+                assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_of_commits_is_bounded_and_shrinks_when_a_long_reader_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let (store, beside) = store_with_events(&path, 1).await;
+        beside
+            .execute_batch("BEGIN; SELECT count(*) FROM events")
+            .unwrap();
+        let wal = || store.shared.file.wal_bytes();
+        let fill = async |store: &Sqlite| {
+            store
+                .write(|transaction| {
+                    transaction.execute("CREATE TABLE IF NOT EXISTS filler (x)", [])?;
+                    transaction.execute("INSERT INTO filler VALUES (zeroblob(1000000))", [])?;
+                    transaction.execute("DELETE FROM filler", [])
+                })
+                .await
+                .unwrap();
+        };
+        while wal() < 24 << 20 {
+            fill(&store).await;
+        }
+        beside.execute_batch("COMMIT").unwrap();
+        let began = std::time::Instant::now();
+        while wal() > 4 << 20 {
+            assert!(began.elapsed() < Duration::from_secs(20), "{} bytes", wal());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for _ in 0..60 {
+            fill(&store).await;
+            assert!(wal() < 64 << 20);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_older_copy_beside_the_log_of_a_later_one_is_rejected() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let (store, beside) = store_with_events(&path, 1).await;
+        let copy = std::fs::read(&path).unwrap();
+        let file = store.shared.file.clone();
+        let alone = |connection: &Connection| {
+            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        };
+        beside.execute_batch("ROLLBACK").ok();
+        store.shared.alone(Lane::Checkpoint, alone).unwrap();
+        if let Some(held) = &*store.lock.borrow() {
+            held.note_counter(file.counter().unwrap());
+        }
+        let result = outcome("1", "ORDER777", "Q777", "0000", 1);
+        store.put(&result, ARRIVAL).await.unwrap();
+        // While it runs, the copy is noticed at the next commit.
+        std::fs::write(&path, &copy).unwrap();
+        let result = outcome("1", "ORDER778", "Q778", "0000", 1);
+        assert!(matches!(
+            store.put(&result, ARRIVAL).await,
+            Err(StoreError::Moved(_) | StoreError::Damaged(_) | StoreError::Failed(_))
+        ));
+        assert!(store.check().await.is_err());
+        let error = StoreFile::open(&path, true)
+            .unwrap()
+            .check_age(noted_counter(&path));
+        assert!(matches!(error, Err(StoreError::Damaged(_))), "{error:?}");
+        drop(beside);
+    }
+
     #[test]
     fn a_store_of_the_first_version_is_brought_up() {
         let folder = tempfile::tempdir().unwrap();
@@ -598,7 +903,7 @@ mod tests {
             "no database, but long enough to be taken for a header".repeat(20),
         )
         .unwrap();
-        assert!(matches!(Sqlite::open(&path), Err(StoreError::Failed(_))));
+        assert!(matches!(Sqlite::open(&path), Err(StoreError::Damaged(_))));
         std::fs::remove_file(&path).unwrap();
         let other = Connection::open(&path).unwrap();
         other.execute_batch("CREATE TABLE theirs (x)").unwrap();

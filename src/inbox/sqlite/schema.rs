@@ -129,9 +129,8 @@ pub(super) const ADDITIONS: [&str; 1] = ["CREATE TABLE meta (name TEXT NOT NULL 
     CREATE TABLE clock (
         one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
         boot TEXT NOT NULL,
-        accepted INTEGER NOT NULL,
+        up INTEGER NOT NULL,
         trusted INTEGER NOT NULL,
-        uptime INTEGER NOT NULL,
         doubted INTEGER NOT NULL,
         confirmed INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;

@@ -12,7 +12,10 @@ pub(super) const FORGOTTEN: u32 = 200;
 
 /// Reads the figures. Triggers keep them, so that a million rows cost nothing here.
 pub(super) fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
-    let mut counts = Counts::default();
+    let mut counts = Counts {
+        is_exported: true,
+        ..Counts::default()
+    };
     let tallies = collect(connection, "SELECT name, count FROM tallies", [], |row| {
         Ok((text(row, 0)?, row.get::<_, i64>(1)?))
     })?;

@@ -1,57 +1,88 @@
-//! The one thread that writes: what waits while a commit is under way goes into the next together, and costs one flush.
+//! The one thread that writes: jobs that wait while a commit is under way go into the next together, and cost one flush.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+use super::checkpoint::COPIED_FROM;
+use super::connections::Connections;
 use super::file::Lock;
 use crate::inbox::store::StoreError;
 
 /// Jobs of one commit at most.
 const GROUP: usize = 256;
 
-/// Works inside the group's transaction, and tells whoever asked once that is committed or has failed.
+/// Works inside the group's transaction; its confirmation is called once that is committed or has failed.
 pub(super) type WriteJob = Box<dyn FnOnce(&Transaction<'_>) -> CommitConfirmation + Send>;
 type CommitConfirmation = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// Takes what waits, commits it at once, confirms each job.
+/// Takes the jobs that wait, commits them, confirms each.
 pub(super) struct Writer {
-    pub(super) connection: Connection,
-    pub(super) sound: Arc<AtomicBool>,
+    pub(super) connection: Option<Connection>,
+    pub(super) shared: Arc<Connections>,
+    /// Calls for a checkpoint; `None` where another process makes them.
+    pub(super) checkpoints: Option<SyncSender<()>>,
     pub(super) _lock: Lock,
 }
 
 impl Writer {
-    /// Until every handle is gone.
+    /// Writes until every handle is gone.
     pub(super) fn run(mut self, waiting: &Receiver<WriteJob>) {
         while let Ok(first) = waiting.recv() {
             let mut confirmations = Vec::new();
             let group = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1));
-            let committed = commit(&mut self.connection, group, &mut confirmations);
-            self.sound.store(committed.is_ok(), Ordering::Relaxed);
+            let committed = self.commit(group, &mut confirmations);
+            if committed.as_ref().is_err_and(needs_new_connection) {
+                self.reopen();
+            }
             for confirm in confirmations {
                 confirm(committed.clone());
             }
+            if let Some(checkpoints) = &self.checkpoints
+                && self.shared.file.wal_bytes() >= COPIED_FROM
+            {
+                // Where a call waits already, that one is enough.
+                let _ = checkpoints.try_send(());
+            }
+        }
+    }
+
+    /// Commits a group. A job that was not begun when something failed is dropped, and its caller hears of it that way.
+    fn commit(
+        &mut self,
+        group: impl Iterator<Item = WriteJob>,
+        confirmations: &mut Vec<CommitConfirmation>,
+    ) -> Result<(), StoreError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            slot => slot.insert(self.shared.reopen(None)?),
+        };
+        let _gate = self.shared.gate.read();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for job in group {
+            confirmations.push(job(&transaction));
+        }
+        transaction.commit()?;
+        // Committed is not enough: the next start has to find it under the path.
+        self.shared.file.verify()
+    }
+
+    fn reopen(&mut self) {
+        match self.shared.reopen(self.connection.take()) {
+            Ok(connection) => self.connection = Some(connection),
+            Err(error) => tracing::error!(%error, "the store cannot be opened anew"),
         }
     }
 }
 
-/// Jobs that were not begun when something failed are dropped, and whoever waits for them is told that way.
-fn commit(
-    connection: &mut Connection,
-    group: impl Iterator<Item = WriteJob>,
-    confirmations: &mut Vec<CommitConfirmation>,
-) -> Result<(), StoreError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for job in group {
-        confirmations.push(job(&transaction));
-    }
-    Ok(transaction.commit()?)
+/// Returns true for errors that may come of a lock which SQLite did not get rid of: it remembers one whose unlocking
+/// failed, says so nowhere, and waits for it itself. A full disk and a file that was moved are no such errors.
+fn needs_new_connection(error: &StoreError) -> bool {
+    matches!(error, StoreError::Failed(_) | StoreError::Slow)
 }
 
-/// One job's failure takes back that job alone.
+/// Runs a job so that its failure takes back that job alone.
 pub(super) fn in_savepoint<T>(
     transaction: &Transaction<'_>,
     work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,

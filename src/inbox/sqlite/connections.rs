@@ -1,0 +1,103 @@
+//! The connections of one process: lanes for reading, and the gate that lets the log of commits begin anew.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use rusqlite::Connection;
+
+use super::file::{abandon, connect};
+use super::identity::StoreFile;
+use crate::inbox::store::StoreError;
+
+/// A lane for reading. One of them keeps the console and the metrics out of the delivery's way.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lane {
+    /// Due events and claims.
+    Delivery,
+    /// Anything that somebody looks at.
+    View,
+    /// Checkpoints.
+    Checkpoint,
+}
+
+/// What the threads share.
+pub(super) struct Connections {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<StoreFile>,
+    /// Held shared by each transaction, and alone to begin the log anew, which no reader may be in.
+    pub(super) gate: RwLock<()>,
+    lanes: [Mutex<Option<Connection>>; 3],
+}
+
+impl Connections {
+    /// Opens no connection yet.
+    pub(super) fn new(path: PathBuf, file: Arc<StoreFile>) -> Self {
+        Self {
+            path,
+            file,
+            gate: RwLock::new(()),
+            lanes: Default::default(),
+        }
+    }
+
+    /// Works on a lane, beside others.
+    pub(super) fn on<T>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut slot = self.lanes[lane as usize].lock();
+        let _gate = self.gate.read();
+        self.work(&mut slot, work)
+    }
+
+    /// Works on a lane, and lets nothing else of this process go on meanwhile.
+    pub(super) fn alone<T>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut slot = self.lanes[lane as usize].lock();
+        let _gate = self.gate.write();
+        self.work(&mut slot, work)
+    }
+
+    /// After an error the lane is opened anew: it may have left its connection with a lock.
+    fn work<T>(
+        &self,
+        slot: &mut Option<Connection>,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let connection = match slot.take() {
+            Some(connection) => connection,
+            None => connect(&self.path)?,
+        };
+        match work(&connection) {
+            Ok(found) => {
+                *slot = Some(connection);
+                Ok(found)
+            }
+            Err(error) => {
+                abandon(connection);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Closes all and opens one for writing: after a failed unlock SQLite remembers the lock until the last connection
+    /// of the process is closed.
+    pub(super) fn reopen(&self, writer: Option<Connection>) -> Result<Connection, StoreError> {
+        let lanes = self.lanes.each_ref().map(|lane| lane.lock());
+        let _gate = self.gate.write();
+        for mut lane in lanes {
+            if let Some(connection) = lane.take() {
+                abandon(connection);
+            }
+        }
+        if let Some(writer) = writer {
+            abandon(writer);
+        }
+        connect(&self.path)
+    }
+}
