@@ -364,7 +364,11 @@ impl Reconcile {
         let mut rounds = tokio::time::interval(FORGET_EVERY);
         loop {
             rounds.tick().await;
-            if let Err(error) = self.store.forget(time::now().saturating_sub(keep)).await {
+            if let Err(error) = self
+                .store
+                .forget(time::trusted_now().saturating_sub(keep))
+                .await
+            {
                 tracing::error!(%error, "old events could not be deleted");
             }
         }
@@ -384,12 +388,18 @@ fn pace(per_second: usize) -> (Duration, usize) {
 /// Returns the time of the next query: after as long again as has passed since the signing, and never after a day.
 fn later(order: &OpenOrder, now: Millis) -> Option<Millis> {
     let age = now - order.signed_at;
-    (age < LAST).then(|| order.signed_at + (2 * age).clamp(FIRST, LAST))
+    let next = order.signed_at + (2 * age).clamp(FIRST, LAST);
+    (!is_given_up(order, now)).then(|| next.max(now + AGAIN))
 }
 
 /// Returns the time of the next query after one without a response.
 fn again(order: &OpenOrder, now: Millis) -> Option<Millis> {
-    (now - order.signed_at < LAST).then_some(now + AGAIN)
+    (!is_given_up(order, now)).then_some(now + AGAIN)
+}
+
+/// Returns true a day after the signing, and not because of a clock that has jumped.
+fn is_given_up(order: &OpenOrder, now: Millis) -> bool {
+    now.min(time::trusted_now()) - order.signed_at >= LAST
 }
 
 #[cfg(test)]

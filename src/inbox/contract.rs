@@ -58,6 +58,34 @@ impl StoreUnderTest {
         })
     }
 
+    /// Does some SQL in its database, as a DBA would.
+    pub(super) fn sql(&self, sql: &str) -> String {
+        let StoreAddress::Postgres(at) = &self.address else {
+            panic!("no database");
+        };
+        let cluster = cluster::Cluster::shared("").unwrap();
+        cluster.sql(at.config.get_dbname().unwrap(), sql)
+    }
+
+    /// Does some SQL in a transaction that stays open until the process is killed.
+    pub(super) fn hold(&self, sql: &str) -> std::process::Child {
+        let StoreAddress::Postgres(at) = &self.address else {
+            panic!("no database");
+        };
+        let cluster = cluster::Cluster::shared("").unwrap();
+        let database = at.config.get_dbname().unwrap();
+        let child = cluster.hold(database, sql);
+        while cluster.sql(
+            database,
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' \
+            AND datname = current_database() AND pid <> pg_backend_pid()",
+        ) == "0"
+        {
+            thread::yield_now();
+        }
+        child
+    }
+
     /// Also where the last handle was dropped just now: a writer gives its lock back on its own thread.
     pub(super) fn open(&self) -> Arc<dyn Store> {
         loop {

@@ -126,6 +126,18 @@ impl Cluster {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Does some SQL in a transaction that stays open until the process is killed.
+    pub(crate) fn hold(&self, database: &str, sql: &str) -> Child {
+        let port = self.port.to_string();
+        Command::new(self.binaries.join("psql"))
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1"])
+            .args(["-h", "127.0.0.1", "-p", &port, "-U", USER, "-d", database])
+            .args(["-c", &format!("BEGIN; {sql}; SELECT pg_sleep(60); COMMIT")])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("psql: {error}"))
+    }
+
     /// Sets what every session begins with, until it is so.
     pub(crate) fn set(&self, setting: &str, value: &str) {
         self.sql("postgres", &format!("ALTER SYSTEM SET {setting} = {value}"));

@@ -147,6 +147,7 @@ fn a_clock_that_is_a_year_ahead_for_a_moment_deletes_nothing() {
         return;
     }
     let mut shop = Shop::with(|_| taken(), |_| {});
+    shop.sidecar.setup.clock_is_confirmed = false;
     let paid = Payment::of(&shop.order());
     acknowledged(&shop.notify(&paid));
     shop.listed(&paid.orderid, "delivered");

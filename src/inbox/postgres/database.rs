@@ -44,7 +44,7 @@ const DEMANDED: &str = "SELECT current_setting('fsync'), current_setting('full_p
                         current_setting('transaction_read_only'), current_setting('server_encoding')";
 /// Session settings. Plans are made before there are statistics, and every statement of ours has its index. The server gives
 /// up what we have given up, above all the locks of a sidecar that was cut off.
-const SESSION: &str = "SET search_path = countersign; \
+pub(super) const SESSION: &str = "SET search_path = countersign; \
                        SET default_transaction_isolation = 'read committed'; SET statement_timeout = '2500ms'; \
                        SET idle_in_transaction_session_timeout = '5s'; SET enable_seqscan = off; \
                        SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \

@@ -589,6 +589,148 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_late_record_of_a_former_holder_changes_nothing() {
+        let test = "a_late_record_of_a_former_holder_changes_nothing";
+        let Some(place) = StoreUnderTest::database(test) else {
+            return;
+        };
+        let (ours, theirs) = (place.open(), place.open());
+        let result = outcome("1", "ABCDEFGH", "Q1", "0000", 1);
+        ours.put(&result, ARRIVAL).await.unwrap();
+        let event = due(&*ours, 5, 1).await.remove(0);
+        assert!(claimed(&*ours, &event).await.is_some());
+        let late = attempt(&event, EventState::Delivered, 9);
+        // As after a stop of 40 s: the lease has ended, and another has the event.
+        place.sql("UPDATE countersign.events SET held_until = now() - interval '1 s'");
+        assert!(claimed(&*theirs, &event).await.is_some());
+        assert!(!ours.attempted(late.clone()).await.unwrap());
+        let failed = attempt(&event, EventState::Pending, 7);
+        assert!(theirs.attempted(failed).await.unwrap());
+        assert!(!ours.attempted(late).await.unwrap());
+        let event = ours.event(&event.id).await.unwrap().unwrap();
+        assert_eq!((event.attempts, event.next_attempt), (1, 7));
+        assert_eq!(event.state, EventState::Pending);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_another_transaction_holds_delays_itself_alone() {
+        let test = "a_row_that_another_transaction_holds_delays_itself_alone";
+        let Some(place) = StoreUnderTest::database(test) else {
+            return;
+        };
+        let store = place.open();
+        for number in 0..4 {
+            let order = order(&format!("ORDER00{number}"), 1, "Bank");
+            store.record("1", &order, SUBMIT, 1).await.unwrap();
+            let result = outcome("1", &order.orderid, &format!("Q{number}"), "1001", 1);
+            store.put(&result, ARRIVAL).await.unwrap();
+        }
+        let due = due(&*store, 5, 9).await;
+        for event in &due {
+            assert!(claimed(&*store, event).await.is_some());
+        }
+        let held = &due[0];
+        let mut psql = place.hold(&format!(
+            "SELECT FROM countersign.events WHERE id = '{}' FOR UPDATE; \
+             SELECT FROM countersign.orders WHERE orderid = 'ORDER000' FOR UPDATE",
+            held.id
+        ));
+        let attempts = due
+            .iter()
+            .map(|event| store.attempted(attempt(event, EventState::Delivered, 9)));
+        let attempts = futures_util::future::join_all(attempts).await;
+        assert!(attempts[0].is_err(), "{attempts:?}");
+        assert!(
+            attempts[1..].iter().all(|it| matches!(it, Ok(true))),
+            "{attempts:?}"
+        );
+        let paid: Vec<_> = (0..4)
+            .map(|n| outcome("1", &format!("ORDER00{n}"), &format!("Q{n}"), "0000", 1))
+            .collect();
+        let puts = paid.iter().map(|result| store.put(result, ARRIVAL));
+        let puts = futures_util::future::join_all(puts).await;
+        assert!(puts[0].is_err(), "{puts:?}");
+        assert!(puts[1..].iter().all(Result::is_ok), "{puts:?}");
+        place.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' \
+             AND datname = current_database() AND pid <> pg_backend_pid()",
+        );
+        psql.kill().ok();
+        psql.wait().unwrap();
+        let began = std::time::Instant::now();
+        while store.put(&paid[0], ARRIVAL).await.is_err() {
+            assert!(began.elapsed() < Duration::from_secs(10));
+        }
+        store.check().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_sidecar_of_a_fleet_has_the_figures() {
+        let Some(place) = StoreUnderTest::database("one_sidecar_of_a_fleet_has_the_figures") else {
+            return;
+        };
+        let fleet = [place.open(), place.open(), place.open()];
+        let leaders = async || {
+            let counts = fleet.each_ref().map(|store| store.counts());
+            let counts = futures_util::future::try_join_all(counts).await.unwrap();
+            let leads = counts.into_iter().map(|it| it.is_exported);
+            leads.collect::<Vec<_>>()
+        };
+        let one = async || loop {
+            let leads = leaders().await;
+            assert!(leads.iter().filter(|it| **it).count() < 2);
+            if let Some(leader) = leads.iter().position(|it| *it) {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let first = one().await;
+        fleet[first].let_go();
+        let began = std::time::Instant::now();
+        while one().await == first {
+            assert!(began.elapsed() < Duration::from_secs(20));
+        }
+    }
+
+    #[tokio::test]
+    async fn looks_for_due_events_use_the_index_of_pending_ones() {
+        let test = "looks_for_due_events_use_the_index_of_pending_ones";
+        let Some(place) = StoreUnderTest::database(test) else {
+            return;
+        };
+        let store = place.open();
+        for number in 0..20 {
+            let result = outcome(
+                "1",
+                &format!("ORDER0{number:02}"),
+                &format!("Q{number}"),
+                "0000",
+                1,
+            );
+            store.put(&result, ARRIVAL).await.unwrap();
+        }
+        for with_statistics in [false, true] {
+            if with_statistics {
+                place.sql("ANALYZE countersign.events");
+            }
+            let sqls = [
+                (deliver::due_sql(), "(1, 5, 9)"),
+                (deliver::due_of_sql(), "(1, 5, 9, '1')"),
+            ];
+            for (sql, values) in sqls {
+                let plan = place.sql(&format!(
+                    "{}; PREPARE look AS {sql}; EXPLAIN EXECUTE look{values}",
+                    database::SESSION
+                ));
+                assert!(plan.contains("events_pending"), "{plan}");
+                for bad in ["Seq Scan on events", "Sort", "events_state", "Bitmap"] {
+                    assert!(!plan.contains(bad), "{plan}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_number_that_cannot_be_kept_takes_no_other_along() {
         let Some(place) =
             StoreUnderTest::database("a_number_that_cannot_be_kept_takes_no_other_along")

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::connections::{Connections, Lane};
 use super::row::text;
@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 60;
 
 /// Goes on with the trusted time of the process before.
-pub(super) fn resume(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn resume(connection: &mut Connection) -> rusqlite::Result<()> {
     let kept = connection
         .query_row("SELECT boot, up, trusted, doubted FROM clock", [], |row| {
             Ok(KeptTrust {
@@ -31,7 +31,10 @@ pub(super) fn resume(connection: &Connection) -> rusqlite::Result<()> {
     if let Some(kept) = kept {
         time::resume(&kept);
     }
-    Ok(())
+    // At once: a process that dies within a minute must not leave its clock unquestioned.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    keep(&transaction, &time::kept())?;
+    transaction.commit()
 }
 
 /// Looks at the clock until the store is closed.

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::row::{EVENT, collect, read_sound_event, text};
+use super::row::{EVENT, collect, read_sound_event, small, text};
 use crate::inbox::attempt::{
     AHEAD_ATTEMPT, AHEAD_LOOK, AppResponse, AttemptRecord, ClaimOutcome, ClaimedEvent, DueEvent,
     DueMerchant, FailingApp,
@@ -59,7 +59,7 @@ pub(super) fn due_of(
     collect(connection, DUE, params![merid, now, limit], |row| {
         Ok(DueEvent {
             id: text(row, 0)?,
-            attempts: row.get(1)?,
+            attempts: small(row, 1)?,
         })
     })
 }

@@ -71,6 +71,11 @@ impl Drop for Held {
     }
 }
 
+/// Returns true where a lock file is there.
+pub(super) fn has_lock_file(path: &Path) -> bool {
+    with_suffix(path, ".lock").exists()
+}
+
 /// Reads the change counter that the last checkpoint noted; 0 where none did.
 pub(super) fn noted_counter(path: &Path) -> u32 {
     let mut line = String::new();

@@ -57,7 +57,7 @@ use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 use connections::{Connections, Lane};
-use file::{Held, Lock, check_pages, connect, is_small, noted_counter};
+use file::{Held, Lock, check_pages, connect, has_lock_file, is_small, noted_counter};
 use identity::StoreFile;
 pub(super) use inspect::inspect;
 use row::{EVENT, collect, read_event};
@@ -95,10 +95,20 @@ impl Sqlite {
             tracing::info!(store = %path.display(), "a new store was made");
             return Ok(store);
         }
-        let held = Held::now(file.clone(), path)?;
+        // A lock file is made beside a store that is ours, and beside no other.
+        file.try_lock()?;
+        let held = if has_lock_file(path) {
+            Some(Held::now(file.clone(), path)?)
+        } else {
+            None
+        };
         file.check_age(noted_counter(path))?;
         let counter = file.counter().unwrap_or_default();
         let store = Self::open_with(path, &file, Lock::new(None))?;
+        let held = match held {
+            Some(held) => held,
+            None => Held::now(file, path)?,
+        };
         held.note_counter(counter);
         store.lock.send_replace(Some(held));
         Ok(store)
@@ -130,7 +140,7 @@ impl Sqlite {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         schema::migrate(&mut connection)?;
         try_out(&mut connection)?;
-        clock::resume(&connection)?;
+        clock::resume(&mut connection)?;
         file.remember();
         let store = Self::start(path, file.clone(), connection, lock, true)?;
         if file.was_left_open && !is_checked {
@@ -416,8 +426,8 @@ impl Events for Sqlite {
         wanted: Vec<(String, u32)>,
         now: Millis,
     ) -> Result<Vec<DueMerchant>, StoreError> {
-        self.read(move |connection| deliver::due_of_each(connection, wanted, now))
-            .await
+        let look = move |connection: &Connection| deliver::due_of_each(connection, wanted, now);
+        self.read_on(Lane::Delivery, Work::Due, look).await
     }
 
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
@@ -793,11 +803,12 @@ mod tests {
             if with_statistics {
                 beside.execute_batch("ANALYZE").unwrap();
             }
-            for sql in [deliver::DUE, deliver::MERCHANTS] {
+            for (sql, values) in [(deliver::DUE, &[1, 5, 9][..]), (deliver::MERCHANTS, &[])] {
+                let values = rusqlite::params_from_iter(values);
                 let plan = collect(
                     &beside,
                     &format!("EXPLAIN QUERY PLAN {sql}"),
-                    params![],
+                    values,
                     |row| row.get::<_, String>(3),
                 );
                 let plan = plan.unwrap().join("; ");

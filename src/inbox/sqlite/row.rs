@@ -31,7 +31,7 @@ pub(super) fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
         received_at,
         offered_since: row.get::<_, Option<_>>(18)?.unwrap_or(received_at),
         next_attempt: row.get(11)?,
-        attempts: row.get(12)?,
+        attempts: small(row, 12)?,
         last_attempt: text(row, 13)?,
     })
 }
@@ -45,6 +45,9 @@ pub(super) fn read_sound_event(row: &Row<'_>) -> rusqlite::Result<Result<Event, 
         {
             return Ok(Err(format!("{name} is no UTF-8 text")));
         }
+    }
+    if row.get::<_, i64>(12).is_ok_and(|attempts| attempts < 0) {
+        return Ok(Err("attempts is out of range".to_owned()));
     }
     let event = match read_event(row) {
         Ok(event) => event,
@@ -88,6 +91,11 @@ pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
 /// Reads an event's state.
 pub(super) fn state(row: &Row<'_>, column: usize) -> rusqlite::Result<EventState> {
     Ok(EventState::stored(&text(row, column)?))
+}
+
+/// Reads a small number leniently.
+pub(super) fn small(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
+    Ok(u32::try_from(row.get::<_, i64>(column)?).unwrap_or(u32::MAX))
 }
 
 /// Reads an amount.
