@@ -476,7 +476,8 @@ impl Sidecar {
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         self.kill();
-        if self.setup.clock_is_confirmed && self.setup.store().exists() {
+        let is_moved = !self.setup.clock_ahead.is_zero();
+        if is_moved && self.setup.clock_is_confirmed && self.setup.store().exists() {
             // A store of an earlier version has no such table yet.
             let store = rusqlite::Connection::open(self.setup.store()).unwrap();
             drop(store.execute("DELETE FROM clock", []));
