@@ -177,7 +177,9 @@ impl Courier {
     }
 
     fn is_given_up(&self, event: &Event) -> bool {
-        let age = time::now().saturating_sub(event.offered_since);
+        // Not because of a clock that has jumped.
+        let now = time::now().min(time::trusted_now());
+        let age = now.saturating_sub(event.offered_since);
         u128::try_from(age).unwrap_or_default() > self.retry_for.as_millis()
     }
 }
