@@ -127,6 +127,7 @@ impl Cluster {
     }
 
     /// Does some SQL in a transaction that stays open until the process is killed.
+    #[allow(dead_code, reason = "the tests of the stores themselves use it")]
     pub(crate) fn hold(&self, database: &str, sql: &str) -> Child {
         let port = self.port.to_string();
         Command::new(self.binaries.join("psql"))
