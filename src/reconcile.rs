@@ -297,12 +297,19 @@ impl Reconcile {
                 (ReconcileOutcome::Found, next)
             }
             Ok(PutOutcome::Repeated { .. }) => (ReconcileOutcome::Known, next),
-            Ok(PutOutcome::Disputed { id, new, .. }) => {
+            Ok(PutOutcome::Disputed { id, new, reason }) => {
                 let subject = Subject::about(&order.merid, &order.orderid);
-                self.telemetry.metrics.count_dispute(new, &id, &subject);
+                let metrics = &self.telemetry.metrics;
+                if new {
+                    metrics.count_review(reason, "", &id, &subject);
+                }
                 (ReconcileOutcome::Disputed, None)
             }
-            Ok(PutOutcome::ReviewFull | PutOutcome::Foreign) => (ReconcileOutcome::Disputed, None),
+            Ok(PutOutcome::ReviewFull) => {
+                self.telemetry.metrics.review_full.inc();
+                (ReconcileOutcome::Disputed, None)
+            }
+            Ok(PutOutcome::Foreign) => (ReconcileOutcome::Disputed, None),
             Err(error) => {
                 tracing::error!(%error, "a result could not be kept");
                 (ReconcileOutcome::NotStored, again(order, now))

@@ -91,7 +91,7 @@ impl Courier {
         let subject = Subject::about(&event.merid, &event.orderid);
         if verdict.state == EventState::Disputed {
             let metrics = &self.telemetry.metrics;
-            metrics.count_dispute(true, &event.id, &subject);
+            metrics.count_review(ReviewReason::Contradicted, "", &event.id, &subject);
         }
         if verdict.state != EventState::Pending {
             self.wake.traces.forget(&event.id);

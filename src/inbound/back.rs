@@ -1,81 +1,152 @@
-//! `back`: the platform's word on a payment. On disk first, `0000` after.
+//! `back`: a result is on stable storage first, and `0000` is said after.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use super::{CallbackRejection, CallbackReply, Inbound};
+use super::reply::{CallbackRejection, CallbackReply};
+use super::verify::{Reading, VerifiedCallback};
 use crate::config::settings::Acknowledge;
-use crate::inbox::event::{EventState, Source, WaitReason};
-use crate::inbox::store::{Arrival, PutOutcome};
-use crate::protocol::envelope;
-use crate::protocol::subject::Subject;
+use crate::delivery::Wake;
+use crate::inbox::event::{EventState, ReviewReason, Source, WaitReason};
+use crate::inbox::review::{Review, ReviewOutcome};
+use crate::inbox::store::{Arrival, PutOutcome, Store};
+use crate::protocol::envelope::Verified;
+use crate::protocol::result::PaymentResult;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::CallbackOutcome;
 use crate::time;
 use crate::web::reply::text;
 
 /// The platform is told to come back after this (promises: 3 s).
 const PATIENCE: Duration = Duration::from_millis(2_800);
-/// How often it is looked whether the app took an event, where that is what the platform is to hear.
+/// The pause between two looks at an event whose delivery the platform waits for.
 const LOOK: Duration = Duration::from_millis(25);
 
-impl Inbound {
-    pub(super) async fn back(
+/// Keeps results that are notified, and acknowledges them.
+pub(super) struct Notifications {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) acknowledge: Acknowledge,
+}
+
+impl Notifications {
+    /// Keeps a verified notification: as an event for the app, or for review.
+    pub(super) async fn keep(
         &self,
-        request: &Request<Bytes>,
+        callback: VerifiedCallback<'_>,
+        headers: &HeaderMap,
     ) -> Result<CallbackReply, CallbackRejection> {
+        match &callback.reading {
+            Reading::Result(result, _) => {
+                let outcome = self.keep_result(&callback, result, headers).await?;
+                Ok(CallbackReply {
+                    response: text(StatusCode::OK, "0000"),
+                    outcome,
+                    subject: callback.subject,
+                    old_key: callback.old_key,
+                })
+            }
+            Reading::Reflected => Err(CallbackRejection::about(
+                CallbackOutcome::Reflected,
+                &callback.subject,
+            )),
+            Reading::Unreadable(field) => Err(self.keep_for_review(&callback, field).await),
+        }
+    }
+
+    async fn keep_result(
+        &self,
+        callback: &VerifiedCallback<'_>,
+        result: &Verified<PaymentResult>,
+        headers: &HeaderMap,
+    ) -> Result<CallbackOutcome, CallbackRejection> {
         let deadline = Instant::now() + PATIENCE;
-        let (outcome, old_key) = self.verify(envelope_of(request)?)?;
-        let subject = Subject::about(&outcome.merid, &outcome.orderid);
-        let refused = |reason| CallbackRejection {
-            reason,
-            subject: subject.clone(),
-        };
-        let snapshot = self.watch.snapshot();
-        let waits = match snapshot.merchant(&outcome.merid) {
-            None => Some(WaitReason::NoMerchant),
-            Some(merchant) => merchant.back.is_none().then_some(WaitReason::NoBack),
-        };
+        let subject = &callback.subject;
+        let rejected = |outcome| CallbackRejection::about(outcome, subject);
         let arrival = Arrival {
             source: Source::Notification,
             at: time::now(),
-            waits,
+            waits: callback
+                .merchant
+                .back
+                .is_none()
+                .then_some(WaitReason::NoBack),
         };
-        let put = self.store.put(&outcome, arrival).await.map_err(|error| {
-            tracing::error!(%error, orderid = subject.shown_orderid(), "a callback could not be kept");
-            refused(CallbackOutcome::NotStored)
-        })?;
-        let (id, state, said) = match put {
+        let put = self.store.put(result, arrival).await;
+        let put = put.map_err(|error| rejected(CallbackOutcome::NotStored).because(&error))?;
+        let (id, state, outcome) = match put {
             PutOutcome::Kept { id, state } => (id, state, CallbackOutcome::Accepted),
             PutOutcome::Repeated { id, state } => (id, state, CallbackOutcome::Repeated),
-            PutOutcome::Disputed { id, new, .. } => {
-                self.telemetry.metrics.count_dispute(new, &id, &subject);
-                return Err(refused(CallbackOutcome::Disputed));
+            PutOutcome::Disputed { id, new, reason } => {
+                if new {
+                    self.metrics.count_review(reason, "", &id, subject);
+                }
+                return Err(rejected(CallbackOutcome::Disputed));
             }
-            PutOutcome::ReviewFull => return Err(refused(CallbackOutcome::Disputed)),
-            PutOutcome::Foreign => return Err(refused(CallbackOutcome::ForeignOrder)),
+            PutOutcome::ReviewFull => {
+                self.metrics.review_full.inc();
+                return Err(rejected(CallbackOutcome::Disputed));
+            }
+            PutOutcome::Foreign => return Err(rejected(CallbackOutcome::ForeignOrder)),
         };
         if state == EventState::Pending {
-            self.wake.traces.keep(&id, request.headers());
-            self.wake.event(&outcome.merid);
+            self.wake.traces.keep(&id, headers);
+            self.wake.event(&result.merid);
         }
-        // What a person discarded no app is to take.
+        // An event that an operator discarded is never delivered.
         let is_settled = matches!(state, EventState::Delivered | EventState::Discarded);
         if self.acknowledge == Acknowledge::Delivered && !is_settled {
             self.delivered_by(&id, deadline)
                 .await
-                .ok_or_else(|| refused(CallbackOutcome::NotDelivered))?;
+                .ok_or_else(|| rejected(CallbackOutcome::NotDelivered))?;
         }
-        Ok(CallbackReply {
-            response: text(StatusCode::OK, "0000"),
-            outcome: said,
-            subject,
-            old_key,
-        })
+        Ok(outcome)
     }
 
-    /// Waits until the app took an event, while it is being offered one.
+    /// Keeps a payload that cannot be read as a result. It is never acknowledged: the platform goes on telling us, and a
+    /// later version may read it.
+    async fn keep_for_review(
+        &self,
+        callback: &VerifiedCallback<'_>,
+        field: &'static str,
+    ) -> CallbackRejection {
+        let subject = &callback.subject;
+        let reason = match field {
+            "" => ReviewReason::Malformed,
+            _ => ReviewReason::Unreadable,
+        };
+        let kept = self.store.put_for_review(Review {
+            merid: callback.merchant.merid.clone(),
+            orderid: plain(subject.orderid.as_deref()),
+            queryid: plain(subject.queryid.as_deref()),
+            payload: callback.payload.to_vec(),
+            reason,
+            field: field.to_owned(),
+            source: Source::Notification,
+            at: time::now(),
+        });
+        let outcome = match kept.await {
+            Ok(ReviewOutcome::Kept { id }) => {
+                self.metrics.count_review(reason, field, &id, subject);
+                CallbackOutcome::Disputed
+            }
+            Ok(ReviewOutcome::Repeated { .. }) => CallbackOutcome::Disputed,
+            Ok(ReviewOutcome::Full) => {
+                self.metrics.review_full.inc();
+                CallbackOutcome::Disputed
+            }
+            Err(error) => {
+                return CallbackRejection::about(CallbackOutcome::NotStored, subject)
+                    .because(&error);
+            }
+        };
+        CallbackRejection::about(outcome, subject).at(field)
+    }
+
+    /// Waits until the app has taken an event, while it is being delivered.
     async fn delivered_by(&self, id: &str, deadline: Instant) -> Option<()> {
         while Instant::now() < deadline {
             match self.store.event(id).await.ok()??.state {
@@ -88,17 +159,8 @@ impl Inbound {
     }
 }
 
-/// The one place that the envelope stands in: the query of a GET, the body of a POST.
-fn envelope_of(request: &Request<Bytes>) -> Result<&[u8], CallbackOutcome> {
-    let query = request.uri().query().unwrap_or_default().as_bytes();
-    if request.method() == Method::GET {
-        return Ok(query);
-    }
-    // A second envelope beside the body's would be for another reader.
-    match envelope::read(query, "resp") {
-        Err(envelope::EnvelopeError::Missing(_)) if !envelope::names_any(query) => {
-            Ok(request.body())
-        }
-        _ => Err(CallbackOutcome::Malformed),
-    }
+/// Returns a number as the store may hold it: 1 to 64 printable ASCII characters. Anything else becomes empty.
+fn plain(number: Option<&str>) -> String {
+    let fits = |text: &&str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
+    number.filter(fits).unwrap_or_default().to_owned()
 }

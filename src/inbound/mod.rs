@@ -1,212 +1,172 @@
-//! Platform → app: parse → verify → keep → acknowledge; deliver and watch in the background.
+//! Platform → app: a callback is verified, kept and acknowledged. Delivery follows in the background.
 //!
 //! Knows no socket and no SQL. Keeps the promises that `0000` is said only for what is on stable storage (I1), that
-//! nothing unverified is kept or delivered (I2), and that a stranger learns nothing from a refusal.
+//! nothing unverified is kept or delivered (I2), and that a stranger learns nothing from a rejection.
+
+mod reply;
+
+mod verify;
 
 mod back;
 
 mod front;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Uri};
 use ipnet::IpNet;
 
 use crate::config::LiveConfig;
-use crate::config::settings::{Acknowledge, Settings};
+use crate::config::settings::Settings;
 use crate::delivery::Wake;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::request_id::{REQUEST_ID, random_request_id};
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::Store;
-use crate::protocol::envelope;
-use crate::protocol::envelope::{Verified, VerifyError};
-use crate::protocol::json::Object;
-use crate::protocol::key::Key;
-use crate::protocol::result;
-use crate::protocol::result::{PaymentResult, ReadError};
+use crate::protocol::oddity::Oddity;
 use crate::protocol::subject::Subject;
 use crate::telemetry::Telemetry;
 use crate::telemetry::finish::{Finished, Work};
 use crate::telemetry::outcome::{CallbackKind, CallbackOutcome};
 use crate::telemetry::trace::{Side, Span};
 use crate::web::reply::text;
+use back::Notifications;
+use front::FrontPages;
+use reply::{CallbackRejection, CallbackReply};
+use verify::{envelope_of, verify};
 
-/// The platform's side of the sidecar: what comes in from the internet.
+/// The path that load balancers probe.
+const HEALTH: &str = "/healthz";
+
+/// The platform's side of the sidecar: everything that comes in from the internet.
 pub struct Inbound {
-    watch: LiveConfig,
-    store: Arc<dyn Store>,
+    live: LiveConfig,
     telemetry: Telemetry,
-    apps: Arc<ClientsByOrigin>,
-    wake: Arc<Wake>,
-    acknowledge: Acknowledge,
+    notifications: Notifications,
+    front_pages: FrontPages,
+    /// The addresses that may notify; empty means all.
     allow_from: Vec<IpNet>,
-    /// What the public URL has before `/notify`; a proxy may take it off.
+    /// The path of `public_url`, which a proxy may take off.
     prefix: String,
 }
 
-/// Our own fault or the app's: the platform is to try again. All else looks alike.
-fn rejected(outcome: CallbackOutcome, kind: CallbackKind) -> Response<Bytes> {
-    let (status, words) = match outcome {
-        CallbackOutcome::NotStored
-        | CallbackOutcome::NotDelivered
-        | CallbackOutcome::Overloaded
-        | CallbackOutcome::AppUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "later\n"),
-        _ => (StatusCode::BAD_REQUEST, "refused\n"),
-    };
-    let mut response = match kind {
-        CallbackKind::Front => front::no_page(status),
-        CallbackKind::Back | CallbackKind::None => text(status, words),
-    };
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-    }
-    response
-}
-
-/// A callback that was answered, and what the log says of it.
-struct CallbackReply {
-    response: Response<Bytes>,
-    outcome: CallbackOutcome,
-    subject: Subject,
-    old_key: Option<String>,
-}
-
-/// A callback that was not, and whom it claimed to be about.
-struct CallbackRejection {
-    reason: CallbackOutcome,
-    subject: Subject,
-}
-
-impl From<CallbackOutcome> for CallbackRejection {
-    fn from(reason: CallbackOutcome) -> Self {
-        Self {
-            reason,
-            subject: Subject::default(),
-        }
-    }
+/// The kind of a callback, by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Route {
+    kind: CallbackKind,
+    /// The path has slashes too many, as it has where two halves of an address were joined by hand.
+    is_odd: bool,
 }
 
 impl Inbound {
-    /// Puts the parts together as `settings` say.
+    /// Assembles the handler from the settings.
     pub fn new(
         settings: &Settings,
-        watch: LiveConfig,
+        live: LiveConfig,
         store: Arc<dyn Store>,
         apps: Arc<ClientsByOrigin>,
         wake: Arc<Wake>,
         telemetry: Telemetry,
     ) -> Self {
         let callbacks = settings.callbacks.as_ref();
-        let public_url = callbacks.and_then(|callbacks| callbacks.public_url.as_ref());
+        let public_url = callbacks.and_then(|callbacks| callbacks.public_url.clone());
         Self {
-            watch,
-            store,
+            live,
+            notifications: Notifications {
+                store,
+                wake,
+                metrics: telemetry.metrics.clone(),
+                acknowledge: settings.inbox.acknowledge,
+            },
             telemetry,
-            apps,
-            wake,
-            acknowledge: settings.inbox.acknowledge,
             allow_from: callbacks.map_or_else(Vec::new, |callbacks| callbacks.allow_from.clone()),
-            prefix: public_url.map_or_else(String::new, |url| {
+            prefix: public_url.as_ref().map_or_else(String::new, |url| {
                 url.path().trim_end_matches('/').to_owned()
             }),
+            front_pages: FrontPages {
+                apps,
+                public_url,
+                is_https: callbacks.is_some_and(|callbacks| callbacks.tls.is_some()),
+            },
         }
     }
 
+    /// Handles one callback: one decode, one parse, and one snapshot of the merchants, taken when the request is there as a
+    /// whole.
     async fn callback(
         &self,
-        kind: CallbackKind,
+        route: Route,
         request: &Request<Bytes>,
     ) -> Result<CallbackReply, CallbackRejection> {
         let client = request.extensions().get::<ClientAddress>();
-        // Customers' browsers bring `front` from anywhere.
-        if kind == CallbackKind::Back && !client.is_some_and(|it| it.is_allowed(&self.allow_from)) {
-            return Err(CallbackOutcome::NotAllowed.into());
+        let is_allowed = || client.is_some_and(|client| client.is_allowed(&self.allow_from));
+        match (route.kind, request.method()) {
+            // Customers' browsers bring `front` from anywhere, so addresses count for `back` alone.
+            (CallbackKind::Back, _) if !is_allowed() => Err(CallbackOutcome::NotAllowed)?,
+            (CallbackKind::Back, &Method::GET | &Method::POST)
+            | (CallbackKind::Front, &Method::GET) => {}
+            (CallbackKind::None, _) => Err(CallbackOutcome::NotFound)?,
+            _ => Err(CallbackOutcome::BadRequest)?,
         }
-        match (kind, request.method()) {
-            (CallbackKind::Back, &Method::GET | &Method::POST) => self.back(request).await,
-            (CallbackKind::Front, &Method::GET) => self.front(request).await,
-            (CallbackKind::None, _) => Err(CallbackOutcome::NotFound.into()),
-            _ => Err(CallbackOutcome::BadRequest.into()),
+        let payload = envelope_of(request)?;
+        let payload = payload.decode().map_err(|_| CallbackOutcome::Malformed)?;
+        let mut callback = verify(&payload, &self.live.snapshot())?;
+        callback.oddities.add_if(route.is_odd, Oddity::Path);
+        self.telemetry.metrics.count_oddities_of(callback.oddities);
+        match route.kind {
+            CallbackKind::Front => self.front_pages.show(callback, request).await,
+            _ => self.notifications.keep(callback, request.headers()).await,
         }
     }
 
-    /// A callback's envelope, believed with the keys of the merchant that it names, and complete.
-    /// With it the fingerprint of the old key, where one was needed.
-    fn verify(
-        &self,
-        envelope: &[u8],
-    ) -> Result<(Verified<PaymentResult>, Option<String>), CallbackRejection> {
-        let received = envelope::read(envelope, "resp").map_err(|_| CallbackOutcome::Malformed)?;
-        let claimed = received.unverified().ok_or(CallbackOutcome::Malformed)?;
-        let object = Object::parse(&claimed).map_err(|_| CallbackOutcome::Malformed)?;
-        let subject = Subject::of(&object);
-        let refused = |reason| CallbackRejection {
-            reason,
-            subject: subject.clone(),
-        };
-        let snapshot = self.watch.snapshot();
-        let merchant = subject
-            .merid
-            .as_deref()
-            .and_then(|merid| snapshot.merchant(merid));
-        let merchant = merchant.ok_or_else(|| refused(CallbackOutcome::UnknownMerchant))?;
-        let message = received
-            .verify(merchant.verifying_keys())
-            .map_err(|error| {
-                refused(match error {
-                    VerifyError::Unsigned => CallbackOutcome::Unsigned,
-                    VerifyError::BadSignature => CallbackOutcome::BadSignature,
-                    VerifyError::NotBase64 => CallbackOutcome::Malformed,
-                })
-            })?;
-        let outcome = result::read_result(&message).map_err(|error| {
-            refused(match error {
-                ReadError::Malformed(_) => CallbackOutcome::Malformed,
-                _ => CallbackOutcome::Incomplete,
-            })
-        })?;
-        self.telemetry.metrics.count_oddities(&outcome);
-        let old_key = merchant.old_key(outcome.key_index());
-        Ok((outcome, old_key.map(Key::fingerprint)))
-    }
-
-    fn kind(&self, path: &str) -> CallbackKind {
-        let below = path.strip_prefix(self.prefix.as_str()).unwrap_or(path);
-        match (below, path) {
+    fn route(&self, path: &str) -> Route {
+        let tidy = tidy(path);
+        let below = tidy.strip_prefix(self.prefix.as_str()).unwrap_or(&tidy);
+        let kind = match (below, &*tidy) {
             ("/notify/back", _) | (_, "/notify/back") => CallbackKind::Back,
             ("/notify/front", _) | (_, "/notify/front") => CallbackKind::Front,
             _ => CallbackKind::None,
-        }
+        };
+        let is_odd = matches!(tidy, Cow::Owned(_));
+        Route { kind, is_odd }
     }
 
     fn finish(
         &self,
         kind: CallbackKind,
-        span: Span,
-        started: Instant,
+        uri: &Uri,
+        client: Option<&ClientAddress>,
+        times: (Span, Instant),
         result: Result<CallbackReply, CallbackRejection>,
     ) -> Response<Bytes> {
-        // Never the stranger's own.
+        // A stranger's own id could be another request's.
         let request_id = random_request_id();
-        let done = result.unwrap_or_else(|CallbackRejection { reason, subject }| CallbackReply {
-            response: rejected(reason, kind),
-            outcome: reason,
-            subject,
-            old_key: None,
+        let (mut field, mut error) = ("", String::new());
+        let done = result.unwrap_or_else(|mut rejection| {
+            (field, error) = (rejection.field, std::mem::take(&mut rejection.error));
+            CallbackReply {
+                response: rejection.response(kind),
+                outcome: rejection.outcome,
+                subject: rejection.subject,
+                old_key: None,
+            }
         });
         let mut response = done.response;
+        let (span, started) = times;
         let finished = Finished {
             work: Work::Callback {
                 kind,
                 outcome: done.outcome,
                 status: response.status(),
+                path: uri.path(),
+                client,
+                field,
+                error: &error,
             },
             subject: &done.subject,
             request_id: request_id.to_str().unwrap_or_default(),
@@ -221,17 +181,20 @@ impl Inbound {
 
 impl Handler for Inbound {
     async fn handle(&self, request: &mut Request<Bytes>, started: Instant) -> Response<Bytes> {
-        let span = self
-            .telemetry
-            .tracer
-            .begin(Side::Server, request.headers_mut());
-        let kind = self.kind(request.uri().path());
-        let result = self.callback(kind, request).await;
-        self.finish(kind, span, started, result)
+        let path = request.uri().path();
+        if path == HEALTH && matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::OK, "ok\n");
+        }
+        let route = self.route(path);
+        let tracer = &self.telemetry.tracer;
+        let span = tracer.begin(Side::Server, request.headers_mut());
+        let result = self.callback(route, request).await;
+        let client = request.extensions().get();
+        self.finish(route.kind, request.uri(), client, (span, started), result)
     }
 
     fn reject(&self, head: &Parts, why: Rejection, started: Instant) -> Response<Bytes> {
-        let reason = match why {
+        let outcome = match why {
             Rejection::Malformed | Rejection::BodyTooLarge | Rejection::BodyIncomplete => {
                 CallbackOutcome::BadRequest
             }
@@ -240,7 +203,44 @@ impl Handler for Inbound {
             }
             Rejection::Panicked => CallbackOutcome::NotStored,
         };
-        let kind = self.kind(head.uri.path());
-        self.finish(kind, Span::default(), started, Err(reason.into()))
+        let Route { kind, .. } = self.route(head.uri.path());
+        let times = (Span::default(), started);
+        let rejection = CallbackRejection::about(outcome, &Subject::default());
+        self.finish(
+            kind,
+            &head.uri,
+            head.extensions.get(),
+            times,
+            Err(rejection),
+        )
+    }
+}
+
+/// Takes repeated and trailing slashes out of a path.
+fn tidy(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") && !path.ends_with('/') {
+        return Cow::Borrowed(path);
+    }
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    Cow::Owned(parts.flat_map(|part| ["/", part]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slashes_too_many_are_taken_out_of_a_path() {
+        for (path, expected) in [
+            ("/notify/back", "/notify/back"),
+            ("//notify/back", "/notify/back"),
+            ("/notify//back/", "/notify/back"),
+            ("/notify/back///", "/notify/back"),
+            ("/", ""),
+            ("/notify/back/x", "/notify/back/x"),
+        ] {
+            assert_eq!(tidy(path), expected);
+            assert_eq!(matches!(tidy(path), Cow::Owned(_)), path != expected);
+        }
     }
 }

@@ -130,6 +130,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
             activity: self.activity.clone(),
+            callback_lines: Arc::default(),
         }
     }
 

@@ -10,16 +10,21 @@ use http::StatusCode;
 
 use super::activity::ActivityLog;
 use super::log;
+use super::log::limit::LineLimits;
 use super::metrics::Metrics;
 use super::outcome::{
     CallKind, CallOutcome, CallbackKind, CallbackOutcome, DeliveryOutcome, Listed, ReconcileOutcome,
 };
 use super::trace::{Span, Tracer};
 use crate::http::client::error::Sent;
+use crate::http::server::client_address::ClientAddress;
 use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
 use crate::protocol::subject::Subject;
 use crate::time;
 use crate::time::Millis;
+
+/// Bytes of a path that a line shows.
+const MAX_PATH: usize = 64;
 
 /// The sinks of telemetry; clones write to the same places.
 #[derive(Clone)]
@@ -30,6 +35,8 @@ pub struct Telemetry {
     pub tracer: Arc<Tracer>,
     /// The entries of orders' timelines.
     pub activity: Arc<ActivityLog>,
+    /// Bounds of what strangers can make the log write.
+    pub callback_lines: Arc<LineLimits>,
 }
 
 /// One finished piece of work.
@@ -68,6 +75,14 @@ pub enum Work<'a> {
         outcome: CallbackOutcome,
         /// The status of the reply.
         status: StatusCode,
+        /// The path as it was sent.
+        path: &'a str,
+        /// The sender, as far as that is known.
+        client: Option<&'a ClientAddress>,
+        /// The field that could not be read; empty where that is not the reason.
+        field: &'a str,
+        /// The error of the store or of the app; empty where there is none.
+        error: &'a str,
     },
     /// An attempt to deliver an event.
     Delivery {
@@ -89,7 +104,17 @@ impl Telemetry {
     pub fn finish(&self, done: Finished<'_>, span: Span) {
         let took = done.started.elapsed();
         self.count(done.work, took);
-        write_line(&done, took);
+        if done.old_key.is_some() {
+            self.metrics.old_key_answers.inc();
+        }
+        match done.work {
+            Work::Callback { kind, outcome, .. } => {
+                if let Some(left_out) = self.callback_lines.admit(kind, outcome) {
+                    write_callback(&done, took, left_out);
+                }
+            }
+            _ => write_line(&done, took),
+        }
         end_span(&done, span);
         self.enter(done);
     }
@@ -228,20 +253,7 @@ fn write_line(done: &Finished<'_>, took: Duration) {
             ms,
             "call"
         ),
-        Work::Callback {
-            kind,
-            outcome,
-            status,
-        } => tracing::info!(
-            request_id,
-            kind = kind.name(),
-            merid,
-            orderid,
-            outcome = outcome.name(),
-            status = status.as_u16(),
-            ms,
-            "callback"
-        ),
+        Work::Callback { .. } => {}
         Work::Delivery {
             outcome,
             event,
@@ -265,6 +277,62 @@ fn write_line(done: &Finished<'_>, took: Duration) {
             tracing::info!(merid, orderid, outcome = outcome.name(), ms, "reconcile");
         }
     }
+}
+
+/// Writes the line of a callback. A rejected one names its path and its sender: the platform's settings may be wrong, or
+/// a proxy's. `left_out` counts the lines of the same outcome that were not written since the last one.
+fn write_callback(done: &Finished<'_>, took: Duration, left_out: u64) {
+    let Work::Callback {
+        kind,
+        outcome,
+        status,
+        path,
+        client,
+        field,
+        error,
+    } = done.work
+    else {
+        return;
+    };
+    let is_rejected = outcome.is_rejection();
+    if !error.is_empty() {
+        let orderid = done.subject.shown_orderid();
+        tracing::error!(
+            request_id = done.request_id,
+            orderid,
+            error,
+            "callback failed"
+        );
+    }
+    tracing::info!(
+        request_id = done.request_id,
+        kind = kind.name(),
+        merid = done.subject.shown_merid(),
+        orderid = done.subject.shown_orderid(),
+        outcome = outcome.name(),
+        field = Some(field).filter(|field| !field.is_empty()),
+        path = is_rejected.then(|| cut(path)),
+        from = client.filter(|_| is_rejected).map(tracing::field::display),
+        left_out = Some(left_out).filter(|left_out| *left_out > 0),
+        status = status.as_u16(),
+        ms = log::millis(took),
+        "callback"
+    );
+}
+
+/// Cuts a path where parameters could begin, if somebody escaped them: an envelope is no matter for the log.
+fn cut(path: &str) -> &str {
+    let bytes = path.as_bytes();
+    let is_end = |at: usize| {
+        matches!(bytes[at], b'?' | b'=')
+            || bytes[at..]
+                .get(..3)
+                .is_some_and(|escape| escape.eq_ignore_ascii_case(b"%3f"))
+    };
+    let end = (0..bytes.len())
+        .find(|at| is_end(*at))
+        .unwrap_or(bytes.len());
+    &path[..path.floor_char_boundary(end.min(MAX_PATH))]
 }
 
 fn end_span(done: &Finished<'_>, span: Span) {
@@ -296,6 +364,7 @@ fn end_span(done: &Finished<'_>, span: Span) {
             kind,
             outcome,
             status,
+            ..
         } => span.end(
             &["callback", kind.name()],
             status.is_server_error(),
@@ -318,5 +387,26 @@ fn end_span(done: &Finished<'_>, span: Span) {
             ],
         ),
         Work::Reconcile(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_the_log_has_no_parameters_and_is_short() {
+        for (path, shown) in [
+            ("/notify/back", "/notify/back"),
+            ("/notify/back%3Fresp%3Dabc", "/notify/back"),
+            ("/notify/back%3fresp=abc", "/notify/back"),
+            ("/resp=abc", "/resp"),
+            ("/a?b", "/a"),
+            ("/%3", "/%3"),
+        ] {
+            assert_eq!(cut(path), shown);
+        }
+        assert_eq!(cut(&"/x".repeat(200)).len(), MAX_PATH);
+        assert_eq!(cut(&"汉".repeat(200)).len(), MAX_PATH - 1);
     }
 }

@@ -13,12 +13,24 @@ use super::outcome::{
     CallKind, CallOutcome, CallbackKind, CallbackOutcome, DeliveryOutcome, ReconcileOutcome,
 };
 use crate::http::client::connect::Count;
-use crate::inbox::event::EventState;
+use crate::inbox::event::{EventState, ReviewReason};
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
-use crate::protocol::oddity::Oddity;
+use crate::protocol::oddity::{Oddities, Oddity};
 use crate::protocol::subject::Subject;
 use crate::time::Millis;
+
+/// The fields of a result that a reader can fail at (document §3.2.3, §3.4.4).
+const RESULT_FIELDS: [&str; 8] = [
+    "respcode",
+    "resultcode",
+    "resultmsg",
+    "queryid",
+    "txnamt",
+    "merid",
+    "orderid",
+    "paytime",
+];
 
 /// Every metric, by its Prometheus name in the registry.
 pub struct Metrics {
@@ -56,8 +68,10 @@ pub struct Metrics {
     pub callback_seconds: Durations<CallbackKind>,
     /// Attempts to deliver an event, by what came of them.
     pub delivery_attempts: Counters<DeliveryOutcome>,
-    /// Results that are held for a person.
-    pub disputes: IntCounter,
+    /// Results that need manual review, by the reason and the field that could not be read.
+    pub disputes: IntCounterVec,
+    /// Payloads and results that were not kept for review, because the merchant has too many there.
+    pub review_full: IntCounter,
     /// Questions about open orders, by what came of them.
     pub watch_queries: Counters<ReconcileOutcome>,
     /// Events in the store, by state.
@@ -209,7 +223,11 @@ impl Metrics {
                 "delivery_attempts_total",
                 "Attempts to deliver an event, by outcome",
             )?,
-            disputes: counter("disputes_total", "Results that are held for a person")?,
+            disputes: disputes(&registry)?,
+            review_full: counter(
+                "review_full_total",
+                "Payloads and results that were not kept for review, because their merchant has too many there",
+            )?,
             watch_queries: Counters::register(
                 &registry,
                 "watch_queries_total",
@@ -235,28 +253,32 @@ impl Metrics {
         })
     }
 
-    /// Counts what an answer or a callback got wrong and was put right.
+    /// Counts what was tolerated in a response.
     pub fn count_oddities<T>(&self, message: &Verified<T>) {
-        for kind in message.oddities().names() {
+        self.count_oddities_of(message.oddities());
+    }
+
+    /// Counts what was tolerated.
+    pub fn count_oddities_of(&self, oddities: Oddities) {
+        for kind in oddities.names() {
             self.oddities.with_label_values(&[kind]).inc();
-        }
-        if message.key_index() > 0 {
-            self.old_key_answers.inc();
         }
     }
 
-    /// Counts and logs a result that waits for a person, the first time it is seen.
-    pub fn count_dispute(&self, new: bool, id: &str, subject: &Subject) {
-        if new {
-            self.disputes.inc();
-            let (merid, orderid) = (subject.shown_merid(), subject.shown_orderid());
-            tracing::error!(
-                event = id,
-                merid,
-                orderid,
-                "disputed: another amount than was signed, or a second story"
-            );
-        }
+    /// Counts and logs a payload or a result that needs manual review, when it is seen first.
+    pub fn count_review(&self, reason: ReviewReason, field: &str, id: &str, subject: &Subject) {
+        let reason = reason.name();
+        self.disputes.with_label_values(&[reason, field]).inc();
+        let (merid, orderid) = (subject.shown_merid(), subject.shown_orderid());
+        let field = Some(field).filter(|field| !field.is_empty());
+        tracing::error!(
+            event = id,
+            merid,
+            orderid,
+            reason,
+            field,
+            "needs manual review"
+        );
     }
 
     /// Sets what only the store knows.
@@ -280,6 +302,29 @@ impl Metrics {
         }
         String::from_utf8(text).unwrap_or_default()
     }
+}
+
+/// Each reason is initialised to 0, and each field that a result can be unreadable in.
+fn disputes(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    let about = Opts::new(
+        "disputes_total",
+        "Results that need manual review, by reason and unreadable field",
+    );
+    let metric = IntCounterVec::new(about, &["reason", "field"])?;
+    registry.register(Box::new(metric.clone()))?;
+    for reason in ReviewReason::ALL {
+        match reason {
+            ReviewReason::Unreadable => {
+                for field in RESULT_FIELDS {
+                    metric.with_label_values(&[reason.name(), field]);
+                }
+            }
+            _ => {
+                metric.with_label_values(&[reason.name(), ""]);
+            }
+        }
+    }
+    Ok(metric)
 }
 
 impl Count for Metrics {

@@ -1,8 +1,8 @@
 //! Telemetry: one call, [`Telemetry::finish`], records the outcome of a call, a callback, a delivery or a query.
 
-pub mod log;
-
 pub mod outcome;
+
+pub mod log;
 
 mod listed;
 

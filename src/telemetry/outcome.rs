@@ -163,9 +163,10 @@ listed! {
         Unsigned = "unsigned", "没有签名", "the signature is empty";
         BadSignature = "bad-signature", "签名与该商户的密钥不符", "the signature is invalid for each of the merchant's keys";
         UnknownMerchant = "unknown-merchant", "商户未配置", "the merchant is not in the merchants file";
-        Incomplete = "incomplete", "缺少必需的字段", "mandatory fields are missing";
+        Incomplete = "incomplete", "字段缺失或无法读取", "a field is missing or cannot be read";
+        Reflected = "reflected", "是请求或失败的查询应答，不是支付结果", "a request or a failed query's response, not a result";
         ForeignOrder = "foreign-order", "订单属于另一商户", "the order is another merchant's";
-        Disputed = "disputed", "金额不同或结果矛盾，等待人工处理", "another amount or a contradicting result: needs manual review";
+        Disputed = "disputed", "无法读取、金额不同或结果矛盾，等待人工处理", "unreadable, another amount or a contradicting result: needs manual review";
         NoFront = "no-front", "商户没有 front 地址", "the merchant has no front";
         AppUnreachable = "app-unreachable", "应用的页面无法访问", "the app's page cannot be reached";
         NotStored = "not-stored", "存储无法写入，平台会重试", "the store took nothing; the platform tries again";
@@ -187,6 +188,7 @@ impl CallbackOutcome {
             Self::Accepted
                 | Self::Repeated
                 | Self::Incomplete
+                | Self::Reflected
                 | Self::ForeignOrder
                 | Self::Disputed
                 | Self::NoFront

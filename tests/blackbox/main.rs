@@ -46,6 +46,7 @@ mod reload;
 
 // What comes back.
 mod back;
+mod callbacks;
 mod confirm;
 mod database;
 mod delivery;

@@ -142,3 +142,148 @@ fn request_ids_of_the_public_port_tell_nothing() {
         assert!(digits.len() > 5, "place {place}: {ids:?}");
     }
 }
+
+/// A shop whose app answers its front page in this way.
+fn shop_with_front(
+    reply: impl Fn(&crate::platform::Seen) -> Vec<u8> + Send + Sync + 'static,
+) -> Shop {
+    Shop::with(
+        move |seen| match seen.target.contains("/front") {
+            true => Action::Reply(reply(seen)),
+            false => crate::shop::taken(),
+        },
+        |_| {},
+    )
+}
+
+fn browse(shop: &Shop, query: &str, lines: &[&str]) -> Response {
+    let mut connection = Connection::open(shop.address()).unwrap();
+    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let request = format!("GET {FRONT}?{query} HTTP/1.1\r\nHost: pay.example.com\r\n{lines}\r\n");
+    connection.exchange(request).unwrap()
+}
+
+#[test]
+fn a_customer_who_has_paid_reads_so_where_the_shop_is_down() {
+    let shop = shop_with_front(|_| http(502, &[], "bad gateway"));
+    for (code, says_paid) in [
+        ("0000", true),
+        ("1002", true),
+        ("1001", false),
+        ("1003", false),
+    ] {
+        let orderid = shop.order();
+        let query = Payment::of(&orderid).with_result(code).form();
+        for (language, first) in [
+            ("zh; q=0.9, en; q=0.2", "已收到您的付款"),
+            ("en-GB, zh; q=0.2", "Your payment was received"),
+        ] {
+            let answer = browse(&shop, &query, &[&format!("Accept-Language: {language}")]);
+            assert_eq!(answer.status, 503, "{code}: {answer:?}");
+            assert_eq!(answer.header("retry-after"), Some("10"));
+            let text = answer.text();
+            let says = |words: &str| text.contains(words);
+            assert_eq!(says(&orderid) && says("¥ 12.80"), says_paid, "{text}");
+            assert_eq!(
+                says("请勿再次付款") && says("Do not pay again"),
+                says_paid,
+                "{text}"
+            );
+            assert_eq!(
+                says("href=\"\"") && says("Go to the shop"),
+                says_paid,
+                "{text}"
+            );
+            let headings = text
+                .split("<h1>")
+                .skip(1)
+                .map(|rest| rest.split('<').next().unwrap());
+            let headings: Vec<_> = headings.collect();
+            assert_eq!(headings.first(), says_paid.then_some(&first), "{text}");
+            assert!(!says("resp="), "{text}");
+        }
+    }
+}
+
+#[test]
+fn an_app_s_front_page_learns_the_public_address() {
+    let shop = shop_with_front(|seen| {
+        let host = seen.header("host").unwrap_or_default();
+        http(302, &[&format!("Location: http://{host}/orders/1?a=b")], "")
+    });
+    let answer = browse(&shop, &Payment::of(&shop.order()).form(), &[]);
+    let public = shop.address().to_string();
+    assert_eq!(
+        answer.header("location"),
+        Some(format!("http://{public}/orders/1?a=b").as_str())
+    );
+    let seen = shop.app.last();
+    assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(seen.header("x-forwarded-host"), Some(public.as_str()));
+    assert_eq!(seen.header("x-forwarded-proto"), Some("http"));
+}
+
+#[test]
+fn only_plain_parameters_pass_beside_the_envelope() {
+    let shop = shop_with_front(|_| http(200, &[], PAGE));
+    let json = Payment::of(&shop.order()).json();
+    let json = json.replacen("\"resultcode\":\"0000\", ", "", 1);
+    let form = crate::wire::answer(json, crate::harness::KEY);
+    let odd = "+resultcode=0000&%20resultcode=0000&resultcode%00x=0000&resultcode[]=0000&resultcode%5B0%5D=0000\
+               &resultcode.=0000&result%00code=0000&ResultCode=0000&%EF%BC%B2esultcode=0000&=0000&a.b=1&a b=1";
+    let odd = odd.replace("a b", "a+b");
+    let answer = browse(
+        &shop,
+        &format!("{form}&{odd}&store=7&from_shop-2=x%26y&utm=%E4%B8%AD"),
+        &[],
+    );
+    assert_eq!(answer.status, 200);
+    let target = shop.app.last().target;
+    assert!(
+        !target.contains("=0000") && !target.contains("a.b") && !target.contains("a+b"),
+        "{target}"
+    );
+    for kept in ["store=7", "from_shop-2=x%26y", "utm=%E4%B8%AD"] {
+        assert!(target.contains(kept), "{kept} in {target}");
+    }
+}
+
+#[test]
+fn front_redirect_sends_the_browser_with_the_plain_fields() {
+    let shop = shop_with_front(|_| http(200, &[], PAGE));
+    let merchants = format!(
+        "[[merchant]]\nmerid = \"{}\"\nkey = \"{}\"\nback = \"{}/pay/back\"\nfront_redirect = \"https://shop.example.com/pay/done?shop=7\"\n",
+        crate::harness::MERID,
+        crate::harness::KEY,
+        shop.app.url()
+    );
+    std::fs::write(shop.sidecar.merchants_file(), merchants).unwrap();
+    assert_eq!(shop.sidecar.reload().status, 200);
+    let payment = Payment::of("REDIRECT01");
+    let answer = browse(
+        &shop,
+        &format!("{}&cart=3&resultcode[]=1", payment.form()),
+        &[],
+    );
+    assert_eq!(answer.status, 303, "{answer:?}");
+    let place = answer.header("location").unwrap();
+    let (page, query) = place.split_once('?').unwrap();
+    assert_eq!(page, "https://shop.example.com/pay/done");
+    for pair in [
+        "shop=7",
+        "cart=3",
+        "orderid=REDIRECT01",
+        "resultcode=0000",
+        "txnamt=1280",
+    ] {
+        assert!(query.split('&').any(|it| it == pair), "{pair} in {query}");
+    }
+    assert!(
+        !query.contains("resp=") && !query.contains("sign=") && !query.contains("%5B"),
+        "{query}"
+    );
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_eq!(shop.app.count(), 0);
+    let forged = browse(&shop, "resultcode=0000&orderid=REDIRECT01", &[]);
+    assert_eq!((forged.status, forged.header("location")), (400, None));
+}

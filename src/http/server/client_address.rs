@@ -1,5 +1,6 @@
 //! The address that a request comes from, as far as trusted proxies let it be known.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName};
@@ -58,6 +59,19 @@ impl ClientAddress {
     /// Returns true where `nets` are empty or one of them has the client's address in it.
     pub fn is_allowed(&self, nets: &[IpNet]) -> bool {
         nets.is_empty() || matches!(self, Self::Known(address) if is_in(nets, *address))
+    }
+}
+
+/// The address for a log line.
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(address) => address.fmt(f),
+            Self::Unreadable { proxy, entry } => {
+                write!(f, "unreadable X-Forwarded-For entry {entry} from {proxy}")
+            }
+            Self::Local => f.write_str("local"),
+        }
     }
 }
 

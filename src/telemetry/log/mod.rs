@@ -5,6 +5,8 @@
 
 mod text;
 
+pub mod limit;
+
 use std::io::{self, Write};
 use std::mem::{swap, take};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
