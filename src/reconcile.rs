@@ -354,7 +354,9 @@ impl Reconcile {
             Ok(ReviewOutcome::Kept { id }) => {
                 tracing::error!(event = id, orderid = order.orderid, %error, "a signed response is no readable result");
                 let subject = Subject::about(&order.merid, &order.orderid);
-                self.telemetry.metrics.count_dispute(true, &id, &subject);
+                self.telemetry
+                    .metrics
+                    .count_review(reason, field, &id, &subject);
                 ReconcileOutcome::Disputed
             }
             Ok(ReviewOutcome::Repeated { .. } | ReviewOutcome::Full) => ReconcileOutcome::Disputed,
