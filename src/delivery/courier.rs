@@ -17,7 +17,7 @@ use crate::config::{LiveConfig, Merchant};
 use crate::http::client::Repeat;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::inbox::attempt::{AttemptRecord, ClaimedEvent};
-use crate::inbox::event::{Event, EventState, Source};
+use crate::inbox::event::{Event, EventState, ReviewReason, Source};
 use crate::platform::PlatformQuery;
 use crate::platform::confirm::Confirmation;
 use crate::protocol::result::ResultCode;
