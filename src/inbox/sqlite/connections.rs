@@ -24,10 +24,11 @@ pub(super) enum Lane {
 /// What the threads share.
 pub(super) struct Connections {
     pub(super) path: PathBuf,
-    pub(super) file: Arc<StoreFile>,
     /// Held shared by each transaction, and alone to begin the log anew, which no reader may be in.
     pub(super) gate: RwLock<()>,
     lanes: [Mutex<Option<Connection>>; 3],
+    /// After the lanes, because fields are dropped in this order and the file is to be closed last.
+    pub(super) file: Arc<StoreFile>,
 }
 
 impl Connections {
@@ -35,9 +36,9 @@ impl Connections {
     pub(super) fn new(path: PathBuf, file: Arc<StoreFile>) -> Self {
         Self {
             path,
-            file,
             gate: RwLock::new(()),
             lanes: Default::default(),
+            file,
         }
     }
 

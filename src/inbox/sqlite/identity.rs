@@ -1,13 +1,13 @@
 //! The file that the path names: proof that it is still the one that was opened, and the lock of the instance that has it.
 //!
-//! A descriptor of our own stays open as long as the process lives. Closing one would drop the POSIX locks that SQLite
-//! holds on the same file (fcntl(2), "record locks").
+//! A descriptor of our own stays open until every connection to the file is closed, and there is one for each file.
+//! Closing it earlier would drop the POSIX locks that SQLite holds on the same file (fcntl(2), "record locks").
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -23,12 +23,22 @@ const CHANGE_COUNTER: u64 = 24;
 /// Device and inode.
 type Identity = (u64, u64);
 
-/// The store's file, held open.
+/// The descriptors of this process, one for each file, with the number of their users.
+static OPEN: Mutex<Vec<Descriptor>> = Mutex::new(Vec::new());
+
+struct Descriptor {
+    identity: Identity,
+    file: Arc<File>,
+    users: usize,
+}
+
+/// The store's file, held open. It outlives every connection to it.
 pub(super) struct StoreFile {
     path: PathBuf,
     /// The path without links: SQLite puts its other files there.
     resolved: PathBuf,
-    file: ManuallyDrop<File>,
+    file: Option<Arc<File>>,
+    identity: Identity,
     known: Mutex<Known>,
     /// True where the file was made just now.
     pub(super) is_new: bool,
@@ -64,15 +74,15 @@ impl StoreFile {
             }
             make(path)?;
         }
-        let file = File::options().read(true).write(true).open(path);
-        let file = file.map_err(|error| at(path, &error))?;
         let resolved = path.canonicalize().map_err(|error| at(path, &error))?;
+        let (file, identity) = acquire(path).map_err(|error| at(path, &error))?;
         let wal = with_suffix(&resolved, BESIDE[0]);
         let was_left_open = wal.metadata().is_ok_and(|wal| wal.len() > 0);
         Ok(Self {
             path: path.to_owned(),
             resolved,
-            file: ManuallyDrop::new(file),
+            file: Some(file),
+            identity,
             known: Mutex::default(),
             is_new,
             was_left_open,
@@ -81,7 +91,8 @@ impl StoreFile {
 
     /// Locks the file itself, by whatever path or link it was opened.
     pub(super) fn try_lock(&self) -> Result<(), StoreError> {
-        match self.file.try_lock() {
+        let file = self.file().map_err(|error| at(&self.path, &error))?;
+        match file.try_lock() {
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => {
                 Err(StoreError::InUse(self.resolved.display().to_string()))
@@ -92,12 +103,12 @@ impl StoreFile {
 
     /// Waits for that lock.
     pub(super) fn lock(&self) -> io::Result<()> {
-        self.file.lock()
+        self.file()?.lock()
     }
 
     /// Gives that lock back.
     pub(super) fn unlock(&self) {
-        if let Err(error) = self.file.unlock() {
+        if let Err(error) = self.file().and_then(File::unlock) {
             tracing::error!(%error, path = %self.path.display(), "the store's lock cannot be given back");
         }
     }
@@ -142,10 +153,8 @@ impl StoreFile {
         let Ok(named) = self.path.metadata() else {
             return moved("is gone: put the file back, or restart to begin with what is there");
         };
-        let open = self
-            .file
-            .metadata()
-            .map_err(|error| at(&self.path, &error))?;
+        let open = self.file().and_then(File::metadata);
+        let open = open.map_err(|error| at(&self.path, &error))?;
         if identity(&named) != identity(&open) || open.nlink() == 0 {
             return moved("is another file than the one in use: restart, once it is the right one");
         }
@@ -183,14 +192,52 @@ impl StoreFile {
         is_older
     }
 
+    fn file(&self) -> io::Result<&File> {
+        self.file.as_deref().ok_or(io::ErrorKind::NotFound.into())
+    }
+
     /// Reads the change counter; 0 of an empty file.
     pub(super) fn counter(&self) -> io::Result<u32> {
         let mut bytes = [0; 4];
-        match self.file.read_exact_at(&mut bytes, CHANGE_COUNTER) {
+        match self.file()?.read_exact_at(&mut bytes, CHANGE_COUNTER) {
             Ok(()) => Ok(u32::from_be_bytes(bytes)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Opens the file, or shares the descriptor that this process has of it.
+fn acquire(path: &Path) -> io::Result<(Arc<File>, Identity)> {
+    let mut open = OPEN.lock();
+    let named = identity(&path.metadata()?);
+    if let Some(found) = open.iter_mut().find(|it| it.identity == named) {
+        found.users += 1;
+        return Ok((found.file.clone(), named));
+    }
+    let file = Arc::new(File::options().read(true).write(true).open(path)?);
+    let identity = identity(&file.metadata()?);
+    open.push(Descriptor {
+        identity,
+        file: file.clone(),
+        users: 1,
+    });
+    Ok((file, identity))
+}
+
+impl Drop for StoreFile {
+    /// Closes the descriptor with its last user. Under the lock, so that nobody opens the file, and takes locks on it,
+    /// between the last use and the closing.
+    fn drop(&mut self) {
+        let mut open = OPEN.lock();
+        let Some(index) = open.iter().position(|it| it.identity == self.identity) else {
+            return;
+        };
+        open[index].users -= 1;
+        if open[index].users == 0 {
+            open.swap_remove(index);
+        }
+        self.file = None;
     }
 }
 

@@ -202,6 +202,7 @@ impl Sqlite {
     /// Checks every page beside the work. One table at a time, so that no checkpoint waits for all of them.
     fn check_in_background(&self) -> Result<(), StoreError> {
         let (path, health) = (self.shared.path.clone(), self.health.clone());
+        let file = self.shared.file.clone();
         vital_thread("store-check", move || {
             let check = || {
                 let connection = connect(&path)?;
@@ -219,6 +220,8 @@ impl Sqlite {
                 Err(error) => tracing::error!(%error, "the check of the store's pages failed"),
             }
             health.note(Work::Other, &result);
+            // The file is closed after the connection.
+            drop(file);
         })
     }
 
