@@ -82,7 +82,7 @@ impl FrontPages {
             error,
             page: is_paid(result).then(|| {
                 let shop = self.shop(merchant.front.as_ref(), request.headers());
-                payment_received(result, &shop, request.headers())
+                Box::new(payment_received(result, &shop, request.headers()))
             }),
             ..CallbackRejection::about(outcome, subject)
         })?;

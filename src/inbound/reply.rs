@@ -29,7 +29,7 @@ pub(super) struct CallbackRejection {
     /// The error that is at fault; empty where the callback is.
     pub(super) error: String,
     /// A page for a customer whose callback was verified.
-    pub(super) page: Option<Response<Bytes>>,
+    pub(super) page: Option<Box<Response<Bytes>>>,
 }
 
 impl CallbackRejection {
@@ -67,7 +67,7 @@ impl CallbackRejection {
             | CallbackOutcome::AppUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "later\n"),
             _ => (StatusCode::BAD_REQUEST, "refused\n"),
         };
-        let mut response = match (self.page.take(), kind) {
+        let mut response = match (self.page.take().map(|page| *page), kind) {
             (Some(page), _) => page,
             (None, CallbackKind::Front) => no_page(status),
             (None, CallbackKind::Back | CallbackKind::None) => text(status, words),

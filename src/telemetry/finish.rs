@@ -332,7 +332,11 @@ fn cut(path: &str) -> &str {
     let end = (0..bytes.len())
         .find(|at| is_end(*at))
         .unwrap_or(bytes.len());
-    &path[..path.floor_char_boundary(end.min(MAX_PATH))]
+    let mut end = end.min(MAX_PATH);
+    while !path.is_char_boundary(end) {
+        end -= 1;
+    }
+    &path[..end]
 }
 
 fn end_span(done: &Finished<'_>, span: Span) {
