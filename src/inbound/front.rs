@@ -79,7 +79,7 @@ impl FrontPages {
             (None, None) => Err((CallbackOutcome::NoFront, String::new())),
         };
         let response = shown.map_err(|(outcome, error)| CallbackRejection {
-            error,
+            error: error.into(),
             page: is_paid(result).then(|| {
                 let shop = self.shop(merchant.front.as_ref(), request.headers());
                 Box::new(payment_received(result, &shop, request.headers()))

@@ -146,7 +146,7 @@ impl Inbound {
     ) -> Response<Bytes> {
         // A stranger's own id could be another request's.
         let request_id = random_request_id();
-        let (mut field, mut error) = ("", String::new());
+        let (mut field, mut error) = ("", Box::<str>::default());
         let done = result.unwrap_or_else(|mut rejection| {
             (field, error) = (rejection.field, std::mem::take(&mut rejection.error));
             CallbackReply {

@@ -27,7 +27,7 @@ pub(super) struct CallbackRejection {
     /// The field that could not be read; empty where that is not the reason.
     pub(super) field: &'static str,
     /// The error that is at fault; empty where the callback is.
-    pub(super) error: String,
+    pub(super) error: Box<str>,
     /// A page for a customer whose callback was verified.
     pub(super) page: Option<Box<Response<Bytes>>>,
 }
@@ -39,7 +39,7 @@ impl CallbackRejection {
             outcome,
             subject: subject.clone(),
             field: "",
-            error: String::new(),
+            error: Box::default(),
             page: None,
         }
     }
@@ -52,7 +52,7 @@ impl CallbackRejection {
     /// Names the error of the store or of the app.
     pub(super) fn because(self, error: &impl ToString) -> Self {
         Self {
-            error: error.to_string(),
+            error: error.to_string().into(),
             ..self
         }
     }
