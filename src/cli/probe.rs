@@ -1,7 +1,6 @@
 //! `countersign probe`: does the platform know our key?
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
@@ -10,9 +9,9 @@ use super::{Config, Failure};
 use crate::cli::print::{note, say};
 use crate::config::Merchant;
 use crate::config::settings::Settings;
-use crate::platform::query::PaymentName;
+use crate::platform::query::{PaymentName, unknown_orderid};
 use crate::platform::response::{OpenError, UnsignedWords};
-use crate::platform::{PlatformQuery, QueryError};
+use crate::platform::{KeyRotation, PlatformQuery, QueryError};
 use crate::protocol::envelope::{Verified, VerifyError};
 use crate::server;
 use crate::telemetry::metrics::Metrics;
@@ -36,10 +35,10 @@ pub(super) fn probe(args: &ProbeCommand) -> Result<(), Failure> {
     let no = |why: String| Failure::No(format!("merchant {}: {why}", merchant.merid));
     match ask(&settings, merchant)? {
         Ok(payload) => {
-            let which = if payload.key_index() == 0 {
-                "our key"
-            } else {
-                "one of our old keys"
+            let which = match payload.key_index() {
+                0 => "our key",
+                index if merchant.is_next_key(index) => "our next_key",
+                _ => "one of our old keys",
             };
             let words = shown(&UnsignedWords::read(&payload));
             say!(
@@ -71,12 +70,13 @@ fn ask(
         note!("warning: {warning}");
     }
     say!("platform {}, {}", settings.platform.url, client.way());
-    let platform = PlatformQuery::new(Arc::new(client), metrics);
+    let rotation = Arc::new(KeyRotation::new(None, metrics.clone()));
+    let platform = PlatformQuery::new(Arc::new(client), rotation, metrics);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
-    let orderid = unheard_of();
+    let orderid = unknown_orderid();
     Ok(runtime.block_on(platform.payload(merchant, PaymentName::Orderid(&orderid))))
 }
 
@@ -89,15 +89,4 @@ fn shown(words: &UnsignedWords) -> String {
         }
         None => String::new(),
     }
-}
-
-/// An order number that no shop has given out.
-fn unheard_of() -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    format!("PROBE{:X}{:X}", now.as_nanos(), std::process::id())
-        .chars()
-        .take(32)
-        .collect()
 }

@@ -8,7 +8,6 @@ use url::Url;
 use super::rejection::{CallRejection, Code};
 use super::route::Endpoint;
 use crate::config::{Merchant, Snapshot};
-use crate::protocol::envelope::Envelope;
 use crate::protocol::json::Object;
 use crate::protocol::request::{Order, read_query, read_submit};
 use crate::protocol::subject::Subject;
@@ -76,11 +75,6 @@ impl Call {
             backurl: order.as_ref().and_then(|_| backurl(&object)),
             order,
         })
-    }
-
-    /// Seals the call with the merchant's current key.
-    pub(super) fn seal(&self) -> Envelope {
-        Envelope::seal(&self.json, &self.merchant.key)
     }
 
     /// Wraps a call that an app signed itself with this merchant's key; the document's rules are not checked.

@@ -22,7 +22,7 @@ pub(super) async fn link(
     request: &Request<Bytes>,
 ) -> Result<CallReply, CallRejection> {
     orders.record(call, TryKind::Link).await?;
-    let envelope = call.seal();
+    let envelope = upstream.seal(call).await.0;
     let (sign, form) = (envelope.sign().to_string(), envelope.form("req"));
     let signed = (envelope.text(), sign.as_str(), form.as_str());
     let response = response(upstream.url(), signed, request.headers());

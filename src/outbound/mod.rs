@@ -40,6 +40,7 @@ use crate::http::client::Client;
 use crate::http::request_id::{REQUEST_ID, request_id};
 use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::Store;
+use crate::platform::KeyRotation;
 use crate::process::drain::Drain;
 use crate::relay;
 use crate::telemetry::Telemetry;
@@ -75,6 +76,7 @@ impl Outbound {
         settings: &Settings,
         merchants: LiveConfig,
         client: Arc<Client>,
+        rotation: Arc<KeyRotation>,
         store: Arc<dyn Store>,
         telemetry: Telemetry,
         drain: Arc<Drain>,
@@ -85,7 +87,7 @@ impl Outbound {
         let platform = &settings.platform;
         Self {
             merchants,
-            upstream: Upstream::new(&platform.url, client, drain, metrics.clone()),
+            upstream: Upstream::new(&platform.url, client, rotation, drain, metrics.clone()),
             orders: SignedOrders::new(store, metrics.clone()),
             telemetry,
             extra_paths: platform.extra_paths.clone(),

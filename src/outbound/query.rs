@@ -8,7 +8,7 @@ use super::rejection::CallRejection;
 use super::reply::CallReply;
 use super::route::Endpoint;
 use super::upstream::Upstream;
-use crate::relay::{self, FormBody};
+use crate::relay;
 
 /// Sends the call, and hands the verified payload of the response to the app.
 pub(super) async fn query(
@@ -18,8 +18,14 @@ pub(super) async fn query(
     request: &Request<Bytes>,
 ) -> Result<CallReply, CallRejection> {
     let headers = relay::traced_headers(request.headers());
-    let (path, form) = (request.uri().path(), FormBody(call.seal()));
-    let response = upstream.post(endpoint, path, &headers, &form).await?;
-    let verified = upstream.verify(endpoint, call, &response)?;
+    let path = request.uri().path();
+    let verified = match endpoint {
+        Endpoint::Query => upstream.query(call, path, &headers).await?,
+        _ => {
+            let form = upstream.seal(call).await;
+            let response = upstream.post(endpoint, path, &headers, &form).await?;
+            upstream.verify(endpoint, call, &response)?
+        }
+    };
     Ok(CallReply::verified(call, verified))
 }

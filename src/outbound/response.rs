@@ -33,6 +33,16 @@ pub(super) fn verify(
     metrics: &Metrics,
 ) -> Result<Verified<PlatformResponse>, CallRejection> {
     let payload = platform::response::open(response, &call.merchant)?;
+    read(payload, call, completeness, metrics)
+}
+
+/// Reads a verified payload as the response to a call.
+pub(super) fn read(
+    payload: Verified<Vec<u8>>,
+    call: &Call,
+    completeness: Completeness,
+    metrics: &Metrics,
+) -> Result<Verified<PlatformResponse>, CallRejection> {
     let verified = response::read_response(payload, &call.json, &call.subject, completeness)?;
     metrics.count_oddities(&verified);
     response.keep_connection();

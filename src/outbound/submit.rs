@@ -13,7 +13,7 @@ use super::upstream::Upstream;
 use crate::http::client::RawResponse;
 use crate::http::client::error::Sent;
 use crate::inbox::order::TryKind;
-use crate::relay::{self, FormBody};
+use crate::relay;
 
 /// Records the order, sends it, and passes on what a customer is to see. What an app could take for a result is verified.
 pub(super) async fn submit(
@@ -24,7 +24,7 @@ pub(super) async fn submit(
 ) -> Result<CallReply, CallRejection> {
     let tried = orders.record(call, TryKind::Submit).await?;
     let headers = relay::page_headers(request.headers());
-    let form = FormBody(call.seal());
+    let form = upstream.seal(call).await;
     let response = upstream
         .post(Endpoint::Submit, "/api/icashier", &headers, &form)
         .await;

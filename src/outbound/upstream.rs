@@ -14,14 +14,18 @@ use super::response;
 use super::route::Endpoint;
 use crate::http::client::error::ClientError;
 use crate::http::client::{Body, Client, RawResponse};
+use crate::platform::KeyRotation;
 use crate::process::drain::Drain;
-use crate::protocol::envelope::Verified;
+use crate::protocol::envelope::{Envelope, Verified};
+use crate::protocol::key::Key;
 use crate::protocol::response::PlatformResponse;
+use crate::relay::FormBody;
 use crate::telemetry::metrics::Metrics;
 
 /// The client of the platform, and what a flow needs around it.
 pub(super) struct Upstream {
     client: Arc<Client>,
+    rotation: Arc<KeyRotation>,
     drain: Arc<Drain>,
     metrics: Arc<Metrics>,
     /// `platform.url` without its trailing slashes.
@@ -34,6 +38,7 @@ impl Upstream {
     pub(super) fn new(
         url: &Url,
         client: Arc<Client>,
+        rotation: Arc<KeyRotation>,
         drain: Arc<Drain>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -42,6 +47,7 @@ impl Upstream {
         submits.set_path(&path);
         Self {
             client,
+            rotation,
             drain,
             metrics,
             url: url.as_str().trim_end_matches('/').to_owned(),
@@ -57,6 +63,28 @@ impl Upstream {
     /// The address that submits are posted to.
     pub(super) fn submits(&self) -> &Url {
         &self.submits
+    }
+
+    /// Seals a call with the key that signs for its merchant now.
+    pub(super) async fn seal(&self, call: &Call) -> FormBody {
+        let key = self.rotation.signing_key(&call.merchant).await;
+        FormBody(Envelope::seal(&call.json, key))
+    }
+
+    /// Sends a query and returns its verified response; around a switch of keys it may go out with either key.
+    pub(super) async fn query(
+        &self,
+        call: &Call,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Verified<PlatformResponse>, CallRejection> {
+        let endpoint = Endpoint::Query;
+        let post = |key: &Key| {
+            let form = FormBody(Envelope::seal(&call.json, key));
+            async move { self.post(endpoint, path, headers, &form).await }
+        };
+        let payload = self.rotation.query(&call.merchant, post).await??;
+        response::read(payload, call, endpoint.completeness(), &self.metrics)
     }
 
     /// Posts to the platform as often as the endpoint allows, and stops waiting shortly before the process ends.

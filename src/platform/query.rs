@@ -1,14 +1,21 @@
 //! Asks the platform for the result of a payment, on our own behalf.
 
+use std::future::ready;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::config::Merchant;
+use futures_util::StreamExt;
+use futures_util::stream;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::response::OpenError;
+use super::rotation::KeyRotation;
+use crate::config::{LiveConfig, Merchant};
 use crate::http::client::error::ClientError;
 use crate::http::client::{Client, RawResponse, Repeat};
-use crate::platform::response;
-use crate::platform::response::OpenError;
 use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::json::quoted;
+use crate::protocol::key::Key;
 use crate::protocol::response::ResponseError;
 use crate::protocol::result;
 use crate::protocol::result::PaymentResult;
@@ -16,10 +23,16 @@ use crate::protocol::subject::Subject;
 use crate::relay;
 use crate::telemetry::metrics::Metrics;
 
+/// The pause between two probes of a merchant whose keys rotate.
+const PROBE_EVERY: Duration = Duration::from_secs(60);
+/// Probes in flight; a platform that hangs holds each for `platform.timeout`.
+const PROBES_AT_ONCE: usize = 8;
+
 /// The platform's query interface (document §3.4).
 #[derive(Clone)]
 pub struct PlatformQuery {
     client: Arc<Client>,
+    rotation: Arc<KeyRotation>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,9 +69,44 @@ pub enum QueryError {
 }
 
 impl PlatformQuery {
-    /// Queries through `client`, and counts oddities in `metrics`.
-    pub fn new(client: Arc<Client>, metrics: Arc<Metrics>) -> Self {
-        Self { client, metrics }
+    /// Queries through `client` with the keys that `rotation` chooses, and counts oddities in `metrics`.
+    pub fn new(client: Arc<Client>, rotation: Arc<KeyRotation>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            client,
+            rotation,
+            metrics,
+        }
+    }
+
+    /// Probes the merchants whose keys rotate, with a query about an order that no shop has, until the task is dropped.
+    pub async fn probe_rotating(&self, merchants: &LiveConfig) {
+        let mut rounds = interval(PROBE_EVERY);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            let snapshot = merchants.snapshot();
+            if let Err(error) = self.rotation.keep_in_step(&snapshot).await {
+                tracing::error!(%error, "the switches of keys cannot be brought up to date");
+                continue;
+            }
+            let rotating = snapshot
+                .iter()
+                .filter(|merchant| self.rotation.is_waiting(merchant));
+            let probes = stream::iter(rotating.map(|merchant| self.probe(merchant)));
+            probes
+                .buffer_unordered(PROBES_AT_ONCE)
+                .for_each(|()| ready(()))
+                .await;
+        }
+    }
+
+    async fn probe(&self, merchant: &Merchant) {
+        let orderid = unknown_orderid();
+        // A response under `next_key` switches; without one the next probe tries again.
+        if let Err(error) = self.payload(merchant, PaymentName::Orderid(&orderid)).await {
+            let merid = merchant.merid.as_str();
+            tracing::debug!(merid, %error, "a probe for next_key failed");
+        }
     }
 
     /// Returns the result of one payment. A result of another merchant, payment or order is an error.
@@ -114,15 +162,27 @@ impl PlatformQuery {
         };
         let (merid, value) = (quoted(&merchant.merid), quoted(value));
         let query = format!(r#"{{"merid":{merid},"{name}":{value}}}"#);
-        let form = Envelope::seal(query.as_bytes(), &merchant.key).form("req");
-        let response = self
-            .client
-            // A query changes nothing, so a dead pooled connection costs no result.
-            .post("/api/query", relay::own_headers(), &form, Repeat::Once)
-            .await?;
-        let payload = response::open(&response, merchant)?;
-        Ok((response, payload))
+        let post = |key: &Key| {
+            let form = Envelope::seal(query.as_bytes(), key).form("req");
+            // A query changes nothing, so it may go out again on a fresh connection.
+            let (headers, repeat) = (relay::own_headers(), Repeat::Once);
+            async move { self.client.post("/api/query", headers, &form, repeat).await }
+        };
+        let (response, opened) = self.rotation.query(merchant, post).await?;
+        Ok((response, opened?))
     }
+}
+
+/// Returns the number of an order that no shop has given out.
+pub fn unknown_orderid() -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    // 8 to 32 letters and digits (document §3.1.3).
+    format!("PROBE{:X}{:X}", now.as_nanos(), std::process::id())
+        .chars()
+        .take(32)
+        .collect()
 }
 
 impl PaymentName<'_> {

@@ -19,6 +19,7 @@ use crate::delivery::{Delivery, land};
 use crate::http::client::Client;
 use crate::http::server::tls::Certificate;
 use crate::inbox::store::Store;
+use crate::platform::PlatformQuery;
 use crate::process::drain::Drain;
 use crate::process::systemd::Systemd;
 use crate::reconcile::Reconcile as OrderWatch;
@@ -98,6 +99,8 @@ pub(super) struct Results {
     pub(super) store: Arc<dyn Store>,
     pub(super) deliver: Arc<Delivery>,
     pub(super) watch: Arc<OrderWatch>,
+    pub(super) platform: PlatformQuery,
+    pub(super) merchants: LiveConfig,
     pub(super) watch_orders: bool,
     pub(super) keep: Duration,
 }
@@ -111,7 +114,8 @@ impl BackgroundService for Results {
                 self.watch.run().await;
             }
         };
-        let others = async { tokio::join!(watch, self.watch.forget(self.keep)) };
+        let probes = self.platform.probe_rotating(&self.merchants);
+        let others = async { tokio::join!(watch, self.watch.forget(self.keep), probes) };
         let mut attempts = JoinSet::new();
         tokio::select! {
             () = self.deliver.clone().run(&mut attempts) => {}

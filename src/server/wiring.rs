@@ -22,7 +22,7 @@ use crate::inbound::Inbound;
 use crate::inbox;
 use crate::inbox::store::Store;
 use crate::outbound::Outbound;
-use crate::platform::PlatformQuery;
+use crate::platform::{KeyRotation, PlatformQuery};
 use crate::process::drain::Drain;
 use crate::process::sockets::Sockets;
 use crate::process::systemd;
@@ -45,6 +45,7 @@ pub(super) struct Parts {
     pub(super) store: Arc<dyn Store>,
     pub(super) client: Arc<Client>,
     pub(super) watch: LiveConfig,
+    pub(super) rotation: Arc<KeyRotation>,
     pub(super) apps: Arc<ClientsByOrigin>,
     pub(super) deliveries: Arc<ClientsByOrigin>,
     pub(super) wake: Arc<Wake>,
@@ -76,6 +77,7 @@ impl Parts {
             sockets: Arc::new(sockets),
             tracer: Arc::new(tracer),
             watch: watch(&settings.merchants, snapshot, &metrics)?,
+            rotation: Arc::new(KeyRotation::new(Some(store.clone()), metrics.clone())),
             drain: Arc::default(),
             deliveries: Arc::new(ClientsByOrigin::within(
                 to_apps.clone(),
@@ -108,6 +110,7 @@ impl Parts {
             settings,
             self.watch.clone(),
             self.client.clone(),
+            self.rotation.clone(),
             self.store.clone(),
             self.telemetry(),
             self.drain.clone(),
@@ -157,7 +160,11 @@ impl Parts {
 
     pub(super) fn results(&self, settings: &Settings) -> Results {
         let inbox = &settings.inbox;
-        let platform = PlatformQuery::new(self.client.clone(), self.metrics.clone());
+        let platform = PlatformQuery::new(
+            self.client.clone(),
+            self.rotation.clone(),
+            self.metrics.clone(),
+        );
         Results {
             drain: self.drain.clone(),
             store: self.store.clone(),
@@ -177,11 +184,13 @@ impl Parts {
             watch: Arc::new(OrderWatch {
                 store: self.store.clone(),
                 merchants: self.watch.clone(),
-                platform,
+                platform: platform.clone(),
                 telemetry: self.telemetry(),
                 wake: self.wake.clone(),
                 per_second: inbox.watch_per_second,
             }),
+            platform,
+            merchants: self.watch.clone(),
             watch_orders: inbox.watch_orders,
             keep: inbox.keep,
         }

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub oddities: IntCounterVec,
     /// Answers that fitted an old key only.
     pub old_key_answers: IntCounter,
+    /// Merchants whose signing key was switched to `next_key`.
+    pub key_switches: IntCounter,
     /// Looks at the merchants file: `applied`, `refused`, or `unchanged` where somebody asked for one.
     pub reloads: IntCounterVec,
     /// Seconds to read, check and swap in a changed file.
@@ -188,6 +190,10 @@ impl Metrics {
             old_key_answers: counter(
                 "old_key_answers_total",
                 "Answers signed with one of a merchant's old keys",
+            )?,
+            key_switches: counter(
+                "key_switches_total",
+                "Switches of a merchant's signing key to its next_key",
             )?,
             reloads: counters_of(
                 "reloads_total",

@@ -67,6 +67,7 @@ mod watch;
 mod browser;
 mod conformance;
 mod connecting;
+mod rotation;
 mod sandbox;
 mod session;
 
