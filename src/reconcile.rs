@@ -78,7 +78,7 @@ struct Lookup {
 
 impl Lookup {
     /// Returns the queries about an order: one for each of its newest tries, by its queryid where that is known. Where it is
-    /// not, and for a link, which a browser can submit again, the platform is asked for the order.
+    /// not, and for a link, which a browser can submit again, the order itself is queried.
     fn of(order: &OpenOrder, mut tries: Vec<TryRecord>) -> Vec<Self> {
         tries.retain(|known| known.state != TryState::No);
         let newest = tries.iter().rev().take(MAX_LOOKUPS);
@@ -221,6 +221,7 @@ impl Reconcile {
         };
         self.telemetry.finish(finished, Span::default());
         // An order that is paid or disputed is done, whatever its other tries.
+        // `asked` plans for the order, so its last query does it.
         if !lookup.is_last && next.is_some() {
             return;
         }
@@ -336,6 +337,7 @@ impl Reconcile {
         now: Millis,
     ) -> ReconcileOutcome {
         let (reason, field) = match &error {
+            // It carries a signature that anyone may have seen, and names no payment.
             ReadError::Reflected => return ReconcileOutcome::NoAnswer,
             ReadError::Unreadable { field, .. } => (ReviewReason::Unreadable, *field),
             ReadError::Malformed(_) => (ReviewReason::Malformed, ""),
@@ -396,6 +398,7 @@ fn pace(per_second: usize) -> (Duration, usize) {
 
 /// Returns the time of the next query: after as long again as has passed since the signing, and never after a day.
 fn later(order: &OpenOrder, now: Millis) -> Option<Millis> {
+    // Doubling: an order that is paid late is rare, and the platform is spared.
     let age = now - order.signed_at;
     let next = order.signed_at + (2 * age).clamp(FIRST, LAST);
     (!is_given_up(order, now)).then(|| next.max(now + AGAIN))

@@ -64,6 +64,7 @@ impl Call {
         }
         let set = fields_to_set(&object, endpoint, merchant, notify);
         let order = check(&object, endpoint, &set).map_err(|error| error.about(&subject))?;
+        // Without a field to set, the app's buffer is shared, not copied.
         let json = match set.is_empty() {
             true => body.clone(),
             false => Bytes::from(object.splice(&set)),
@@ -97,6 +98,7 @@ impl Call {
 
 /// The app's own address for results; the delivery checks it.
 fn backurl(object: &Object<'_>) -> Option<String> {
+    // Where the sidecar's own address is signed instead, nobody has checked the app's.
     let url = object.string("backurl")?.ok()?;
     (!url.is_empty() && url.len() <= MAX_BACKURL).then(|| url.into_owned())
 }
@@ -109,6 +111,7 @@ fn merchant<'s>(
         CallRejection::new(Code::InvalidField, format!("merid: expected {expected}")).at("merid")
     };
     match object.string("merid") {
+        // `merid` is mandatory (document §3.4.3), but a sole merchant cannot be meant otherwise.
         None => snapshot
             .sole()
             .ok_or_else(|| invalid("a merchant's number, because more than one is configured")),
@@ -157,6 +160,7 @@ fn check(
             None
         }
         Endpoint::Submit | Endpoint::Link => Some(read_submit(message, set)?),
+        // Its document is not ours to know.
         Endpoint::Extra => None,
     })
 }

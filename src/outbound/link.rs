@@ -21,6 +21,7 @@ pub(super) async fn link(
     call: &Call,
     request: &Request<Bytes>,
 ) -> Result<CallReply, CallRejection> {
+    // From now on the browser may submit it at any time, and more than once.
     orders.record(call, TryKind::Link).await?;
     let envelope = upstream.seal(call).await.0;
     let (sign, form) = (envelope.sign().to_string(), envelope.form("req"));

@@ -103,6 +103,7 @@ impl Outbound {
         request: &Request<Bytes>,
     ) -> Result<CallReply, CallRejection> {
         let (upstream, orders) = (&self.upstream, &self.orders);
+        // One snapshot for the whole call: an edit in between changes nothing of it.
         let snapshot = self.merchants.snapshot();
         if shadow::is_signed(request.body()) {
             let call = ShadowCall::read(request.body(), &snapshot, &self.telemetry.metrics);
@@ -151,6 +152,7 @@ impl Outbound {
 
 impl Handler for Outbound {
     fn reads(&self, field: &HeaderName, body: &[u8]) -> bool {
+        // Only a body that may be a form is passed on with its type.
         let says_how = *field == header::CONTENT_TYPE && shadow::may_be_signed(body);
         says_how
             || relay::reads(field)
@@ -164,6 +166,7 @@ impl Handler for Outbound {
         let span = tracer.begin(Side::Server, request.headers_mut());
         let id = request_id(request.headers());
         let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
+        // Before anything is parsed, signed or recorded, and on paths that are none of ours too.
         let from_app = browser::reject_pages(request.headers(), &self.allow_origins);
         let (endpoint, result) = match (endpoint, from_app) {
             (Ok(endpoint), Ok(())) => (Some(endpoint), self.call(endpoint, request).await),

@@ -48,6 +48,7 @@ impl SignedOrders {
                     "orderid: signed before with another amount or action; use a new orderid";
                 Err(CallRejection::new(Code::OrderConflict, detail).at("orderid"))
             }
+            // A store that is down must not stop payments; the metric has an alert.
             Err(error) => {
                 self.metrics.ledger_failures.inc();
                 tracing::error!(merid, orderid = order.orderid, %error, "the order is not in the ledger");
@@ -77,6 +78,7 @@ impl SignedOrders {
             return;
         }
         let soon = time::now() + QUERY_SOON;
+        // First of the two, because it matters more should the process end in between.
         if sent != Sent::No {
             let hastened = self.store.hasten(&tried.merid, &tried.orderid, soon);
             report(&tried, hastened.await);

@@ -168,7 +168,9 @@ impl CallRejection {
         let headers = response.headers_mut();
         let mut put = |name, value| headers.insert(name, HeaderValue::from_static(value));
         match self.code {
+            // RFC 9110 §10.2.3; in seconds.
             Code::Overloaded | Code::Draining => put(header::RETRY_AFTER, "1"),
+            // Mandatory beside 405 (RFC 9110 §15.5.6).
             Code::MethodNotAllowed => put(header::ALLOW, "POST"),
             _ => None,
         };

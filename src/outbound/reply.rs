@@ -52,6 +52,7 @@ impl CallReply {
     /// order may have arrived.
     pub(super) fn page(mut page: Response<Bytes>, error: Option<Sent>) -> Self {
         let sent = error.unwrap_or(Sent::Yes);
+        // A page has no body of ours to say it in.
         page.headers_mut()
             .insert(SENT, HeaderValue::from_static(sent.name()));
         Self {

@@ -80,6 +80,7 @@ pub(super) fn gateway_error(
         502..=504 | 520..=529 => Some(Sent::Unknown),
         400.. => Some(Sent::Yes),
         301 | 308 => {
+            // Relative references are resolved against the request's own address (RFC 9110 §10.2.2).
             let target = posted_to.join(&location()?).ok()?;
             let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
             (path(&target) == path(posted_to)).then_some(Sent::Yes)

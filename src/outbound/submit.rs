@@ -22,6 +22,7 @@ pub(super) async fn submit(
     call: &Call,
     request: &Request<Bytes>,
 ) -> Result<CallReply, CallRejection> {
+    // On stable storage before anything is sent: a callback may be faster than the reply.
     let tried = orders.record(call, TryKind::Submit).await?;
     let headers = relay::page_headers(request.headers());
     let form = upstream.seal(call).await;
@@ -42,6 +43,7 @@ fn reply(
     call: &Call,
     response: RawResponse,
 ) -> Result<CallReply, CallRejection> {
+    // A page cannot be verified; it is the customer's to see and nobody's to believe.
     if !must_be_envelope(&response) {
         let error = error_in_front(upstream, &response);
         return Ok(CallReply::page(relay::response(response), error));
@@ -53,6 +55,7 @@ fn reply(
 
 /// Returns whether the order may have arrived, where the response is a gateway's error.
 pub(super) fn error_in_front(upstream: &Upstream, response: &RawResponse) -> Option<Sent> {
+    // Read only for a redirect: most pages' fields are read by nobody else.
     let location = || {
         let headers = response.headers();
         let location = headers.get(header::LOCATION)?.to_str().ok()?;

@@ -44,6 +44,7 @@ impl Upstream {
     ) -> Self {
         let mut submits = url.clone();
         let path = format!("{}/api/icashier", url.path().trim_end_matches('/'));
+        // Redirects are compared with it, so it has the prefix of `platform.url`.
         submits.set_path(&path);
         Self {
             client,

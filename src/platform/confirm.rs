@@ -17,11 +17,11 @@ const LONGEST: Millis = 300_000;
 /// The platform's word on an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirmation {
-    /// The same payment, order and amount, and paid.
+    /// Paid: the same payment, order and amount.
     Confirmed,
     /// Nothing that speaks for or against it: the query is repeated later. With the reason.
     NotYet(String),
-    /// The same payment failed, or is about another order or amount: a case for manual review. With the reason.
+    /// Failed, or about another order or amount for the same payment: needs manual review. With the reason.
     Contradicted(String),
 }
 
@@ -54,6 +54,7 @@ pub fn compare(event: &Event, result: &PaymentResult) -> Confirmation {
 }
 
 fn compare_with(orderid: &str, amount: u64, result: &PaymentResult) -> Confirmation {
+    // Whatever its state: these cannot become right by waiting.
     if result.orderid != orderid {
         let why = "the platform has another order for this queryid";
         return Confirmation::Contradicted(why.to_owned());
@@ -71,12 +72,14 @@ fn compare_with(orderid: &str, amount: u64, result: &PaymentResult) -> Confirmat
             let why = "the platform says 1003 (failed) for this queryid, the notification 0000";
             Confirmation::Contradicted(why.to_owned())
         }
+        // 1002 too: the notification says that the payment is settled already.
         Some(code) => Confirmation::NotYet(format!("the platform still says {}", code.code())),
         None => Confirmation::NotYet("the platform has no resultcode yet".to_owned()),
     }
 }
 
 fn not_yet(error: &QueryError) -> Confirmation {
+    // No error speaks against the payment: anyone in between can cause one.
     Confirmation::NotYet(match error {
         QueryError::Payload {
             error: ResponseError::Foreign("queryid"),

@@ -1,11 +1,9 @@
 //! Asks the platform for the result of a payment, on our own behalf.
 
-use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::response::OpenError;
@@ -46,7 +44,7 @@ pub enum PaymentName<'a> {
     Orderid(&'a str),
 }
 
-/// Why a query has no result.
+/// A query without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
     /// The platform responded, signed, that it has none: no such order, for one.
@@ -89,14 +87,17 @@ impl PlatformQuery {
                 tracing::error!(%error, "the switches of keys cannot be brought up to date");
                 continue;
             }
-            let rotating = snapshot
-                .iter()
-                .filter(|merchant| self.rotation.is_waiting(merchant));
-            let probes = stream::iter(rotating.map(|merchant| self.probe(merchant)));
-            probes
-                .buffer_unordered(PROBES_AT_ONCE)
-                .for_each(|()| ready(()))
-                .await;
+            let mut rotating: Vec<_> = snapshot.iter().cloned().collect();
+            rotating.retain(|merchant| self.rotation.is_waiting(merchant));
+            let mut probes = JoinSet::new();
+            for merchant in rotating {
+                if probes.len() >= PROBES_AT_ONCE {
+                    probes.join_next().await;
+                }
+                let platform = self.clone();
+                probes.spawn(async move { platform.probe(&merchant).await });
+            }
+            while probes.join_next().await.is_some() {}
         }
     }
 

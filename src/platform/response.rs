@@ -14,7 +14,7 @@ const MAX_SHOWN: usize = 200;
 /// Bytes of a body that are searched for the beginning of an HTML page.
 const MAX_PREAMBLE: usize = 512;
 
-/// Why a response holds no verified payload. The platform, or something in front of it, is at fault.
+/// A response without a verified payload. The platform, or something in front of it, is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another status than 200.

@@ -76,6 +76,7 @@ impl KeyRotation {
         if let Some(other) = other_key(merchant, key)
             && rejects_signature(&opened, merchant, key)
         {
+            // Once: where both keys are rejected, the key is not what is wrong.
             response = post(other).await?;
             opened = response::open(&response, merchant);
         }
