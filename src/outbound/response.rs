@@ -33,7 +33,9 @@ pub(super) fn verify(
     metrics: &Metrics,
 ) -> Result<Verified<PlatformResponse>, CallRejection> {
     let payload = platform::response::open(response, &call.merchant)?;
-    read(payload, call, completeness, metrics)
+    let verified = read(payload, call, completeness, metrics)?;
+    response.keep_connection();
+    Ok(verified)
 }
 
 /// Reads a verified payload as the response to a call.
@@ -45,7 +47,6 @@ pub(super) fn read(
 ) -> Result<Verified<PlatformResponse>, CallRejection> {
     let verified = response::read_response(payload, &call.json, &call.subject, completeness)?;
     metrics.count_oddities(&verified);
-    response.keep_connection();
     Ok(verified)
 }
 

@@ -84,8 +84,10 @@ impl Upstream {
             let form = FormBody(Envelope::seal(&call.json, key));
             async move { self.post(endpoint, path, headers, &form).await }
         };
-        let payload = self.rotation.query(&call.merchant, post).await??;
-        response::read(payload, call, endpoint.completeness(), &self.metrics)
+        let (raw, opened) = self.rotation.query(&call.merchant, post).await?;
+        let verified = response::read(opened?, call, endpoint.completeness(), &self.metrics)?;
+        raw.keep_connection();
+        Ok(verified)
     }
 
     /// Posts to the platform as often as the endpoint allows, and stops waiting shortly before the process ends.
