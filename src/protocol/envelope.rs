@@ -92,6 +92,9 @@ pub enum EnvelopeError {
     /// A `%` without two hex digits, or a value that is not UTF-8.
     #[error("{0} is not valid percent-encoding of UTF-8")]
     BadEscape(&'static str),
+    /// Different envelopes in the URL and in the body of one request.
+    #[error("{0} in the URL and in the body differ: expected one envelope")]
+    Contradictory(&'static str),
 }
 
 /// An envelope whose payload must not be believed.
@@ -343,6 +346,11 @@ impl<'a> Received<'a> {
     pub fn is_unsigned(&self) -> bool {
         let sign = self.sign.trim();
         sign.is_empty() || sign.eq_ignore_ascii_case("null")
+    }
+
+    /// Returns true if both carry the same text and the same signature.
+    pub(super) fn agrees_with(&self, other: &Received<'_>) -> bool {
+        self.text == other.text && self.sign.eq_ignore_ascii_case(&other.sign)
     }
 
     fn fitting_key<'k>(

@@ -34,6 +34,8 @@ pub mod signature;
 
 pub mod envelope;
 
+pub mod body;
+
 pub mod field;
 
 pub mod request;

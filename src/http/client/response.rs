@@ -59,6 +59,20 @@ impl RawResponse {
         &self.body
     }
 
+    /// Returns true if the head has this field: much cheaper than reading all of them.
+    pub fn has_field(&self, name: &HeaderName) -> bool {
+        let name = name.as_str().as_bytes();
+        let mut rest = &*self.head;
+        while let Some(at) = memchr::memchr(b'\n', rest) {
+            rest = &rest[at + 1..];
+            let (found, after) = rest.split_at(name.len().min(rest.len()));
+            if found.eq_ignore_ascii_case(name) && after.first() == Some(&b':') {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The header fields, parsed now.
     pub fn headers(&self) -> HeaderMap {
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
