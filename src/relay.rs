@@ -9,6 +9,7 @@ use http::{HeaderValue, Response};
 
 use crate::http::client::{Body, RawResponse};
 use crate::http::request_id::REQUEST_ID;
+use crate::protocol::body as decoded;
 use crate::protocol::envelope::Envelope;
 use crate::telemetry::trace;
 
@@ -140,6 +141,15 @@ fn is_of_page(name: &HeaderName, headers: &HeaderMap) -> bool {
                 .trim_ascii()
                 .eq_ignore_ascii_case(name.as_str().as_bytes())
         })
+}
+
+/// Undoes the encodings of a response's body. Its fields are read only where it has a content coding.
+pub fn decoded(response: &RawResponse) -> Result<decoded::Body<'_>, decoded::BodyError> {
+    let headers = match response.has_field(&header::CONTENT_ENCODING) {
+        true => response.headers(),
+        false => HeaderMap::new(),
+    };
+    decoded::Body::of_response(response.body(), &headers)
 }
 
 #[cfg(test)]

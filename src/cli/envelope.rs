@@ -1,4 +1,4 @@
-//! `countersign sign`, `verify` and `decode`: one envelope.
+//! `countersign sign`, `verify` and `decode`: commands over one envelope.
 
 use std::io::Read;
 
@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::Failure;
 use super::keys::KeysCommand;
+use super::pasted::{envelope_in, read, unquoted};
 use crate::cli::print::{note, say};
-use crate::protocol::envelope;
-use crate::protocol::envelope::{Envelope, EnvelopeError, Received};
+use crate::protocol::envelope::{Envelope, EnvelopeError};
 use crate::protocol::json::Object;
 use crate::protocol::result::ResultCode;
 
@@ -16,7 +16,7 @@ use crate::protocol::result::ResultCode;
 pub(super) struct SignCommand {
     #[command(flatten)]
     keys: KeysCommand,
-    /// The message; standard input where left out. Its bytes are signed as they are
+    /// The JSON; standard input where left out. Its bytes are signed as they are
     json: Option<String>,
 }
 
@@ -24,21 +24,21 @@ pub(super) struct SignCommand {
 pub(super) struct VerifyCommand {
     #[command(flatten)]
     keys: KeysCommand,
-    /// The envelope; standard input where left out
+    /// The envelope: a body, a query string, a URL or an access-log line; standard input where left out
     envelope: Option<String>,
 }
 
 #[derive(Args)]
 pub(super) struct DecodeCommand {
-    /// The envelope or base64 text; standard input where left out
+    /// The envelope as `verify` takes it, or base64 text; standard input where left out
     text: Option<String>,
 }
 
 pub(super) fn sign(args: &SignCommand) -> Result<(), Failure> {
     let message = input(args.json.as_deref())?;
-    // Field rules are the platform's; what no platform could read is refused here.
+    // Field rules are the platform's; what no platform could read is rejected here.
     Object::parse(&message)
-        .map_err(|error| Failure::Usage(format!("the message is malformed: {error}")))?;
+        .map_err(|error| Failure::Usage(format!("the JSON is malformed: {error}")))?;
     let snapshot = args.keys.snapshot()?;
     let merchant = args.keys.merchant(&snapshot, Some(&message))?;
     say!("{}", Envelope::seal(&message, &merchant.key).form("req"));
@@ -46,7 +46,8 @@ pub(super) fn sign(args: &SignCommand) -> Result<(), Failure> {
 }
 
 pub(super) fn verify(args: &VerifyCommand) -> Result<(), Failure> {
-    let body = input(args.envelope.as_deref())?;
+    let pasted = input(args.envelope.as_deref())?;
+    let body = envelope_in(&pasted);
     let received = read(&body).map_err(|error| Failure::No(error.to_string()))?;
     let snapshot = args.keys.snapshot()?;
     let merchant = args
@@ -56,7 +57,7 @@ pub(super) fn verify(args: &VerifyCommand) -> Result<(), Failure> {
         .verify(merchant.verifying_keys())
         .map_err(|error| Failure::No(error.to_string()))?;
     let object = Object::parse(&verified)
-        .map_err(|error| Failure::No(format!("the signed text is malformed: {error}")))?;
+        .map_err(|error| Failure::No(format!("the payload is malformed: {error}")))?;
     say!("{}", object.text());
     for oddity in verified.oddities().names() {
         note!("note: tolerated oddity: {oddity}");
@@ -68,19 +69,18 @@ pub(super) fn verify(args: &VerifyCommand) -> Result<(), Failure> {
 }
 
 pub(super) fn decode(args: &DecodeCommand) -> Result<(), Failure> {
-    let body = input(args.text.as_deref())?;
-    let body = body.trim_ascii();
-    let message = match read(body) {
+    let pasted = input(args.text.as_deref())?;
+    let message = match read(&envelope_in(&pasted)) {
         Ok(received) => received.unverified(),
-        // A bare text, as it stands in a log.
-        Err(EnvelopeError::Missing(_)) => read(&[b"resp=", body, b"&sign="].concat())
+        // A bare text, as a log has it.
+        Err(EnvelopeError::Missing(_)) => read(&[b"resp=", unquoted(&pasted), b"&sign="].concat())
             .ok()
             .and_then(|r| r.unverified()),
         Err(error) => return Err(Failure::No(error.to_string())),
     };
     let message = message.ok_or_else(|| Failure::No("the text is not base64".to_owned()))?;
     let object = Object::parse(&message)
-        .map_err(|error| Failure::No(format!("the text is malformed: {error}")))?;
+        .map_err(|error| Failure::No(format!("the payload is malformed: {error}")))?;
     say!("{}", object.text());
     let code = object.string("resultcode").and_then(Result::ok);
     if let Some(code) = code.as_deref().and_then(ResultCode::parse) {
@@ -95,20 +95,7 @@ pub(super) fn decode(args: &DecodeCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The platform's envelope, or the app's.
-pub(super) fn read(body: &[u8]) -> Result<Received<'_>, EnvelopeError> {
-    match envelope::read(body, "resp") {
-        Err(EnvelopeError::Missing(_)) => {
-            envelope::read(body, "req").map_err(|error| match error {
-                EnvelopeError::Missing(_) => EnvelopeError::Missing("resp or req"),
-                other => other,
-            })
-        }
-        other => other,
-    }
-}
-
-/// An argument's bytes, or all of standard input.
+/// Returns an argument's bytes, or all of standard input.
 pub(super) fn input(argument: Option<&str>) -> Result<Vec<u8>, Failure> {
     if let Some(text) = argument {
         return Ok(text.as_bytes().to_vec());

@@ -1,11 +1,12 @@
-//! `countersign explain`: why a sign does not fit its text.
+//! `countersign explain`: the reason why a signature does not fit its text.
 
 use clap::Args;
 
 use super::Failure;
-use super::envelope::{input, read};
+use super::envelope::input;
 use super::keys::KeysCommand;
 use crate::cli::print::say;
+use super::pasted::{envelope_in, read};
 use crate::protocol::explain;
 use crate::protocol::explain::{Candidate, Explanation};
 
@@ -16,10 +17,10 @@ pub(super) struct ExplainCommand {
     /// The base64 text that was to be signed
     #[arg(long, requires = "sign")]
     text: Option<String>,
-    /// The sign that came with it
+    /// The signature that came with it
     #[arg(long, requires = "text")]
     sign: Option<String>,
-    /// The whole envelope instead, `resp=…&sign=…`; standard input where left out
+    /// The whole envelope instead: a body, a query string, a URL or an access-log line; standard input where left out
     #[arg(conflicts_with = "text")]
     envelope: Option<String>,
 }
@@ -46,7 +47,8 @@ pub(super) fn explain(args: &ExplainCommand) -> Result<(), Failure> {
     let explanation = match (&args.text, &args.sign) {
         (Some(text), Some(sign)) => explain::explain(text, sign, &candidates),
         _ => {
-            let body = input(args.envelope.as_deref())?;
+            let pasted = input(args.envelope.as_deref())?;
+            let body = envelope_in(&pasted);
             let received = read(&body).map_err(|error| Failure::No(error.to_string()))?;
             explain::explain(received.text(), received.sign(), &candidates)
         }

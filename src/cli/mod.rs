@@ -12,6 +12,8 @@ mod check;
 
 mod healthcheck;
 
+mod pasted;
+
 mod envelope;
 
 mod explain;

@@ -1,10 +1,12 @@
 //! Dialects: what other implementations of the document send. The same meaning gives the same result on every path and
 //! is counted; a change of meaning gives none.
 
+use crate::client::post_with;
 use crate::harness::{KEY, MERID, ORDERID, Sidecar, eventually, fresh_orderid, query_json};
-use crate::platform::{Action, Platform, enveloped, unsigned};
+use crate::platform::{Action, Platform, enveloped, http, unsigned};
 use crate::shop::{SOON, Shop, acknowledged, callback, refused};
 use crate::wire;
+use crate::wrong_answers::gzip;
 use serde_json::json;
 use std::sync::{Arc, Mutex};
 
@@ -267,4 +269,268 @@ fn a_submit_with_an_empty_fronturl_is_signed() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(platform.last().plain(), submit);
     }
+}
+
+#[test]
+fn a_response_is_read_through_its_content_encoding() {
+    let (_platform, sidecar, said) = platform_that_says();
+    let json = result_with(ORDERID, QUERYID, "", None);
+    let form = wire::answer(&json, KEY);
+    for (coding, body, kind) in [
+        ("gzip", gzip(form.as_bytes()), "gzip"),
+        ("x-gzip", gzip(form.as_bytes()), "gzip"),
+        ("identity", form.clone().into_bytes(), "content-encoding"),
+        ("UTF-8", form.clone().into_bytes(), "content-encoding"),
+        ("GBK", form.clone().into_bytes(), "content-encoding"),
+    ] {
+        let field = format!("Content-Encoding: {coding}");
+        *said.lock().unwrap() = http(200, &[&field], body);
+        let before = oddities(&sidecar, kind);
+        let answer = sidecar.query(query_json(MERID, ORDERID));
+        assert_eq!(
+            (answer.status, answer.text()),
+            (200, json.clone()),
+            "{coding}"
+        );
+        assert!(oddities(&sidecar, kind) > before, "{coding}");
+    }
+}
+
+#[test]
+fn a_malformed_response_is_described_and_never_quoted() {
+    let (_platform, sidecar, said) = platform_that_says();
+    let page = b"<html><title>Are you a robot?</title>".as_slice();
+    let cases: [(&[&str], Vec<u8>, &[&str]); 6] = [
+        (
+            &["Content-Type: text/html; charset=utf-8"],
+            page.to_vec(),
+            &["text/html; charset=utf-8", "37 bytes", "an HTML page"],
+        ),
+        (
+            &["Content-Type: text/html", "Content-Encoding: gzip"],
+            gzip(page),
+            &["text/html", "gzip", "an HTML page"],
+        ),
+        (&[], gzip(page), &["no content type", "gzip"]),
+        (
+            &["Content-Type: text/plain"],
+            Vec::new(),
+            &["text/plain", "empty"],
+        ),
+        (&[], b"\xff\xfer\0e\0".to_vec(), &["UTF-16", "6 bytes"]),
+        (
+            &["Content-Type: application/json"],
+            b"{}".to_vec(),
+            &["a JSON object"],
+        ),
+    ];
+    for (fields, body, named) in cases {
+        *said.lock().unwrap() = http(200, fields, body);
+        let answer = sidecar.query(query_json(MERID, ORDERID));
+        let problem = answer.problem(502, "malformed-answer", "yes");
+        let detail = problem["detail"].as_str().unwrap();
+        for part in named {
+            assert!(detail.contains(part), "{part} is not in {detail:?}");
+        }
+        assert!(!detail.contains("robot"), "{detail}");
+    }
+    *said.lock().unwrap() = http(
+        301,
+        &["Location: https://pay.example.com/api/query?x=secret"],
+        "",
+    );
+    let answer = sidecar.query(query_json(MERID, ORDERID));
+    let detail = answer.problem(502, "platform-error", "yes")["detail"].to_string();
+    assert!(
+        detail.contains("301 to https://pay.example.com/api/query"),
+        "{detail}"
+    );
+    assert!(!detail.contains("secret"), "{detail}");
+}
+
+/// Bodies that an app's library may read as a result.
+fn disguises() -> Vec<(&'static str, Vec<&'static str>, Vec<u8>)> {
+    let json = "{\"respcode\":\"00\",\"resultcode\":\"0000\"}";
+    let string = serde_json::to_string(json).unwrap();
+    let wide = |mark: &[u8], little: bool| {
+        let units = json.encode_utf16();
+        let bytes = units.flat_map(|unit| {
+            if little {
+                unit.to_le_bytes()
+            } else {
+                unit.to_be_bytes()
+            }
+        });
+        mark.iter().copied().chain(bytes).collect::<Vec<u8>>()
+    };
+    vec![
+        (
+            "a byte order mark",
+            vec!["Content-Type: application/json"],
+            format!("\u{feff}{json}").into(),
+        ),
+        (
+            "two byte order marks",
+            vec![],
+            format!("\u{feff}\u{feff}{json}").into(),
+        ),
+        (
+            "white space",
+            vec!["Content-Type: text/html"],
+            format!(" \r\n\t{json}").into(),
+        ),
+        (
+            "other white space",
+            vec![],
+            format!("\u{a0}\u{3000}{json}").into(),
+        ),
+        ("NULs", vec![], format!("\0\0{json}").into()),
+        ("UTF-16 with a mark", vec![], wide(b"\xff\xfe", true)),
+        ("UTF-16 without one", vec![], wide(b"", true)),
+        (
+            "UTF-16 of the other kind",
+            vec!["Content-Type: text/html"],
+            wide(b"\xfe\xff", false),
+        ),
+        ("a JSON string", vec![], string.clone().into()),
+        (
+            "JSONP",
+            vec!["Content-Type: text/javascript"],
+            format!("callback({json});").into(),
+        ),
+        (
+            "JSONP behind a comment",
+            vec![],
+            format!("/**/ cb && cb({json})").into(),
+        ),
+        ("JSONP of a string", vec![], format!("cb({string})").into()),
+        (
+            "a prefix against scripts",
+            vec![],
+            format!(")]}}',\n{json}").into(),
+        ),
+        ("an array", vec![], format!("[{json}]").into()),
+        (
+            "a form",
+            vec!["Content-Type: text/html"],
+            "respcode=00&resultcode=0000".into(),
+        ),
+        (
+            "a form with other names",
+            vec!["Content-Type: text/html"],
+            "code=00&state=paid".into(),
+        ),
+        (
+            "an envelope without a sign",
+            vec![],
+            format!("resp={}", wire::base64(json)).into(),
+        ),
+        (
+            "gzip",
+            vec!["Content-Encoding: gzip"],
+            gzip(json.as_bytes()),
+        ),
+        (
+            "gzip of a form",
+            vec!["Content-Encoding: gzip", "Content-Type: text/html"],
+            gzip(b"respcode=00&resultcode=0000"),
+        ),
+        (
+            "gzip that does not say so",
+            vec!["Content-Type: text/html"],
+            gzip(json.as_bytes()),
+        ),
+        (
+            "a coding that nobody here knows",
+            vec!["Content-Encoding: br", "Content-Type: text/html"],
+            b"\x0b\x02\x80{}\x03".to_vec(),
+        ),
+        (
+            "two layers",
+            vec!["Content-Encoding: gzip, gzip"],
+            gzip(&gzip(json.as_bytes())),
+        ),
+    ]
+}
+
+#[test]
+fn a_submits_response_that_could_be_taken_for_a_result_is_never_relayed() {
+    let (_platform, sidecar, said) = platform_that_says();
+    let order = || {
+        json!({"action": "AliPay", "txnamt": 1280, "merid": MERID, "orderid": fresh_orderid(),
+            "backurl": "https://shop.example.com/b"})
+        .to_string()
+    };
+    for (name, fields, body) in disguises() {
+        for status in [200, 201] {
+            *said.lock().unwrap() = http(status, &fields, &body);
+            let answer = sidecar.submit(order());
+            assert!(
+                [502].contains(&answer.status),
+                "{name}: {} {:?}",
+                answer.status,
+                answer.text()
+            );
+            assert!(!answer.text().contains("\"0000\""), "{name}");
+            assert_ne!(
+                answer.header("countersign-verified"),
+                Some("true"),
+                "{name}"
+            );
+        }
+    }
+    let page = "<html><script>var x = {\"resultcode\":\"0000\"}</script>";
+    for (fields, body) in [
+        (vec![], page.as_bytes().to_vec()),
+        (
+            vec!["Content-Type: application/json"],
+            page.as_bytes().to_vec(),
+        ),
+        (vec!["Content-Encoding: utf-8"], page.as_bytes().to_vec()),
+        (vec!["Content-Encoding: gzip"], gzip(page.as_bytes())),
+        (vec![], format!("\u{feff}\n{page}").into_bytes()),
+        (vec![], "Service busy".into()),
+        (
+            vec!["Content-Type: image/png"],
+            b"\x89PNG\r\n\x1a\n{\"a\":1}".to_vec(),
+        ),
+    ] {
+        *said.lock().unwrap() = http(200, &fields, &body);
+        let answer = sidecar.submit(order());
+        assert_eq!((answer.status, &answer.body), (200, &body), "{fields:?}");
+        assert_eq!(answer.header("countersign-verified"), Some("false"));
+    }
+}
+
+#[test]
+fn an_app_that_signs_may_send_multipart_or_put_the_envelope_into_the_url() {
+    let platform = Platform::honest(&[(MERID, KEY)]);
+    let sidecar = Sidecar::before(&platform);
+    let form = wire::request(query_json(MERID, ORDERID), KEY);
+    let part = |name: &str| {
+        let value = wire::value(&form, name).unwrap();
+        format!("--x-1\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let body = part("req") + &part("sign") + "--x-1--\r\n";
+    let kind = "Content-Type: multipart/form-data; boundary=x-1";
+    let answer = post_with(sidecar.app(), "/api/query", &[kind], &body);
+    assert_eq!(answer.header("countersign-shadow"), Some("match"));
+    let seen = platform.last();
+    assert_eq!(
+        (seen.form(), seen.header("content-type")),
+        (body, Some("multipart/form-data; boundary=x-1"))
+    );
+
+    let target = format!("/api/query?{form}");
+    let answer = post_with(sidecar.app(), &target, &[], "");
+    assert_eq!(
+        answer.header("countersign-shadow"),
+        Some("match"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(
+        (platform.last().target, platform.last().body),
+        (target, Vec::new())
+    );
 }

@@ -412,8 +412,31 @@ fn wrong_http() -> Vec<Kind> {
     vec![
         ("more than 4 MiB", http(200, &[], huge), MALFORMED),
         (
-            "gzip",
-            http(200, &["Content-Encoding: gzip"], gzip(good.as_bytes())),
+            "gzip of gzip",
+            http(
+                200,
+                &["Content-Encoding: gzip, gzip"],
+                gzip(&gzip(good.as_bytes())),
+            ),
+            MALFORMED,
+        ),
+        (
+            "gzip with something after it",
+            http(
+                200,
+                &["Content-Encoding: gzip"],
+                [gzip(good.as_bytes()), b"x".to_vec()].concat(),
+            ),
+            MALFORMED,
+        ),
+        (
+            "another coding",
+            http(200, &["Content-Encoding: br"], &good),
+            MALFORMED,
+        ),
+        (
+            "a coding that is not there",
+            http(200, &["Content-Encoding: gzip"], &good),
             MALFORMED,
         ),
         ("status 500", http(500, &[], &good), PLATFORM_ERROR),
@@ -433,7 +456,7 @@ fn wrong_http() -> Vec<Kind> {
 }
 
 /// A gzip file with its contents stored as they are.
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut crc = !0_u32;
     for byte in bytes {
         crc ^= u32::from(*byte);

@@ -53,7 +53,12 @@ impl Beginning {
             Some(b'"') => Self::JsonString,
             _ if start.len() > 1 && start[1] == 0 => Self::Utf16,
             _ if is_form(start) => Self::Form,
-            _ if start[..start.len().min(64)].iter().any(u8::is_ascii_control) => Self::Binary,
+            _ if start[..start.len().min(64)]
+                .iter()
+                .any(u8::is_ascii_control) =>
+            {
+                Self::Binary
+            }
             _ => Self::Text,
         }
     }

@@ -15,7 +15,9 @@ pub const MAX_DECODED: usize = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodingError {
     /// Neither gzip nor deflate, or more than one layer.
-    #[error("the Content-Encoding cannot be undone: expected none, or one layer of gzip or deflate")]
+    #[error(
+        "the Content-Encoding cannot be undone: expected none, or one layer of gzip or deflate"
+    )]
     Unknown,
     /// A request may not be compressed.
     #[error("the body is compressed: expected no Content-Encoding")]

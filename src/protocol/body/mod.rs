@@ -60,7 +60,9 @@ impl<'a> Body<'a> {
             return Err(CodingError::NotAllowed.into());
         }
         oddities.extend(coding.oddities());
-        let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+        let kind = headers
+            .get(header::CONTENT_TYPE)
+            .map(|kind| kind.as_bytes());
         let bytes = match kind.and_then(multipart::boundary) {
             Some(boundary) => {
                 oddities.add(Oddity::Multipart);
@@ -218,7 +220,10 @@ mod tests {
     fn a_request_is_never_decompressed() {
         let body = gzip(FORM.as_bytes());
         for coding in ["gzip", "deflate", "br", "gzip, identity"] {
-            assert!(Body::of_request(&body, &encoded(coding)).is_err(), "{coding}");
+            assert!(
+                Body::of_request(&body, &encoded(coding)).is_err(),
+                "{coding}"
+            );
         }
         let body = Body::of_request(FORM.as_bytes(), &encoded("utf-8")).unwrap();
         assert_eq!(names(&body), ["content-encoding"]);

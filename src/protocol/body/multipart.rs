@@ -20,11 +20,18 @@ const MAX_HEAD: usize = 1024;
 /// Returns the boundary of a content type that is multipart/form-data. A broken one is empty, and fits no body.
 pub(super) fn boundary(content_type: &[u8]) -> Option<&[u8]> {
     let (kind, parameters) = split(content_type, b';');
-    if !kind.trim_ascii().eq_ignore_ascii_case(b"multipart/form-data") {
+    if !kind
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"multipart/form-data")
+    {
         return None;
     }
     let boundary = parameter(parameters, b"boundary").unwrap_or_default();
-    Some(if boundary.len() <= MAX_BOUNDARY { boundary } else { b"" })
+    Some(if boundary.len() <= MAX_BOUNDARY {
+        boundary
+    } else {
+        b""
+    })
 }
 
 /// Turns the envelope's parts into the same form, percent-encoded. Other parts are left out.
@@ -48,7 +55,8 @@ pub(super) fn form(body: &[u8], boundary: &[u8]) -> Result<Vec<u8>, MultipartErr
         rest = rest
             .strip_prefix(b"\r\n")
             .ok_or(MultipartError("a line break after each boundary"))?;
-        let end = memmem::find(rest, &between).ok_or(MultipartError("a boundary after each part"))?;
+        let end =
+            memmem::find(rest, &between).ok_or(MultipartError("a boundary after each part"))?;
         add_part(&rest[..end], &mut form)?;
         rest = &rest[end + between.len()..];
     }
@@ -74,7 +82,9 @@ fn add_part(part: &[u8], form: &mut Vec<u8>) -> Result<(), MultipartError> {
             is_plain &= parameter(parameters, b"filename").is_none();
         } else if field.eq_ignore_ascii_case(b"content-transfer-encoding") {
             let plain = [b"7bit".as_slice(), b"8bit", b"binary"];
-            is_plain &= plain.iter().any(|known| content.eq_ignore_ascii_case(known));
+            is_plain &= plain
+                .iter()
+                .any(|known| content.eq_ignore_ascii_case(known));
         }
     }
     let Some(name @ (b"req" | b"resp" | b"sign")) = name else {
@@ -138,7 +148,10 @@ mod tests {
     }
 
     fn field(name: &str, value: &str) -> String {
-        part(&format!("Content-Disposition: form-data; name=\"{name}\""), value)
+        part(
+            &format!("Content-Disposition: form-data; name=\"{name}\""),
+            value,
+        )
     }
 
     fn read(body: &str) -> Result<String, MultipartError> {
@@ -150,7 +163,10 @@ mod tests {
     fn boundaries_are_found() {
         for (kind, expected) in [
             ("multipart/form-data; boundary=B", Some("B")),
-            ("Multipart/Form-Data;charset=utf-8; BOUNDARY=\"a b\"", Some("a b")),
+            (
+                "Multipart/Form-Data;charset=utf-8; BOUNDARY=\"a b\"",
+                Some("a b"),
+            ),
             ("multipart/form-data", Some("")),
             ("multipart/form-data; boundary=B; boundary=C", Some("")),
             ("multipart/mixed; boundary=B", None),
@@ -186,7 +202,10 @@ mod tests {
             good.replace("form-data", "attachment"),
             good.replace("name=", "filename=\"f\"; name="),
             good.replace("\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n"),
-            good.replace("\r\n\r\n", "\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n"),
+            good.replace(
+                "\r\n\r\n",
+                "\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n",
+            ),
             field("a", "1").repeat(65) + "--B--",
         ] {
             assert!(read(&body).is_err(), "{body}");

@@ -110,7 +110,8 @@ fn names_a_member(text: &str) -> bool {
     NAMES.iter().any(|name| {
         text.match_indices(name).any(|(at, _)| {
             let before = text[..at].chars().next_back();
-            let after = text[at + name.len()..].trim_start_matches(['"', '\'', '\\', ' ', '\t', ']']);
+            let after =
+                text[at + name.len()..].trim_start_matches(['"', '\'', '\\', ' ', '\t', ']']);
             !before.is_some_and(|c| c.is_ascii_alphanumeric()) && after.starts_with([':', '='])
         })
     })
@@ -154,12 +155,20 @@ mod tests {
     const RESULT: &str = r#"{"respcode":"00","resultcode":"0000"}"#;
 
     fn utf16(text: &str, big: bool) -> Vec<u8> {
-        let bytes = |unit: u16| if big { unit.to_be_bytes() } else { unit.to_le_bytes() };
+        let bytes = |unit: u16| {
+            if big {
+                unit.to_be_bytes()
+            } else {
+                unit.to_le_bytes()
+            }
+        };
         text.encode_utf16().flat_map(bytes).collect()
     }
 
     fn utf32(text: &str) -> Vec<u8> {
-        text.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect()
+        text.chars()
+            .flat_map(|c| u32::from(c).to_le_bytes())
+            .collect()
     }
 
     #[test]
@@ -214,7 +223,8 @@ mod tests {
             "respcode: 00\nresultcode: 0000\n".into(),
             "resultcode: 0000".into(),
             "RESULTCODE = 0000".into(),
-            "--B\r\nContent-Disposition: form-data; name=\"resultcode\"\r\n\r\n0000\r\n--B--".into(),
+            "--B\r\nContent-Disposition: form-data; name=\"resultcode\"\r\n\r\n0000\r\n--B--"
+                .into(),
         ];
         for body in disguises {
             let shown = String::from_utf8_lossy(&body).into_owned();
@@ -254,7 +264,9 @@ mod tests {
         }
         for result in [
             RESULT.to_owned(),
-            RESULT.replace("resultcode", "result\\u0063ode").replace("respcode", "x"),
+            RESULT
+                .replace("resultcode", "result\\u0063ode")
+                .replace("respcode", "x"),
             format!("\u{feff}{RESULT}"),
             format!("{{\"data\":{RESULT}}}"),
             serde_json::to_string(RESULT).unwrap(),
