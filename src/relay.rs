@@ -9,7 +9,7 @@ use http::{HeaderValue, Response};
 
 use crate::http::client::{Body, RawResponse};
 use crate::http::request_id::REQUEST_ID;
-use crate::protocol::body as decoded;
+use crate::protocol::body;
 use crate::protocol::envelope::Envelope;
 use crate::telemetry::trace;
 
@@ -144,12 +144,12 @@ fn is_of_page(name: &HeaderName, headers: &HeaderMap) -> bool {
 }
 
 /// Undoes the encodings of a response's body. Its fields are read only where it has a content coding.
-pub fn decoded(response: &RawResponse) -> Result<decoded::Body<'_>, decoded::BodyError> {
+pub fn decoded(response: &RawResponse) -> Result<body::Body<'_>, body::BodyError> {
     let headers = match response.has_field(&header::CONTENT_ENCODING) {
         true => response.headers(),
         false => HeaderMap::new(),
     };
-    decoded::Body::of_response(response.body(), &headers)
+    body::Body::of_response(response.body(), &headers)
 }
 
 #[cfg(test)]

@@ -105,8 +105,8 @@ impl Outbound {
         let (upstream, orders) = (&self.upstream, &self.orders);
         // One snapshot for the whole call: an edit in between changes nothing of it.
         let snapshot = self.merchants.snapshot();
-        if shadow::is_signed(request.body()) {
-            let call = ShadowCall::read(request.body(), &snapshot, &self.telemetry.metrics);
+        if shadow::is_signed(request) {
+            let call = ShadowCall::read(request, &snapshot, &self.telemetry.metrics);
             // In a box, so that other calls are the smaller for it.
             return Box::pin(shadow(upstream, orders, endpoint, call, request)).await;
         }

@@ -214,13 +214,15 @@ impl From<OpenError> for CallRejection {
         let detail = error.to_string();
         match error {
             OpenError::Status(_) => Self::new(Code::PlatformError, detail),
+            OpenError::Coded { .. } => Self::new(Code::MalformedAnswer, detail),
             OpenError::NoEnvelope { error, .. } => {
                 let rejection = Self::new(Code::MalformedAnswer, detail);
                 match error {
                     EnvelopeError::Missing(_) => rejection,
                     EnvelopeError::Doubled(name)
                     | EnvelopeError::NotAString(name)
-                    | EnvelopeError::BadEscape(name) => rejection.at(name),
+                    | EnvelopeError::BadEscape(name)
+                    | EnvelopeError::Contradictory(name) => rejection.at(name),
                 }
             }
             OpenError::Unsigned(words) => Self {

@@ -8,22 +8,12 @@ use super::rejection::CallRejection;
 use crate::http::client::RawResponse;
 use crate::http::client::error::Sent;
 use crate::platform;
-use crate::protocol::envelope;
+use crate::protocol::body::resemblance;
 use crate::protocol::envelope::Verified;
-use crate::protocol::json::Object;
 use crate::protocol::response;
 use crate::protocol::response::{Completeness, PlatformResponse};
+use crate::relay;
 use crate::telemetry::metrics::Metrics;
-
-/// Fields of an envelope or of a result: an app that finds one of them in JSON believes it.
-const BELIEVED: [&str; 6] = [
-    "resp",
-    "sign",
-    "respcode",
-    "resultcode",
-    "queryid",
-    "txnamt",
-];
 
 /// Verifies the response to a call that takes an envelope with status 200.
 pub(super) fn verify(
@@ -50,23 +40,18 @@ pub(super) fn read(
     Ok(verified)
 }
 
-/// Returns true where a submit's response is an envelope, or an app could take it for a result: then it must be verified.
+/// Returns true where a submit's response is an envelope, or an app could take it for a result in spite of its type, its
+/// padding or its coding: then it must be verified.
 pub(super) fn must_be_envelope(response: &RawResponse) -> bool {
-    let body = response.body();
-    let start = body.trim_ascii_start();
-    let is_json = start.starts_with(b"{") || start.starts_with(b"[");
-    if is_json && !response.status().is_success() {
-        // A gateway describes its own error in JSON; its status speaks for itself.
-        return Object::parse(body).map_or(true, |object| names_any(&object));
+    match relay::decoded(response) {
+        // A gateway describes its own error as it likes; its status speaks for itself.
+        Ok(body) if !response.status().is_success() => {
+            resemblance::error_could_be_result(body.bytes())
+        }
+        Ok(body) => resemblance::could_be_result(body.bytes()),
+        // The app's library may undo a coding that we cannot.
+        Err(_) => true,
     }
-    is_json
-        || start.starts_with(b"resp=")
-        || start.starts_with(b"sign=")
-        || (!body.contains(&b'<') && envelope::read(body, "resp").is_ok())
-}
-
-fn names_any(object: &Object<'_>) -> bool {
-    BELIEVED.into_iter().any(|name| object.raw(name).is_some())
 }
 
 /// Returns whether the order may have arrived, where something in front of the platform responded to a submit with an error

@@ -15,6 +15,7 @@ use super::upstream::Upstream;
 use crate::config::Snapshot;
 use crate::http::client::error::Sent;
 use crate::inbox::order::{Try, TryKind};
+use crate::protocol::body::Body;
 use crate::protocol::envelope;
 use crate::protocol::envelope::Received;
 use crate::protocol::explain;
@@ -30,18 +31,40 @@ const SHADOW: HeaderName = HeaderName::from_static("countersign-shadow");
 /// Longer texts are not searched for the cause of a mismatch; `countersign explain` does that.
 const MAX_EXPLAINED: usize = 4096;
 
-/// Returns true where a body is a form with an envelope rather than plain JSON.
-pub(super) fn is_signed(body: &[u8]) -> bool {
+/// Returns true for a request whose body or URL carries an envelope rather than plain JSON.
+pub(super) fn is_signed(request: &Request<Bytes>) -> bool {
+    let body = request.body();
+    if !may_be_signed(body) {
+        return false;
+    }
     let start = body.trim_ascii_start();
-    may_be_signed(body)
-        && (start.starts_with(b"req=")
-            || start.starts_with(b"sign=")
-            || envelope::read(body, "req").is_ok())
+    let is_multipart = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.as_bytes().get(..10))
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"multipart/"));
+    start.starts_with(b"req=")
+        || start.starts_with(b"sign=")
+        || is_multipart
+        || (start.is_empty() && envelope::names_any(query(request)))
+        || envelope::read(body, "req").is_ok()
 }
 
 /// Returns true where a body with this beginning can be one.
 pub(super) fn may_be_signed(body: &[u8]) -> bool {
     !body.trim_ascii_start().starts_with(b"{")
+}
+
+fn query(request: &Request<Bytes>) -> &[u8] {
+    request.uri().query().unwrap_or_default().as_bytes()
+}
+
+/// Returns the path to forward the request to: with its query where the envelope is in it (document §2.3).
+fn target(request: &Request<Bytes>) -> &str {
+    match request.uri().path_and_query() {
+        Some(whole) if envelope::names_any(query(request)) => whole.as_str(),
+        _ => request.uri().path(),
+    }
 }
 
 /// Passes a call on as the app made it. Nothing is rejected for its signature: in shadow mode the app's own signing is in
@@ -94,7 +117,14 @@ fn signed_link(
     let (text, sign) = shadow.envelope.as_ref().ok_or_else(|| {
         CallRejection::new(Code::InvalidField, "req: expected one req and one sign").at("req")
     })?;
-    let form = String::from_utf8_lossy(request.body().trim_ascii());
+    // A browser follows the link, so the envelope goes into its query, wherever it came in.
+    let body = Body::of_request(request.body(), request.headers())
+        .map_err(|error| CallRejection::new(Code::InvalidField, error.to_string()).at("req"))?;
+    let form = match body.bytes().trim_ascii() {
+        b"" => query(request),
+        form => form,
+    };
+    let form = String::from_utf8_lossy(form);
     let response = link::response(upstream.url(), (text, sign, &form), request.headers());
     Ok(CallReply::ok(response, Sent::No))
 }
@@ -109,8 +139,8 @@ async fn pass_on(
     if let Some(kind) = request.headers().get(header::CONTENT_TYPE) {
         headers.insert(header::CONTENT_TYPE, kind.clone());
     }
-    let (path, body) = (request.uri().path(), request.body());
-    let response = upstream.post(endpoint, path, &headers, body).await?;
+    let (target, body) = (target(request), request.body());
+    let response = upstream.post(endpoint, target, &headers, body).await?;
     let is_verified = |call| upstream.verify(endpoint, call, &response).is_ok();
     let is_verified = shadow.call.as_ref().is_some_and(is_verified);
     let error = match endpoint {
@@ -155,13 +185,17 @@ impl ShadowVerdict {
 
 impl ShadowCall {
     /// Compares the app's signature with ours, counts the verdict, and logs a mismatch.
-    pub(super) fn read(body: &[u8], snapshot: &Snapshot, metrics: &Metrics) -> Self {
+    pub(super) fn read(request: &Request<Bytes>, snapshot: &Snapshot, metrics: &Metrics) -> Self {
         let mut subject = Subject::default();
-        let (envelope, compared) = match envelope::read(body, "req") {
-            Ok(received) => {
-                let envelope = (received.text().to_owned(), received.sign().to_owned());
-                (Some(envelope), compare(&received, snapshot, &mut subject))
-            }
+        let mut compared = |received: Received<'_>| {
+            let envelope = (received.text().to_owned(), received.sign().to_owned());
+            (Some(envelope), compare(&received, snapshot, &mut subject))
+        };
+        let (envelope, compared) = match Body::of_request(request.body(), request.headers()) {
+            Ok(body) => match body.envelope_beside(query(request), "req") {
+                Ok(received) => compared(received),
+                Err(error) => (None, Err(error.to_string())),
+            },
             Err(error) => (None, Err(error.to_string())),
         };
         let (verdict, call) = match compared {

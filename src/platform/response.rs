@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use crate::config::Merchant;
 use crate::http::client::RawResponse;
-use crate::protocol::envelope;
+use crate::protocol::body::BodyError;
 use crate::protocol::envelope::{EnvelopeError, Received, Verified, VerifyError};
 use crate::protocol::json::Object;
+use crate::relay;
 
 /// Characters of a header's value in a message.
 const MAX_SHOWN: usize = 200;
@@ -25,6 +26,14 @@ pub enum OpenError {
     NoEnvelope {
         /// The rule that the body breaks.
         error: EnvelopeError,
+        /// The body by type, coding, length and beginning.
+        got: String,
+    },
+    /// The body's content coding cannot be undone.
+    #[error("{error}; got {got}")]
+    Coded {
+        /// The rule that the coding breaks.
+        error: BodyError,
         /// The body by type, coding, length and beginning.
         got: String,
     },
@@ -52,10 +61,12 @@ pub fn open(response: &RawResponse, merchant: &Merchant) -> Result<Verified<Vec<
     if response.status() != StatusCode::OK {
         return Err(OpenError::Status(status(response)));
     }
-    let received = envelope::read(response.body(), "resp").map_err(|error| {
-        let got = describe(&response.headers(), response.body());
-        OpenError::NoEnvelope { error, got }
-    })?;
+    let got = || describe(&response.headers(), response.body());
+    let body =
+        relay::decoded(response).map_err(|error| OpenError::Coded { error, got: got() })?;
+    let received = body
+        .envelope("resp")
+        .map_err(|error| OpenError::NoEnvelope { error, got: got() })?;
     received
         .verify(merchant.verifying_keys())
         .map_err(|error| match error {

@@ -1,8 +1,9 @@
-//! Faults on demand: what a platform, or whoever sits before it, gets wrong.
+//! Faults on demand: the mistakes of a platform, or of something in front of it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::dialect::Dialect;
 use crate::protocol::key::Key;
 use crate::protocol::signature::Signature;
 
@@ -10,16 +11,16 @@ use crate::protocol::signature::Signature;
 #[derive(Debug, Clone, Copy)]
 pub struct CutOff;
 
-/// One thing that goes wrong on purpose.
+/// One thing that goes wrong on purpose, or is written in another dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SandboxFault {
-    /// The sign fits nothing.
+    /// The signature fits nothing.
     WrongSign,
     /// Rightly signed, over one cent more.
     WrongAmount,
     /// Signed with another merchant's key.
     OtherKey,
-    /// The sign is empty.
+    /// The signature is empty.
     EmptySign,
     /// Each notification is sent twice at once.
     Doubled,
@@ -29,25 +30,18 @@ pub enum SandboxFault {
     Delayed,
     /// No notification at all.
     Never,
-    /// Answers take 5 s.
+    /// Responses take 5 s.
     SlowAnswers,
-    /// Answers end in the middle.
+    /// Responses end in the middle.
     CutAnswers,
-    /// Answers have status 500.
+    /// Responses have status 500.
     Status500,
-    /// `+` is not percent-encoded.
-    RawPlus,
-    /// The base64 text is broken into lines.
-    LineBreaks,
-    /// The sign is in upper case.
-    UpperCaseSign,
-    /// The envelope is a JSON object instead of a form.
-    JsonEnvelope,
+    /// The same meaning, written otherwise.
+    Dialect(Dialect),
 }
 
 impl SandboxFault {
-    /// All of them, as the page lists them.
-    pub const ALL: [Self; 15] = [
+    const CHANGES: [Self; 11] = [
         Self::WrongSign,
         Self::WrongAmount,
         Self::OtherKey,
@@ -59,13 +53,15 @@ impl SandboxFault {
         Self::SlowAnswers,
         Self::CutAnswers,
         Self::Status500,
-        Self::RawPlus,
-        Self::LineBreaks,
-        Self::UpperCaseSign,
-        Self::JsonEnvelope,
     ];
 
-    /// The name in flags, forms and the JSON API.
+    /// Lists all of them, as the page does.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let dialects = Dialect::ALL.into_iter().map(Self::Dialect);
+        Self::CHANGES.into_iter().chain(dialects)
+    }
+
+    /// Returns the name in flags, forms and the JSON API.
     pub fn name(self) -> &'static str {
         match self {
             Self::WrongSign => "wrong-sign",
@@ -79,18 +75,25 @@ impl SandboxFault {
             Self::SlowAnswers => "slow-answers",
             Self::CutAnswers => "cut-answers",
             Self::Status500 => "status-500",
-            Self::RawPlus => "raw-plus",
-            Self::LineBreaks => "line-breaks",
-            Self::UpperCaseSign => "upper-case-sign",
-            Self::JsonEnvelope => "json-envelope",
+            Self::Dialect(dialect) => dialect.name(),
         }
     }
 
     /// Finds a fault by its name.
     pub fn parse(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|fault| fault.name() == name);
-        let names = || Self::ALL.map(Self::name).join(", ");
-        found.ok_or_else(|| format!("expected one of {}", names()))
+        let names = || Self::all().map(Self::name).collect::<Vec<_>>().join(", ");
+        Self::all()
+            .find(|fault| fault.name() == name)
+            .ok_or_else(|| format!("expected one of {}", names()))
+    }
+
+    /// Lists the dialects among these faults.
+    pub fn dialects(faults: &[Self]) -> Vec<Dialect> {
+        let dialect = |fault: &Self| match fault {
+            Self::Dialect(dialect) => Some(*dialect),
+            _ => None,
+        };
+        faults.iter().filter_map(dialect).collect()
     }
 }
 
@@ -100,13 +103,16 @@ pub struct Sealed {
     pub form: String,
     /// The same as a JSON object.
     pub json: String,
+    /// The dialects for the body and its header fields.
+    pub dialects: Vec<Dialect>,
 }
 
 /// Seals `message` with `key`, as well as `faults` let it.
 pub fn seal(message: &str, key: &Key, faults: &[SandboxFault]) -> Sealed {
     let has = |fault| faults.contains(&fault);
+    let speaks = |dialect| has(SandboxFault::Dialect(dialect));
     let mut text = STANDARD.encode(message);
-    if has(SandboxFault::RawPlus) {
+    if speaks(Dialect::RawPlus) {
         // White space around the object is no part of it, and moves the bytes until a `+` comes out.
         let padded =
             (0..3).map(|spaces| STANDARD.encode(format!("{}{message}", " ".repeat(spaces))));
@@ -115,7 +121,10 @@ pub fn seal(message: &str, key: &Key, faults: &[SandboxFault]) -> Sealed {
             .find(|text| text.contains('+'))
             .unwrap_or(text);
     }
-    if has(SandboxFault::LineBreaks) {
+    if speaks(Dialect::Unpadded) {
+        text.truncate(text.trim_end_matches('=').len());
+    }
+    if speaks(Dialect::LineBreaks) {
         let lines: Vec<_> = text
             .as_bytes()
             .chunks(76)
@@ -133,7 +142,7 @@ pub fn seal(message: &str, key: &Key, faults: &[SandboxFault]) -> Sealed {
     if has(SandboxFault::WrongSign) {
         sign = Signature::over(sign.as_bytes(), key).to_string();
     }
-    if has(SandboxFault::UpperCaseSign) {
+    if speaks(Dialect::UpperCaseSign) {
         sign = sign.to_uppercase();
     }
     if has(SandboxFault::EmptySign) {
@@ -141,13 +150,23 @@ pub fn seal(message: &str, key: &Key, faults: &[SandboxFault]) -> Sealed {
     }
     let encoded = percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC)
         .to_string();
-    let encoded = if has(SandboxFault::RawPlus) {
+    let encoded = if speaks(Dialect::RawPlus) {
         encoded.replace("%2B", "+")
     } else {
         encoded
     };
+    let dialects = SandboxFault::dialects(faults);
+    // An empty `sign` that another language prints as nothing at all.
+    if sign.is_empty() && speaks(Dialect::NullSign) {
+        return Sealed {
+            form: format!("resp={encoded}"),
+            json: serde_json::json!({ "resp": text, "sign": null }).to_string(),
+            dialects,
+        };
+    }
     Sealed {
         form: format!("resp={encoded}&sign={sign}"),
         json: serde_json::json!({ "resp": text, "sign": sign }).to_string(),
+        dialects,
     }
 }

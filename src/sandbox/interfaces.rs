@@ -4,13 +4,15 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::fault;
 use super::fault::CutOff;
 use super::fault::SandboxFault;
+use super::framed::Framed;
 use super::order::SandboxOrder;
 use super::{MAX_ORDERS, Sandbox, redirect};
+use crate::protocol::body::Body;
 use crate::protocol::envelope;
 use crate::protocol::json::{Object, quoted};
 use crate::protocol::key::Key;
@@ -40,10 +42,18 @@ impl Sandbox {
     pub(super) async fn enveloped(
         &self,
         request: &Request<Bytes>,
-        form: &[u8],
         then: fn(&Self, &str, &Object<'_>) -> InterfaceOutcome,
     ) -> Response<Bytes> {
-        let Ok(received) = envelope::read(form, "req") else {
+        let query = request.uri().query().unwrap_or_default();
+        let Ok(body) = Body::of_request(request.body(), request.headers()) else {
+            return unsigned("96", "报文格式错误");
+        };
+        // §2.3: a POST may have its envelope in the URL, too.
+        let read = match *request.method() {
+            Method::GET => envelope::read(query.as_bytes(), "req"),
+            _ => body.envelope_beside(query.as_bytes(), "req"),
+        };
+        let Ok(received) = read else {
             return unsigned("96", "报文格式错误");
         };
         let message = received.unverified().unwrap_or_default();
@@ -67,7 +77,9 @@ impl Sandbox {
             _ => self.order_numbered(&orderid).map(|order| order.queryid),
         };
         let queryid = known.unwrap_or_default();
-        let came = String::from_utf8_lossy(form).into_owned();
+        let form = String::from_utf8_lossy(body.bytes());
+        let came = [query, &form].into_iter().filter(|part| !part.is_empty());
+        let came = came.collect::<Vec<_>>().join("\n");
         let kind = format!("{} {}", request.method(), request.uri().path());
         self.note(
             &queryid,
@@ -87,7 +99,7 @@ impl Sandbox {
         response
     }
 
-    /// The answer, as well as the faults let it.
+    /// Writes the response, as well as the faults let it.
     async fn reply(
         &self,
         outcome: InterfaceOutcome,
@@ -106,7 +118,7 @@ impl Sandbox {
         }
         let (plain, sealed) = match outcome {
             Ok(Reply::Redirect(url)) => return (String::new(), redirect(&url)),
-            Ok(Reply::Result(order)) => match self.sealed(&order, order.result, true) {
+            Ok(Reply::Result(order)) => match self.sealed(&order, order.result, true, &faults) {
                 Some(sealed) => sealed,
                 None => return (String::new(), unsigned("96", "商户号不存在")),
             },
@@ -116,15 +128,12 @@ impl Sandbox {
                 (plain, sealed)
             }
         };
-        let mut response = if faults.contains(&SandboxFault::JsonEnvelope) {
-            typed(StatusCode::OK, "application/json", sealed.json)
-        } else {
-            typed(
-                StatusCode::OK,
-                "application/x-www-form-urlencoded; charset=utf-8",
-                sealed.form,
-            )
-        };
+        let framed = Framed::new(&sealed, true);
+        let mut response = typed(StatusCode::OK, framed.content_type, framed.body);
+        if let Some(coding) = framed.content_encoding {
+            let coding = HeaderValue::from_static(coding);
+            response.headers_mut().insert(header::CONTENT_ENCODING, coding);
+        }
         if faults.contains(&SandboxFault::CutAnswers) {
             response.extensions_mut().insert(CutOff);
         }

@@ -3,7 +3,11 @@
 //!
 //! It borrows the envelope's encoding from the protocol core and decides everything else from the document.
 
+pub mod dialect;
+
 pub mod fault;
+
+mod framed;
 
 pub mod order;
 
@@ -33,6 +37,7 @@ use crate::protocol::key::Key;
 use crate::protocol::result::ResultCode;
 use crate::time;
 use crate::web::reply::{see_other, text, typed};
+use dialect::Dialect;
 use fault::{CutOff, SandboxFault, Sealed};
 use order::{Message, SandboxOrder};
 
@@ -51,6 +56,8 @@ pub struct Options {
     pub post: bool,
     /// Actions that no merchant has opened.
     pub closed: Vec<String>,
+    /// Each message is written in other dialects, picked at random.
+    pub random_dialect: bool,
 }
 
 /// The platform's side: merchants with their keys, orders with their results.
@@ -59,6 +66,7 @@ pub struct Sandbox {
     speed: f64,
     post: bool,
     closed: Vec<String>,
+    random_dialect: bool,
     clients: ClientsByOrigin,
     state: Mutex<SandboxState>,
 }
@@ -82,6 +90,7 @@ impl Sandbox {
             speed: options.speed,
             post: options.post,
             closed: options.closed,
+            random_dialect: options.random_dialect,
             clients,
             state: Mutex::default(),
         }
@@ -161,12 +170,12 @@ impl Sandbox {
         let state = self.state();
         let order = state.orders.iter().find(|order| order.queryid == queryid);
         let own = order.and_then(|order| state.faults_of.get(&order.orderid));
-        state
-            .faults
-            .iter()
-            .chain(own.into_iter().flatten())
-            .copied()
-            .collect()
+        let chosen = state.faults.iter().chain(own.into_iter().flatten());
+        let mut faults: Vec<_> = chosen.copied().collect();
+        if self.random_dialect {
+            faults.extend(Dialect::random().into_iter().map(SandboxFault::Dialect));
+        }
+        faults
     }
 
     /// A result as it goes over the wire, faults and all; `None` where the merchant is gone.
@@ -175,12 +184,12 @@ impl Sandbox {
         order: &SandboxOrder,
         result: ResultCode,
         is_answer: bool,
+        faults: &[SandboxFault],
     ) -> Option<(String, Sealed)> {
-        let faults = self.faults_of(&order.queryid);
         let amount = order.amount + u64::from(faults.contains(&SandboxFault::WrongAmount));
-        let plain = order.result_json(result, amount, is_answer);
+        let plain = order.result_json(result, amount, is_answer, &SandboxFault::dialects(faults));
         let key = self.state().keys.get(&order.merid)?.clone();
-        let sealed = fault::seal(&plain, &key, &faults);
+        let sealed = fault::seal(&plain, &key, faults);
         Some((plain, sealed))
     }
 
@@ -189,14 +198,13 @@ impl Sandbox {
         let query = request.uri().query().unwrap_or_default();
         match (method, path) {
             (&Method::POST, "/api/query") => {
-                self.enveloped(request, request.body(), Self::query).await
+                self.enveloped(request, Self::query).await
             }
             (&Method::POST, "/api/icashier") => {
-                self.enveloped(request, request.body(), Self::submit).await
+                self.enveloped(request, Self::submit).await
             }
             (&Method::GET, "/apis/icashier") => {
-                self.enveloped(request, query.as_bytes(), Self::submit)
-                    .await
+                self.enveloped(request, Self::submit).await
             }
             (&Method::GET, "/pay") => self.payment_page(query, request.headers()),
             (&Method::POST, "/pay") => self.pay(query, request.body()),
@@ -253,7 +261,8 @@ impl Sandbox {
     /// Where the customer goes: `fronturl` with the result in an envelope (document §3.2.2).
     fn front_link(&self, order: &SandboxOrder) -> Option<String> {
         let fronturl = order.fronturl.as_ref()?;
-        let (plain, sealed) = self.sealed(order, order.result, false)?;
+        let faults = self.faults_of(&order.queryid);
+        let (plain, sealed) = self.sealed(order, order.result, false, &faults)?;
         let joint = if fronturl.contains('?') { '&' } else { '?' };
         let link = format!("{fronturl}{joint}{}", sealed.form);
         self.note(

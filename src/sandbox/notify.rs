@@ -7,7 +7,9 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use url::{Position, Url};
 
 use super::Sandbox;
+use super::dialect::Dialect;
 use super::fault::{SandboxFault, Sealed};
+use super::framed::Framed;
 use super::order::SandboxOrder;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::{RawResponse, Repeat};
@@ -65,14 +67,11 @@ impl Sandbox {
 
     /// One notification; what the merchant answered with status 200.
     async fn call(&self, order: &SandboxOrder, result: ResultCode) -> Option<String> {
-        let (plain, sealed) = self.sealed(order, result, false)?;
-        let is_json = self
-            .faults_of(&order.queryid)
-            .contains(&SandboxFault::JsonEnvelope);
-        let way = match (is_json, self.post) {
-            (true, _) => Way::Json,
-            (false, true) => Way::Post,
-            (false, false) => Way::Get,
+        let faults = self.faults_of(&order.queryid);
+        let (plain, sealed) = self.sealed(order, result, false, &faults)?;
+        let way = match self.post {
+            true => Way::Post,
+            false => Way::Get,
         };
         let (wire, said) = match Url::parse(&order.backurl) {
             Ok(url) => send(&self.clients, url, &sealed, way).await,
@@ -92,66 +91,73 @@ impl Sandbox {
     }
 }
 
-/// How a callback travels.
+/// The method of a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// As the document has it: in the query.
     Get,
     /// As a form.
     Post,
-    /// As a JSON object.
-    Json,
 }
 
 /// Sends one callback: what went over the wire, and the answer or why there is none.
 pub(super) async fn send(
     clients: &ClientsByOrigin,
-    mut url: Url,
+    url: Url,
     sealed: &Sealed,
     way: Way,
 ) -> (String, Result<RawResponse, String>) {
-    let client = clients.client(&url);
-    let (wire, path, body) = match way {
-        Way::Get => {
-            // Appended by hand: what is wrong in it is to stay wrong.
-            let query = match url.query() {
-                Some(own) if !own.is_empty() => format!("{own}&{}", sealed.form),
-                _ => sealed.form.clone(),
-            };
-            url.set_query(None);
-            let path = &url[Position::BeforePath..Position::AfterPath];
-            (
-                format!("GET {url}?{query}"),
-                format!("{path}?{query}"),
-                None,
-            )
-        }
-        Way::Post | Way::Json => {
-            let (kind, body) = match way {
-                Way::Json => ("application/json", &sealed.json),
-                _ => ("application/x-www-form-urlencoded", &sealed.form),
-            };
-            let path = url[Position::BeforePath..Position::AfterQuery].to_owned();
-            (format!("POST {url} {body}"), path, Some((kind, body)))
-        }
+    let has = |dialect| sealed.dialects.contains(&dialect);
+    let is_posted = way == Way::Post || sealed.dialects.iter().any(|one| one.is_posted());
+    let is_in_url = !is_posted || has(Dialect::InUrl) || has(Dialect::InUrlAndBody);
+    let (origin, target) = (
+        &url[..Position::BeforePath],
+        &url[Position::BeforePath..Position::AfterQuery],
+    );
+    // Appended by hand: what is wrong in it is to stay wrong.
+    let target = match is_in_url {
+        true => format!(
+            "{target}{}{}",
+            if url.query().is_some() { '&' } else { '?' },
+            sealed.form
+        ),
+        false => target.to_owned(),
     };
-    let Some(client) = client else {
+    let mut headers = HeaderMap::new();
+    let body = match is_posted {
+        true if has(Dialect::InUrl) => Some(Vec::new()),
+        true => Some(frame(sealed, &mut headers)),
+        false => None,
+    };
+    let wire = match &body {
+        None => format!("GET {origin}{target}"),
+        Some(body) => format!("POST {origin}{target} {}", String::from_utf8_lossy(body)),
+    };
+    let Some(client) = clients.client(&url) else {
         return (wire, Err("no client for this address".to_owned()));
     };
-    let sent = match body {
-        None => client.get(&path, &HeaderMap::new()).await,
-        Some((kind, body)) => {
-            let headers =
-                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
-            client.post(&path, &headers, body, Repeat::Never).await
-        }
+    let sent = match &body {
+        None => client.get(&target, &headers).await,
+        Some(body) => client.post(&target, &headers, body, Repeat::Never).await,
     };
     if let Ok(response) = &sent
         && response.status().is_success()
     {
         response.keep_connection();
     }
-    (wire, sent.map_err(|fault| fault.to_string()))
+    (wire, sent.map_err(|error| error.to_string()))
+}
+
+/// Returns the body of a posted callback, and sets its header fields.
+fn frame(sealed: &Sealed, headers: &mut HeaderMap) -> Vec<u8> {
+    let framed = Framed::new(sealed, false);
+    let kind = HeaderValue::from_static(framed.content_type);
+    headers.insert(header::CONTENT_TYPE, kind);
+    if let Some(coding) = framed.content_encoding {
+        let coding = HeaderValue::from_static(coding);
+        headers.insert(header::CONTENT_ENCODING, coding);
+    }
+    framed.body
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use ::time::UtcOffset;
 
+use super::dialect::Dialect;
 use crate::protocol::json::quoted;
 use crate::protocol::result::ResultCode;
 use crate::time;
@@ -50,28 +51,68 @@ pub struct Message {
 }
 
 impl SandboxOrder {
-    /// A result in the document's words and order (§3.3.3; §3.4.4 with `respcode` before it), over `amount`.
-    pub fn result_json(&self, result: ResultCode, amount: u64, is_answer: bool) -> String {
-        let success = if is_answer {
-            r#""respcode":"00","respmsg":"成功","#
-        } else {
-            ""
+    /// Writes a result in the document's words and order (§3.3.3; §3.4.4 with `respcode` before it), over `amount`.
+    pub fn result_json(
+        &self,
+        result: ResultCode,
+        amount: u64,
+        is_answer: bool,
+        dialects: &[Dialect],
+    ) -> String {
+        let has = |dialect| dialects.contains(&dialect);
+        let text = |text: &str| match has(Dialect::Integers) && is_integer(text) {
+            true => text.to_owned(),
+            false => quoted(text),
         };
-        format!(
-            r#"{{{success}"resultcode":"{}","resultmsg":"{}","queryid":{},"txnamt":{amount},"merid":{},"orderid":{},"paytime":{}}}"#,
-            result.code(),
-            result.chinese(),
-            quoted(&self.queryid),
-            quoted(&self.merid),
-            quoted(&self.orderid),
-            quoted(&self.paytime),
-        )
+        let mut members = Vec::new();
+        if is_answer && !has(Dialect::NoRespcode) {
+            members.push(("respcode", quoted("00")));
+            members.push(("respmsg", quoted("成功")));
+        }
+        members.push(("resultcode", text(result.code())));
+        let resultmsg = match has(Dialect::OtherScalars) {
+            true => "1".to_owned(),
+            false => quoted(result.chinese()),
+        };
+        members.push(("resultmsg", resultmsg));
+        members.push(("queryid", text(&self.queryid)));
+        let zeros = if has(Dialect::AmountWithZeros) { ".00" } else { "" };
+        let cents = format!("{amount}{zeros}");
+        let txnamt = match has(Dialect::QuotedAmount) {
+            true => quoted(&cents),
+            false => cents,
+        };
+        members.push(("txnamt", txnamt));
+        members.push(("merid", text(&self.merid)));
+        members.push(("orderid", text(&self.orderid)));
+        // Nullable (§3.3.3): an order that is not paid has no time.
+        let paytime = match self.paytime.as_str() {
+            "" if has(Dialect::LeftOut) => None,
+            "" if has(Dialect::Nulls) => Some("null".to_owned()),
+            paytime if has(Dialect::OtherScalars) => {
+                let digits: String = paytime.chars().filter(char::is_ascii_digit).collect();
+                Some(if digits.is_empty() { "0".to_owned() } else { digits })
+            }
+            paytime => Some(quoted(paytime)),
+        };
+        members.extend(paytime.map(|paytime| ("paytime", paytime)));
+        let members: Vec<_> = members
+            .iter()
+            .map(|(name, value)| format!("\"{name}\":{value}"))
+            .collect();
+        format!("{{{}}}", members.join(","))
     }
 
     /// Yuan, with two places.
     pub fn yuan(&self) -> String {
         format!("{}.{:02}", self.amount / 100, self.amount % 100)
     }
+}
+
+/// Returns true for digits that are the same number when they are read back: `0000` is not.
+fn is_integer(text: &str) -> bool {
+    let has_leading_zero = text.len() > 1 && text.starts_with('0');
+    !text.is_empty() && !has_leading_zero && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// A time as the document writes it, in Chinese standard time.

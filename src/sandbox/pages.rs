@@ -89,7 +89,7 @@ impl Sandbox {
                     form method="post" action="/sandbox/faults" {
                         fieldset {
                             legend { (language.say("人为故障", "Go wrong on purpose")) }
-                            @for fault in SandboxFault::ALL {
+                            @for fault in SandboxFault::all() {
                                 label { input type="checkbox" name="fault" value=(fault.name()) checked[self.state().faults.contains(&fault)]; " " (fault.name()) }
                             }
                         }

@@ -14,10 +14,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// The cases in which the app is told of a result, in the order of the table.
-const TOLD: [&str; 7] = [
+const TOLD: [&str; 8] = [
     "each result once",
     "repeats",
     "out of order",
+    "dialects",
     "slow",
     "large",
     "unknown order",

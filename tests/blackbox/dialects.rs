@@ -309,7 +309,7 @@ fn a_malformed_response_is_described_and_never_quoted() {
         (
             &["Content-Type: text/html", "Content-Encoding: gzip"],
             gzip(page),
-            &["text/html", "gzip", "an HTML page"],
+            &["text/html", "gzip"],
         ),
         (&[], gzip(page), &["no content type", "gzip"]),
         (
@@ -317,7 +317,7 @@ fn a_malformed_response_is_described_and_never_quoted() {
             Vec::new(),
             &["text/plain", "empty"],
         ),
-        (&[], b"\xff\xfer\0e\0".to_vec(), &["UTF-16", "6 bytes"]),
+        (&[], b"\xff\xfer\0e\0".to_vec(), &["6 bytes"]),
         (
             &["Content-Type: application/json"],
             b"{}".to_vec(),

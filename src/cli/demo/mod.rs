@@ -129,7 +129,7 @@ impl Stage {
         };
         // The sidecar's own process listens on these three.
         drop((for_app, for_callbacks, for_admin));
-        let platform = sandbox::platform(&for_platform, 1.0, false, Vec::new())?;
+        let platform = sandbox::platform(&for_platform, 1.0, false, Vec::new(), false)?;
         platform.set_key(DEMO_MERID, demo_key(0));
         sandbox::open(for_platform, &platform);
         let shop = start_shop(for_shop, at)?;

@@ -145,7 +145,7 @@ impl Shop {
             .entry(member("orderid").into_owned())
             .or_default();
         let resultcode = member("resultcode").into_owned();
-        order.result = ResultCode::parse(&resultcode);
+        order.result = latest(order.result, ResultCode::parse(&resultcode));
         order.booked.insert(event.to_owned(), resultcode);
         text(StatusCode::OK, "0000")
     }
@@ -210,6 +210,23 @@ impl Shop {
     }
 }
 
+/// Returns the state of an order after another result: results may come out of order, so a lesser one never replaces a
+/// greater one. An investigation stands beside them.
+fn latest(known: Option<ResultCode>, new: Option<ResultCode>) -> Option<ResultCode> {
+    let rank = |result: Option<ResultCode>| match result? {
+        ResultCode::NotPaid => Some(1),
+        ResultCode::Failed => Some(2),
+        ResultCode::Processing => Some(3),
+        ResultCode::Paid => Some(4),
+        ResultCode::Investigation => Some(5),
+    };
+    match (known, new) {
+        (Some(ResultCode::Investigation), Some(new)) => Some(new),
+        (known, new) if rank(new) >= rank(known) => new,
+        (known, _) => known,
+    }
+}
+
 impl Handler for Arc<Shop> {
     async fn handle(&self, request: &mut Request<Bytes>, _started: Instant) -> Response<Bytes> {
         self.answer(request).await
@@ -258,4 +275,24 @@ fn page(english: bool, content: Markup) -> Response<Bytes> {
         body: html! { main { (content) } },
     };
     page.reply(StatusCode::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lesser_result_that_comes_late_changes_nothing() {
+        let after = |codes: &[&str]| {
+            let results = codes.iter().map(|code| ResultCode::parse(code));
+            results.fold(None, latest).map(ResultCode::code)
+        };
+        assert_eq!(after(&["0000", "1002"]), Some("0000"));
+        assert_eq!(after(&["0000", "1003", "1001"]), Some("0000"));
+        assert_eq!(after(&["1001", "1003", "1002", "0000"]), Some("0000"));
+        assert_eq!(after(&["0000", "1004"]), Some("1004"));
+        assert_eq!(after(&["1004", "0000"]), Some("0000"));
+        assert_eq!(after(&["0000", "9999"]), Some("0000"));
+        assert_eq!(after(&[]), None);
+    }
 }

@@ -47,6 +47,9 @@ pub(super) struct SandboxCommand {
     /// Go wrong on purpose, for all orders; the page and POST /sandbox/faults change it
     #[arg(long, value_name = "FAULT", value_parser = SandboxFault::parse)]
     fault: Vec<SandboxFault>,
+    /// Write each message in other dialects, without changing what it means
+    #[arg(long, value_name = "DIALECT", value_parser = ["random"])]
+    dialect: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -63,7 +66,13 @@ pub(super) fn sandbox(args: &SandboxCommand) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     runtime.block_on(async {
         let listener = bind(args.listen).await?;
-        let platform = platform(&listener, args.speed, args.post, args.closed.clone())?;
+        let platform = platform(
+            &listener,
+            args.speed,
+            args.post,
+            args.closed.clone(),
+            args.dialect.is_some(),
+        )?;
         platform.set_faults(None, args.fault.clone());
         let _watch = match &args.merchants {
             Some(file) => Some(follow(file, &platform)?),
@@ -99,6 +108,7 @@ pub(super) fn platform(
     speed: f64,
     post: bool,
     closed: Vec<String>,
+    random_dialect: bool,
 ) -> Result<Arc<Platform>, Failure> {
     let address = listener
         .local_addr()
@@ -109,6 +119,7 @@ pub(super) fn platform(
         speed,
         post,
         closed,
+        random_dialect,
     };
     Ok(Arc::new(Platform::new(
         options,

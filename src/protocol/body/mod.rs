@@ -7,8 +7,6 @@ mod coding;
 
 mod multipart;
 
-pub mod beginning;
-
 pub mod resemblance;
 
 use std::borrow::Cow;
@@ -18,7 +16,6 @@ use http::{HeaderMap, header};
 use super::envelope;
 use super::envelope::{EnvelopeError, Received};
 use super::oddity::{Oddities, Oddity};
-use beginning::Beginning;
 pub use coding::MAX_DECODED;
 use coding::{Coding, CodingError};
 use multipart::MultipartError;
@@ -110,37 +107,6 @@ impl<'a> Body<'a> {
         in_body.oddities.add(Oddity::InUrlAndBody);
         in_body.oddities.extend(in_url.oddities);
         Ok(in_body)
-    }
-}
-
-/// Says what a body is without quoting it: content type, coding, length, and how it begins.
-///
-/// ```
-/// use countersign::protocol::body;
-/// use http::{HeaderMap, HeaderValue, header};
-///
-/// let html = HeaderValue::from_static("text/html");
-/// let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, html)]);
-/// let described = body::describe(b"<html><title>Busy</title>", &headers);
-/// assert_eq!(described, "text/html, 25 bytes, an HTML page");
-/// ```
-pub fn describe(bytes: &[u8], headers: &HeaderMap) -> String {
-    let shown = |name| {
-        let value: &http::HeaderValue = headers.get(name)?;
-        let text = value.to_str().ok()?.trim();
-        // A header is the sender's text: what does not look like a type or a coding is left out.
-        let is_short = (1..=64).contains(&text.len());
-        (is_short && !text.contains(['"', '<', '\\'])).then(|| text.to_owned())
-    };
-    let kind = shown(header::CONTENT_TYPE).unwrap_or_else(|| "no content type".to_owned());
-    let coding = shown(header::CONTENT_ENCODING).map_or_else(String::new, |it| format!(", {it}"));
-    let begins = match Body::of_response(bytes, headers) {
-        Ok(body) => Beginning::of(body.bytes()),
-        Err(_) => Beginning::of(bytes),
-    };
-    match begins {
-        Beginning::Empty if bytes.is_empty() => format!("{kind}{coding}, empty"),
-        begins => format!("{kind}{coding}, {} bytes, {begins}", bytes.len()),
     }
 }
 
@@ -253,24 +219,5 @@ mod tests {
         ] {
             assert!(read(body, query).is_err(), "{body} {query}");
         }
-    }
-
-    #[test]
-    fn a_description_names_type_coding_length_and_beginning() {
-        let described = |bytes: &[u8], fields: &[(header::HeaderName, &'static str)]| {
-            describe(bytes, &headers(fields))
-        };
-        let (kind, coding) = (header::CONTENT_TYPE, header::CONTENT_ENCODING);
-        assert_eq!(described(b"", &[]), "no content type, empty");
-        let page = gzip(b"<!DOCTYPE html><title>x</title>");
-        let expected = format!("text/html, gzip, {} bytes, an HTML page", page.len());
-        let fields = [(kind.clone(), "text/html"), (coding.clone(), "gzip")];
-        assert_eq!(described(&page, &fields), expected);
-        let expected = format!("no content type, {} bytes, gzip", page.len());
-        assert_eq!(described(&page, &[]), expected);
-        assert_eq!(
-            described(b"x", &[(kind, "<script>\"")]),
-            "no content type, 1 bytes, text"
-        );
     }
 }

@@ -4,8 +4,12 @@
 //! it gets: JSON behind a byte order mark, in UTF-16, in a function call, or a form. An unverified body of that kind must
 //! never reach an app, so whatever is not clearly a page is held back.
 
-use super::beginning::Beginning;
 use crate::protocol::signature::hex_digit;
+
+/// First bytes of the picture formats that browsers show, and of PDF: a page may be a QR code.
+const PICTURES: [&[u8]; 5] = [b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"%PDF-"];
+/// First bytes of gzip (RFC 1952 §2.3.1).
+const GZIP: &[u8] = b"\x1f\x8b";
 
 /// The members that make a payload a result (§3.2.3, §3.4.4), and the envelope's own.
 const NAMES: [&str; 9] = [
@@ -32,7 +36,8 @@ const NAMES: [&str; 9] = [
 pub fn could_be_result(body: &[u8]) -> bool {
     // Nearly every body is a page, and a page may be large.
     let is_page = body.trim_ascii_start().starts_with(b"<");
-    if is_page || Beginning::of(body) == Beginning::Picture {
+    let is_picture = PICTURES.iter().any(|magic| body.starts_with(magic));
+    if is_page || is_picture {
         return false;
     }
     let text = undisguised(body);
@@ -49,7 +54,7 @@ pub fn could_be_result(body: &[u8]) -> bool {
         || calls_with_a_literal(&text)
         || is_json_scalar(&text)
         // Compressed without saying so: some libraries look at the bytes.
-        || Beginning::of(body) == Beginning::Gzip
+        || body.starts_with(GZIP)
         || is_form(&text)
         || text.contains("form-data")
         || names_a_member(&text)

@@ -14,6 +14,16 @@ pub enum Doubt {
     Unseen(String),
 }
 
+impl Doubt {
+    /// Names the part of a case that it is about.
+    pub fn in_case(self, part: &str) -> Self {
+        match self {
+            Self::Broken(seen) => Self::Broken(format!("{part}: {seen}")),
+            Self::Unseen(seen) => Self::Unseen(format!("{part}: {seen}")),
+        }
+    }
+}
+
 /// The observation in a case that holds, or the reason against it.
 pub type CaseOutcome = Result<String, Doubt>;
 

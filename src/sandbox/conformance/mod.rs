@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{FutureExt, join_all};
+use http::StatusCode;
 use serde_json::json;
 use url::Url;
 
+use super::dialect::Dialect;
 use super::fault;
 use super::fault::{SandboxFault, Sealed};
 use super::notify::Way;
@@ -107,6 +109,7 @@ impl CaseRun {
             ("each result once", self.each_result_once().boxed_local()),
             ("repeats", self.repeats().boxed_local()),
             ("out of order", self.out_of_order().boxed_local()),
+            ("dialects", self.dialects().boxed_local()),
             ("slow", self.slow().boxed_local()),
             ("large", self.large().boxed_local()),
             ("unknown order", self.unknown().boxed_local()),
@@ -173,6 +176,19 @@ impl CaseRun {
         ))
     }
 
+    async fn dialects(&self) -> CaseOutcome {
+        let before = self.sidecar.figures().await;
+        for dialect in Dialect::ALL {
+            let order = self.order().await?;
+            let json = order.result_json(ResultCode::Paid, AMOUNT, false, &[dialect]);
+            let told = fault::seal(&json, &self.key, &[SandboxFault::Dialect(dialect)]);
+            let acknowledged = self.acknowledged(&told, Way::Post).await;
+            acknowledged.map_err(|doubt| doubt.in_case(dialect.name()))?;
+        }
+        let taken = self.taken(before, Dialect::ALL.len()).await?;
+        Ok(format!("each acknowledged; {taken}"))
+    }
+
     async fn slow(&self) -> CaseOutcome {
         if self.sidecar.at.back.scheme() != "http" {
             return Err(Doubt::Unseen("tried over plain http alone".to_owned()));
@@ -192,7 +208,7 @@ impl CaseRun {
     async fn large(&self) -> CaseOutcome {
         let before = self.sidecar.figures().await;
         let order = self.order().await?;
-        let result = order.result_json(ResultCode::Paid, AMOUNT, false);
+        let result = order.result_json(ResultCode::Paid, AMOUNT, false, &[]);
         let memo = "收据 receipt ".repeat(LARGE / "收据 receipt ".len());
         let large = format!(r#"{},"memo":"{memo}"}}"#, result.trim_end_matches('}'));
         let told = fault::seal(&large, &self.key, &[]);
@@ -271,9 +287,10 @@ impl CaseRun {
             (Ok(before), Ok(now)) => now.shown > before.shown,
             _ => !said.status.is_client_error(),
         };
-        if !is_apps || said.status.is_server_error() {
+        let is_page = said.status.is_success() || said.status.is_redirection();
+        if !is_apps || !is_page {
             return Err(Doubt::Broken(format!(
-                "{said} instead of the app's page; has the merchant a front, and is it up?"
+                "{said} instead of the app's page; has the merchant a front, is it up, and is its path right?"
             )));
         }
         let kept = self.nothing_kept(&before).await?;
@@ -287,8 +304,10 @@ impl CaseRun {
         for shown in &forged {
             let said = self.sidecar.bring_back(front, shown).await;
             let said = said.map_err(Doubt::Broken)?;
-            if !said.status.is_client_error() {
-                return Err(Doubt::Broken(format!("{said} for a forged return")));
+            if said.status != StatusCode::BAD_REQUEST {
+                return Err(Doubt::Broken(format!(
+                    "{said} instead of 400 for a forged return"
+                )));
             }
         }
         Ok(format!("none of {} forgeries shown", forged.len()))
@@ -342,12 +361,16 @@ impl CaseRun {
     }
 
     fn told(&self, order: &SandboxOrder, result: ResultCode, amount: u64) -> Sealed {
-        fault::seal(&order.result_json(result, amount, false), &self.key, &[])
+        fault::seal(
+            &order.result_json(result, amount, false, &[]),
+            &self.key,
+            &[],
+        )
     }
 
     /// Builds results that the platform never sent; the last is an order of the app, reflected.
     fn forgeries(&self, order: &SandboxOrder) -> Vec<Sealed> {
-        let paid = order.result_json(ResultCode::Paid, AMOUNT, false);
+        let paid = order.result_json(ResultCode::Paid, AMOUNT, false, &[]);
         let forged = [
             SandboxFault::WrongSign,
             SandboxFault::OtherKey,
@@ -380,13 +403,17 @@ impl CaseRun {
         }
     }
 
+    /// Tells a result that must be rejected: with the reply that every rejection has, from a sidecar that is there.
     async fn refused(&self, told: &Sealed) -> Result<(), Doubt> {
         let said = self.sidecar.tell(told, Way::Get).await;
         match said.map_err(Doubt::Broken)? {
             Said {
                 acknowledges: true, ..
             } => Err(Doubt::Broken("acknowledged with 0000".to_owned())),
-            _ => Ok(()),
+            said if said.status == StatusCode::BAD_REQUEST => Ok(()),
+            said => Err(Doubt::Broken(format!(
+                "{said} instead of 400; is --back the sidecar's address for callbacks?"
+            ))),
         }
     }
 
