@@ -30,7 +30,7 @@ fn shortcoming(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Option<String> {
         Err(error) => return Some(error.to_string()),
     };
     let is_refused = (400..500).contains(&answer.status) && !answer.text().contains("0000");
-    if !is_refused || answer.body.len() > 1024 {
+    if !is_refused || answer.body.len() > 4096 {
         return Some(format!("{} {}", answer.status, answer.text()));
     }
     (!connection.is_ended()).then(|| "the connection stays".to_owned())
