@@ -5,17 +5,21 @@
 //! of ours. Who shows the token in `Authorization` is no such browser.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
-use rustix::rand::{GetRandomFlags, getrandom};
+use parking_lot::Mutex;
 use subtle::ConstantTimeEq;
 use url::Host;
 
+use super::guesses::{Guess, Guesses};
 use crate::config::settings;
 use crate::config::token::LiveToken;
+use crate::http::log_limit::LogLimit;
+use crate::http::request_id::random_hex;
+use crate::http::server::caller::Caller;
+use crate::http::server::client_address::ClientAddress;
 
 /// A browser gives the token again after this.
 pub const SESSION_TIME: Duration = Duration::from_secs(12 * 3600);
@@ -32,6 +36,8 @@ pub enum Stop {
     CrossSite,
     /// The token is missing or wrong.
     NotSignedIn,
+    /// Too many wrong tokens came from this caller; it has to wait for a second.
+    TooManyGuesses,
 }
 
 /// The admin listener's guard.
@@ -41,6 +47,9 @@ pub struct Guard {
     token: Option<LiveToken>,
     form_token: String,
     sessions: Mutex<Vec<Session>>,
+    guesses: Guesses,
+    /// Lines about wrong tokens.
+    log: LogLimit,
 }
 
 struct Session {
@@ -57,6 +66,8 @@ impl Guard {
             token: settings.token.clone(),
             form_token: random(),
             sessions: Mutex::default(),
+            guesses: Guesses::default(),
+            log: LogLimit::default(),
         }
     }
 
@@ -73,8 +84,12 @@ impl Guard {
     /// Admits a request or returns the reason against it.
     pub fn admit(&self, request: &Request<Bytes>) -> Result<(), Stop> {
         if let Some(token) = &self.token {
-            if bearer(request.headers()).is_some_and(|given| token.is(given)) {
-                return Ok(());
+            if let Some(given) = bearer(request.headers()) {
+                match self.guess(token, given, request) {
+                    Guess::Right => return Ok(()),
+                    Guess::Wrong => {}
+                    Guess::TooMany => return Err(Stop::TooManyGuesses),
+                }
             }
             self.admit_browser(request)?;
             return if self.has_session(request.headers()) {
@@ -107,12 +122,33 @@ impl Guard {
         }
     }
 
-    /// Exchanges the token for a session; the value of `Set-Cookie`.
-    pub fn sign_in(&self, given: &str) -> Option<String> {
-        self.token.as_ref().filter(|token| token.is(given.trim()))?;
+    /// Looks at a token that a caller gives.
+    fn guess(&self, token: &LiveToken, given: &str, request: &Request<Bytes>) -> Guess {
+        let client = request.extensions().get::<ClientAddress>();
+        let caller = client.map_or(Caller::Local, ClientAddress::caller);
+        let guess = self
+            .guesses
+            .check(caller, Instant::now(), || token.is(given));
+        if guess != Guess::Right
+            && let Some(since_last_line) = self.log.due()
+        {
+            let caller = caller.to_string();
+            tracing::warn!(caller, since_last_line, "a wrong admin token was given");
+        }
+        guess
+    }
+
+    /// Exchanges the token for a session, and returns the value of `Set-Cookie`.
+    pub fn sign_in(&self, given: &str, request: &Request<Bytes>) -> Result<String, Stop> {
+        let token = self.token.as_ref().ok_or(Stop::NotSignedIn)?;
+        match self.guess(token, given.trim(), request) {
+            Guess::Right => {}
+            Guess::Wrong => return Err(Stop::NotSignedIn),
+            Guess::TooMany => return Err(Stop::TooManyGuesses),
+        }
         let id = random();
         let cookie = cookie(&id, SESSION_TIME);
-        let mut sessions = self.sessions();
+        let mut sessions = self.sessions.lock();
         if sessions.len() >= SESSIONS {
             sessions.remove(0);
         }
@@ -120,13 +156,14 @@ impl Guard {
             id,
             since: Instant::now(),
         });
-        Some(cookie)
+        Ok(cookie)
     }
 
     /// Ends the session; the value of `Set-Cookie`.
     pub fn sign_out(&self, headers: &HeaderMap) -> String {
         let given = session_id(headers).unwrap_or_default();
-        self.sessions()
+        self.sessions
+            .lock()
             .retain(|session| !is_same(&session.id, given));
         cookie("", Duration::ZERO)
     }
@@ -146,13 +183,9 @@ impl Guard {
         let Some(given) = session_id(headers) else {
             return false;
         };
-        let mut sessions = self.sessions();
+        let mut sessions = self.sessions.lock();
         sessions.retain(|session| session.since.elapsed() < SESSION_TIME);
         sessions.iter().any(|session| is_same(&session.id, given))
-    }
-
-    fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns true for our own addresses and configured names. An address cannot be made to point elsewhere; a name can.
@@ -233,10 +266,7 @@ fn is_same(one: &str, other: &str) -> bool {
 
 /// Returns 128 random bits in hex.
 fn random() -> String {
-    let mut bytes = [0; 16];
-    getrandom(&mut bytes, GetRandomFlags::empty())
-        .expect("the kernel has random numbers once the machine is up");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    random_hex().map(char::from).iter().collect()
 }
 
 #[cfg(test)]

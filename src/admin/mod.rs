@@ -3,6 +3,8 @@
 //! Pages show keys by fingerprint, and of a result its fields, never its bytes. A platform that is down does not make the
 //! sidecar unready.
 
+mod guesses;
+
 pub mod auth;
 
 pub mod pulse;
@@ -24,6 +26,7 @@ use http::{Method, Request, Response, StatusCode};
 use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::StoreError;
 use crate::web::reply::{see_other, text};
+use auth::Stop;
 use console::page::{Visit, parameter};
 use console::{events, login, merchants, overview, rejection, search, timeline};
 use context::AdminContext;
@@ -111,12 +114,12 @@ impl Admin {
             }
             _ => {
                 let given = parameter(request.body(), "token").unwrap_or_default();
-                Ok(match admin.guard.sign_in(&given) {
-                    Some(cookie) => login::with_cookie(see_other("/"), cookie),
-                    None => {
-                        tracing::warn!("a wrong admin token was given at the console");
-                        login::login_page(visit, StatusCode::UNAUTHORIZED)
+                Ok(match admin.guard.sign_in(&given, request) {
+                    Ok(cookie) => login::with_cookie(see_other("/"), cookie),
+                    Err(Stop::TooManyGuesses) => {
+                        rejection::stopped(visit, request.headers(), Stop::TooManyGuesses)
                     }
+                    Err(_) => login::login_page(visit, StatusCode::UNAUTHORIZED),
                 })
             }
         }

@@ -5,8 +5,8 @@ use clap::Args;
 use super::Failure;
 use super::envelope::input;
 use super::keys::KeysCommand;
-use crate::cli::print::say;
 use super::pasted::{envelope_in, read};
+use crate::cli::print::say;
 use crate::protocol::explain;
 use crate::protocol::explain::{Candidate, Explanation};
 

@@ -1,6 +1,7 @@
-//! What must hold for the two readers of HTTP here whatever the bytes are: tried by property tests and by a fuzzer.
+//! Properties of the readers of HTTP that hold for any bytes, tried by property tests and by a fuzzer.
 //!
-//! A plain request is held against what Pingora's session reads, an answer against itself in other pieces.
+//! A plain request and the end of any other one are held against Pingora's session, a response against itself in other
+//! pieces.
 
 use std::pin::Pin;
 use std::sync::LazyLock;
@@ -14,8 +15,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::client::exchange::{Answered, Exchange, ExchangeError};
 use super::server::fast_path;
+use super::server::framing::Framing;
+use super::server::limits::Limits;
 
-/// Small, so that this bound is met often.
+/// Bytes of a body; few, so that this bound is met often.
 const MAX_BODY: usize = 64;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -24,7 +27,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 });
 
 /// Panics where a plain request is taken that Pingora's session reads in another way or not at all, or where a part of
-/// it would have been taken too.
+/// it is taken too.
 pub fn plain(bytes: &[u8]) {
     let (mut left, mut also_left) = (BytesMut::from(bytes), BytesMut::from(bytes));
     let read = fast_path::read(&mut left, MAX_BODY, |_, _| true);
@@ -62,11 +65,33 @@ pub fn plain(bytes: &[u8]) {
     let (reading, rest) = session.expect("the session reads it too");
     assert_eq!(Reading::of(request), reading, "ours, the session's");
     if keep_alive {
-        assert_eq!(left, rest, "what is left, what the session leaves");
+        assert_eq!(Some(left), rest, "what is left, what the session leaves");
     }
 }
 
-/// What a reader found.
+/// Panics where a session finds another end of a request than the framing does. The session may reject what the framing
+/// takes; what it takes has one end.
+pub fn end(bytes: &[u8]) {
+    let limits = Limits {
+        max_body: MAX_BODY,
+        ..Limits::ADMIN
+    };
+    let Ok(Some(mut framing)) = Framing::of(bytes, &limits) else {
+        return;
+    };
+    let Ok(Some(length)) = framing.end(bytes) else {
+        return;
+    };
+    if let Some((_, Some(rest))) = RUNTIME.block_on(by_session(bytes)) {
+        assert_eq!(
+            rest,
+            bytes[length..],
+            "behind the end, what the session leaves"
+        );
+    }
+}
+
+/// A request as a reader found it.
 #[derive(Debug, PartialEq, Eq)]
 struct Reading {
     method: Method,
@@ -94,8 +119,8 @@ fn fields(headers: &http::HeaderMap) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// What Pingora's session finds in the same bytes, and what is left of them.
-async fn by_session(bytes: &[u8]) -> Option<(Reading, BytesMut)> {
+/// Reads a request with Pingora's session. With it, the bytes behind it where the connection goes on.
+async fn by_session(bytes: &[u8]) -> Option<(Reading, Option<BytesMut>)> {
     let (ours, mut theirs) = io::duplex(1 << 16);
     theirs.write_all(bytes).await.ok()?;
     drop(theirs);
@@ -113,12 +138,11 @@ async fn by_session(bytes: &[u8]) -> Option<(Reading, BytesMut)> {
         reading.body.extend_from_slice(&part);
     }
     let kept = session.finish().await.ok()?;
-    let rest = kept.and_then(|kept| kept.into_parts().1);
-    Some((reading, rest.unwrap_or_default()))
+    let rest = kept.map(|kept| kept.into_parts().1.unwrap_or_default());
+    Some((reading, rest))
 }
 
-/// Panics where an answer is another one when it comes in pieces of these sizes, again and again, than when it comes at
-/// once.
+/// Panics where a response is another one when it comes in pieces of these sizes than when it comes at once.
 pub fn answer(bytes: &[u8], sizes: &[u8]) {
     let read = |sizes| RUNTIME.block_on(in_pieces(bytes, sizes));
     match (read(&[]), read(sizes)) {
@@ -129,7 +153,7 @@ pub fn answer(bytes: &[u8], sizes: &[u8]) {
                 (head, response.body().clone())
             };
             assert_eq!(parts(&at_once), parts(&pieces), "at once, in pieces");
-            // What comes behind an answer is seen with it, or later on the idle connection.
+            // Bytes behind a response are seen with it, or later on the idle connection.
             assert!(pieces.reusable || !at_once.reusable, "reusable at once");
         }
         (at_once, pieces) => assert_eq!(at_once.err(), pieces.err(), "at once, in pieces"),
@@ -145,7 +169,7 @@ async fn in_pieces(bytes: &[u8], sizes: &[u8]) -> Result<Answered, ExchangeError
     Exchange::new(&mut stream).run(b"").await
 }
 
-/// Bytes that come in pieces, and then the end; at once where no sizes are given.
+/// Bytes that come in pieces of these sizes, and then the end of the stream. Without sizes they come at once.
 struct Pieces<'a> {
     bytes: &'a [u8],
     sizes: std::iter::Cycle<std::slice::Iter<'a, u8>>,
@@ -169,7 +193,7 @@ impl AsyncRead for Pieces<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{answer, plain};
+    use super::{answer, end, plain};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -238,7 +262,43 @@ mod tests {
         })
     }
 
-    /// Answers that are nearly right, as servers and those who stand between may send them.
+    /// Requests with chunks that are nearly sound, and a request behind them.
+    fn nearly_sound() -> impl Strategy<Value = Vec<u8>> {
+        let fields = select(vec![
+            "Transfer-Encoding: chunked\r\n",
+            "transfer-encoding:CHUNKED\r\n",
+            "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n",
+            "Content-Length: 12\r\n",
+            "Content-Length: 0\r\n",
+            "",
+        ]);
+        let piece = select(vec![
+            "5\r\nhello\r\n",
+            "05;x=y\r\nhello\r\n",
+            "5 ;x\r\nhello\r\n",
+            "5\nhello\r\n",
+            "\r\n",
+            "5\r\nhello",
+            "0\r\n\r\n",
+            "000\r\n\r\n",
+            "0;x\r\nTrailer: t\r\n\r\n",
+            "0\r\nTrailer: t\r\n",
+            "0\r\nno trailer\r\n\r\n",
+            "a\r\n0123456789\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        ]);
+        let pieces = vec(piece, 0..5).prop_map(|pieces| pieces.concat());
+        let line = select(vec![
+            "POST /a HTTP/1.1",
+            "GET /a HTTP/1.1",
+            "POST /a HTTP/1.0",
+        ]);
+        (line, fields, pieces).prop_map(|(line, fields, pieces)| {
+            format!("{line}\r\nHost: a\r\n{fields}\r\n{pieces}").into_bytes()
+        })
+    }
+
+    /// Responses that are nearly right, as servers and the proxies in front of them may send them.
     fn nearly_right() -> impl Strategy<Value = Vec<u8>> {
         let line = select(vec![
             "HTTP/1.1 200 OK\r\n",
@@ -279,6 +339,14 @@ mod tests {
         #[test]
         fn what_is_taken_for_plain_is_what_the_session_reads(bytes in nearly_plain()) {
             plain(&bytes);
+        }
+
+        #[test]
+        fn a_session_finds_the_end_that_the_framing_found(
+            chunked in nearly_sound(), other in nearly_plain(),
+        ) {
+            end(&chunked);
+            end(&other);
         }
 
         #[test]

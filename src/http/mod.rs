@@ -6,6 +6,8 @@ pub mod client;
 
 pub mod request_id;
 
+pub mod log_limit;
+
 pub mod server;
 
 #[cfg(any(test, fuzzing))]

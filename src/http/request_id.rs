@@ -1,5 +1,6 @@
-//! The id under which a request is found again: in its answer, in the log and in the console.
+//! The id of a request: in its response, in the log and in the console.
 
+use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +11,10 @@ use rustix::rand::{GetRandomFlags, getrandom};
 /// The header that carries it.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The caller's own where it is printable and short, or a new one.
+/// Random bytes that a thread fetches at once.
+const FETCHED: usize = 512;
+
+/// Returns the caller's own id where it is printable and short, or else a new one.
 pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let own = headers.get(REQUEST_ID).filter(|id| {
         let id = id.as_bytes();
@@ -19,8 +23,9 @@ pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     own.cloned().unwrap_or_else(new_request_id)
 }
 
-/// Unlike any other of this process, and of processes started at another microsecond.
-pub fn new_request_id() -> HeaderValue {
+/// Returns an id for the app listener: the start of the process and a counter, which costs next to nothing and sorts in the
+/// order of the calls.
+fn new_request_id() -> HeaderValue {
     static START: LazyLock<u64> = LazyLock::new(|| {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -36,22 +41,66 @@ pub fn new_request_id() -> HeaderValue {
     HeaderValue::from_bytes(&id[..14 + digits]).expect("hex digits are a header value")
 }
 
-/// Makes an id for strangers: random, so that it reveals neither when the process started nor how much it does.
+/// Returns an id for the callback listener. A counter would show strangers the shop's volume, and the start of the process
+/// when it was last restarted.
 pub fn random_request_id() -> HeaderValue {
-    let mut halves = [[0; 8]; 2];
-    // Fails only on systems without a source of randomness; the id is then their least problem.
-    let _ = getrandom(halves.as_flattened_mut(), GetRandomFlags::empty());
-    let mut id = [0; 32];
-    for (digits, half) in id.chunks_exact_mut(16).zip(halves) {
-        write_hex(digits, u64::from_be_bytes(half));
-    }
-    HeaderValue::from_bytes(&id).expect("hex digits are a header value")
+    HeaderValue::from_bytes(&random_hex()).expect("hex digits are a header value")
 }
 
-/// The last digits of a number, as many as fit.
+/// Returns 128 bits that cannot be guessed, in hex.
+pub fn random_hex() -> [u8; 32] {
+    // One system call for many ids: each costs more than an id.
+    thread_local! {
+        static SPARE: RefCell<([u8; FETCHED], usize)> = const { RefCell::new(([0; FETCHED], FETCHED)) };
+    }
+    let number = SPARE.with_borrow_mut(|(bytes, used)| {
+        if *used == FETCHED {
+            getrandom(&mut bytes[..], GetRandomFlags::empty())
+                .expect("the kernel has random numbers once the machine is up");
+            *used = 0;
+        }
+        let taken = &mut bytes[*used..*used + 16];
+        *used += 16;
+        let mut number = [0; 16];
+        number.copy_from_slice(taken);
+        // An id that was given out is nowhere in memory for the next one's reader.
+        taken.fill(0);
+        number
+    });
+    let mut digits = [0; 32];
+    let (high, low) = digits.split_at_mut(16);
+    let [first, second] = [&number[..8], &number[8..]].map(|half| {
+        let half: [u8; 8] = half.try_into().expect("half of 16 bytes");
+        u64::from_be_bytes(half)
+    });
+    write_hex(high, first);
+    write_hex(low, second);
+    digits
+}
+
+/// Writes the last digits of a number, as many as fit.
 fn write_hex(digits: &mut [u8], mut number: u64) {
     for digit in digits.iter_mut().rev() {
         *digit = b"0123456789abcdef"[(number & 15) as usize];
         number >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn random_ids_differ_and_have_no_order() {
+        let ids: Vec<_> = (0..1000).map(|_| random_hex()).collect();
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len());
+        assert!(ids.iter().flatten().all(u8::is_ascii_hexdigit));
+        assert!(!ids.is_sorted());
+        // Each digit takes every value at each place, as good as certainly.
+        for place in 0..32 {
+            let values: HashSet<_> = ids.iter().map(|id| id[place]).collect();
+            assert_eq!(values.len(), 16, "digit {place}");
+        }
     }
 }

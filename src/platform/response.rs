@@ -62,8 +62,7 @@ pub fn open(response: &RawResponse, merchant: &Merchant) -> Result<Verified<Vec<
         return Err(OpenError::Status(status(response)));
     }
     let got = || describe(&response.headers(), response.body());
-    let body =
-        relay::decoded(response).map_err(|error| OpenError::Coded { error, got: got() })?;
+    let body = relay::decoded(response).map_err(|error| OpenError::Coded { error, got: got() })?;
     let received = body
         .envelope("resp")
         .map_err(|error| OpenError::NoEnvelope { error, got: got() })?;

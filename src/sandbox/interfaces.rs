@@ -132,7 +132,9 @@ impl Sandbox {
         let mut response = typed(StatusCode::OK, framed.content_type, framed.body);
         if let Some(coding) = framed.content_encoding {
             let coding = HeaderValue::from_static(coding);
-            response.headers_mut().insert(header::CONTENT_ENCODING, coding);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_ENCODING, coding);
         }
         if faults.contains(&SandboxFault::CutAnswers) {
             response.extensions_mut().insert(CutOff);

@@ -197,15 +197,9 @@ impl Sandbox {
         let (method, path) = (request.method(), request.uri().path());
         let query = request.uri().query().unwrap_or_default();
         match (method, path) {
-            (&Method::POST, "/api/query") => {
-                self.enveloped(request, Self::query).await
-            }
-            (&Method::POST, "/api/icashier") => {
-                self.enveloped(request, Self::submit).await
-            }
-            (&Method::GET, "/apis/icashier") => {
-                self.enveloped(request, Self::submit).await
-            }
+            (&Method::POST, "/api/query") => self.enveloped(request, Self::query).await,
+            (&Method::POST, "/api/icashier") => self.enveloped(request, Self::submit).await,
+            (&Method::GET, "/apis/icashier") => self.enveloped(request, Self::submit).await,
             (&Method::GET, "/pay") => self.payment_page(query, request.headers()),
             (&Method::POST, "/pay") => self.pay(query, request.body()),
             (&Method::GET, "/") => self.overview(request.headers()),

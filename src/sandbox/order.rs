@@ -76,7 +76,11 @@ impl SandboxOrder {
         };
         members.push(("resultmsg", resultmsg));
         members.push(("queryid", text(&self.queryid)));
-        let zeros = if has(Dialect::AmountWithZeros) { ".00" } else { "" };
+        let zeros = if has(Dialect::AmountWithZeros) {
+            ".00"
+        } else {
+            ""
+        };
         let cents = format!("{amount}{zeros}");
         let txnamt = match has(Dialect::QuotedAmount) {
             true => quoted(&cents),
@@ -91,7 +95,11 @@ impl SandboxOrder {
             "" if has(Dialect::Nulls) => Some("null".to_owned()),
             paytime if has(Dialect::OtherScalars) => {
                 let digits: String = paytime.chars().filter(char::is_ascii_digit).collect();
-                Some(if digits.is_empty() { "0".to_owned() } else { digits })
+                Some(if digits.is_empty() {
+                    "0".to_owned()
+                } else {
+                    digits
+                })
             }
             paytime => Some(quoted(paytime)),
         };

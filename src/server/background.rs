@@ -24,6 +24,7 @@ use crate::process::drain::Drain;
 use crate::process::systemd::Systemd;
 use crate::reconcile::Reconcile as OrderWatch;
 use crate::telemetry::activity::ActivityLog;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Export;
 
 /// Fresh addresses, SIGHUP, the supervisor, and what the console shows.
@@ -139,12 +140,32 @@ impl BackgroundService for Exporting {
     }
 }
 
-/// The callbacks' certificate, kept in step with its files.
-pub(super) struct Following(pub(super) Arc<Certificate>);
+/// The callbacks' certificate, kept in step with its files, and its expiry in the metrics.
+pub(super) struct Following {
+    certificate: Arc<Certificate>,
+    metrics: Arc<Metrics>,
+}
+
+impl Following {
+    pub(super) fn new(certificate: Arc<Certificate>, metrics: Arc<Metrics>) -> Self {
+        let following = Self {
+            certificate,
+            metrics,
+        };
+        following.show_expiry();
+        following
+    }
+
+    fn show_expiry(&self) {
+        if let Some(seconds) = self.certificate.not_after() {
+            self.metrics.certificate_expiry.set(seconds);
+        }
+    }
+}
 
 #[async_trait]
 impl BackgroundService for Following {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        self.0.follow().await;
+        self.certificate.follow(|| self.show_expiry()).await;
     }
 }

@@ -26,9 +26,7 @@ use tokio::sync::Notify;
 
 use crate::config::settings::Settings;
 use crate::config::{Listen, Snapshot};
-use crate::http::server::admission::Admission;
 use crate::http::server::limits::Limits;
-use crate::http::server::service::Service;
 use crate::http::server::tls::acceptor;
 use crate::process::drain::DRAIN_TIME;
 use crate::process::sockets::Sockets;
@@ -104,10 +102,10 @@ fn add_listeners(
     let mut callback_limits = Limits::CALLBACKS;
     fit_descriptors(&mut limits, &mut callback_limits);
     let app = parts.outbound(settings);
-    let service = Service::new(app, limits, parts.drain.clone());
+    let service = parts.service("app", app, limits, None);
     server.add_service(parts.listener("app", service, &settings.app.listen, None)?);
     let ops = parts.admin(settings);
-    let service = Service::new(ops, Limits::ADMIN, parts.drain.clone());
+    let service = parts.service("admin", ops, Limits::ADMIN, None);
     server.add_service(parts.listener(
         "admin",
         service,
@@ -117,12 +115,10 @@ fn add_listeners(
     let Some(callbacks) = &settings.callbacks else {
         return Ok(());
     };
-    let admission = Admission::new(callbacks.trust_forwarded_from.clone());
     let platform = parts.inbound(settings);
-    let mut service =
-        Service::new(platform, callback_limits, parts.drain.clone()).admission(admission);
+    let mut service = parts.service("callbacks", platform, callback_limits, Some(callbacks));
     if let Some(certificate) = certificate(callbacks)? {
-        let following = Following(certificate.clone());
+        let following = Following::new(certificate.clone(), parts.metrics.clone());
         server.add_service(background_service("certificate", following));
         service = service.tls(acceptor(certificate));
     }

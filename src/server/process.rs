@@ -75,7 +75,7 @@ pub(super) fn fit_descriptors(app: &mut Limits, callbacks: &mut Limits) {
         return;
     };
     let needed =
-        app.max_connections + app.max_in_flight + callbacks.max_connections + OTHER_DESCRIPTORS;
+        app.max_connections + app.max_in_flight + of_callbacks(callbacks) + OTHER_DESCRIPTORS;
     if allowed >= needed {
         return;
     }
@@ -87,7 +87,14 @@ pub(super) fn fit_descriptors(app: &mut Limits, callbacks: &mut Limits) {
     let share = allowed.saturating_sub(OTHER_DESCRIPTORS).max(64) / 4;
     app.max_connections = app.max_connections.min(share);
     app.max_in_flight = app.max_in_flight.min(2 * share);
-    callbacks.max_connections = callbacks.max_connections.min(share);
+    // Strangers last: half of the callbacks' share is for known callers.
+    callbacks.max_connections = callbacks.max_connections.min(share / 2);
+    callbacks.max_known = callbacks.max_known.min(share / 2);
+    callbacks.max_turned_away = callbacks.max_turned_away.min(share / 16);
+}
+
+fn of_callbacks(limits: &Limits) -> usize {
+    limits.max_connections + limits.max_known + limits.max_turned_away
 }
 
 pub(super) fn listen_for(kind: SignalKind) -> Signal {

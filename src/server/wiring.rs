@@ -9,14 +9,17 @@ use crate::admin::Admin;
 use crate::admin::auth::Guard;
 use crate::admin::context::AdminContext;
 use crate::admin::pulse::Pulse;
-use crate::config::settings::Settings;
+use crate::config::settings::{CallbackSettings, Settings};
 use crate::config::{Listen, LiveConfig, Snapshot, StoreAddress};
 use crate::delivery::{Courier, Delivery, Wake};
 use crate::http::client::Client;
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Connector;
 use crate::http::server::accept::Listener;
+use crate::http::server::admission::admit::Admission;
+use crate::http::server::admission::memory::MemoryBudget;
 use crate::http::server::handler::Handler;
+use crate::http::server::limits::{Limits, max_unfinished};
 use crate::http::server::service::Service;
 use crate::inbound::Inbound;
 use crate::inbox;
@@ -51,6 +54,7 @@ pub(super) struct Parts {
     pub(super) wake: Arc<Wake>,
     pub(super) activity: Arc<ActivityLog>,
     pub(super) pulse: Arc<Pulse>,
+    memory: Arc<MemoryBudget>,
 }
 
 impl Parts {
@@ -87,10 +91,28 @@ impl Parts {
             wake: Arc::default(),
             activity: Arc::new(ActivityLog::new(store.clone(), metrics.clone())),
             pulse: Arc::new(Pulse::new(metrics.clone())),
+            memory: Arc::new(MemoryBudget::new(max_unfinished(settings.app.max_body))),
             metrics,
             store,
             client,
         })
+    }
+
+    /// Puts a handler behind a listener's limits. `callbacks` are the settings of the one that faces the internet.
+    pub(super) fn service<H: Handler>(
+        &self,
+        name: &'static str,
+        handler: H,
+        limits: Limits,
+        callbacks: Option<&CallbackSettings>,
+    ) -> Service<H> {
+        let (trusted, allowed) = callbacks.map_or_else(Default::default, |callbacks| {
+            let trusted = callbacks.trust_forwarded_from.clone();
+            (trusted, callbacks.allow_from.clone())
+        });
+        let (memory, metrics) = (self.memory.clone(), self.metrics.clone());
+        let admission = Admission::new(name, limits, trusted, allowed, memory, metrics);
+        Service::new(handler, limits, admission, self.drain.clone())
     }
 
     pub(super) fn listener<H: Handler>(

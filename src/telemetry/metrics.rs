@@ -13,6 +13,9 @@ use super::outcome::{
     CallKind, CallOutcome, CallbackKind, CallbackOutcome, DeliveryOutcome, ReconcileOutcome,
 };
 use crate::http::client::connect::Count;
+use crate::http::server::admission::listener_metrics::{
+    HandshakeFailure, ListenerMetrics, ShedReason,
+};
 use crate::inbox::event::{EventState, ReviewReason};
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
@@ -82,6 +85,12 @@ pub struct Metrics {
     pub oldest_undelivered: Gauge,
     /// Orders without a final result.
     pub open_orders: IntGauge,
+    /// Connections that were closed before their client was done, by listener and reason.
+    connections_shed: IntCounterVec,
+    /// TLS handshakes of callers that came to nothing, by reason.
+    handshakes_failed: IntCounterVec,
+    /// The time at which the callback listener's certificate expires, in seconds since 1970; 0 without TLS.
+    pub certificate_expiry: IntGauge,
     /// Whether the store can be written.
     pub store_ok: IntGauge,
     /// Requests being handled, on whichever listener.
@@ -155,6 +164,16 @@ impl Metrics {
             "state",
             &["opened", "reused"],
         )?;
+        let connections_shed = counters(
+            "connections_shed_total",
+            "Connections that were closed before their client was done, by listener and reason",
+            &["listener", "reason"],
+        )?;
+        for listener in ["app", "callbacks", "admin"] {
+            for reason in ShedReason::ALL {
+                connections_shed.with_label_values(&[listener, reason.name()]);
+            }
+        }
         let loaded_at = Gauge::new(
             "merchants_loaded_timestamp_seconds",
             "When the merchants in force were loaded",
@@ -244,6 +263,17 @@ impl Metrics {
             open_orders: gauge(
                 "open_orders",
                 "Orders without a final result that are asked about",
+            )?,
+            connections_shed,
+            certificate_expiry: gauge(
+                "callbacks_certificate_expiry_timestamp_seconds",
+                "When the certificate of the callback listener expires; 0 where it has none",
+            )?,
+            handshakes_failed: counters_of(
+                "tls_handshakes_failed_total",
+                "TLS handshakes on the callback listener that came to nothing, by reason",
+                "reason",
+                &HandshakeFailure::ALL.map(HandshakeFailure::name),
             )?,
             store_ok: gauge("store_ok", "1 where the store can be written, 0 where not")?,
             requests_in_flight: gauge(
@@ -340,6 +370,18 @@ impl Count for Metrics {
         } else {
             self.connections_opened.inc();
         }
+    }
+}
+
+impl ListenerMetrics for Metrics {
+    fn shed(&self, listener: &'static str, reason: ShedReason) {
+        let labels = [listener, reason.name()];
+        self.connections_shed.with_label_values(&labels).inc();
+    }
+
+    fn handshake_failed(&self, reason: HandshakeFailure) {
+        let labels = [reason.name()];
+        self.handshakes_failed.with_label_values(&labels).inc();
     }
 }
 

@@ -17,6 +17,10 @@ pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<B
             StatusCode::UNAUTHORIZED,
             "expected the admin token, as in \"authorization: bearer …\"",
         ),
+        Stop::TooManyGuesses => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong tokens from this address; try again in a second",
+        ),
         Stop::ForeignHost => (
             StatusCode::MISDIRECTED_REQUEST,
             "expected a host that is loopback, the listen address or one of admin.names",
@@ -32,6 +36,10 @@ pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<B
         response
             .headers_mut()
             .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    if stop == Stop::TooManyGuesses {
+        let second = HeaderValue::from_static("1");
+        response.headers_mut().insert(header::RETRY_AFTER, second);
     }
     response
 }

@@ -22,7 +22,6 @@ use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};
 use crate::http::client::connect::Connector;
 use crate::http::client::{Client, RawResponse, Repeat};
 use crate::http::server::accept::serve;
-use crate::http::server::limits::Limits;
 use crate::http::server::service::Service;
 use crate::protocol::result::ResultCode;
 use crate::sandbox::Sandbox;
@@ -397,7 +396,7 @@ Or type; Ctrl-C ends everything:
 
 fn start_shop(listener: TcpListener, at: DemoAddresses) -> Result<Arc<Shop>, Failure> {
     let shop = Arc::new(Shop::new(format!("http://{}", at.shop), client(at.app)?));
-    let service = Service::new(shop.clone(), Limits::SANDBOX, Arc::default());
+    let service = Service::unmeasured("shop", shop.clone());
     tokio::spawn(serve(listener, Arc::new(service)));
     Ok(shop)
 }

@@ -17,7 +17,6 @@ use crate::config::{ReloadOutcome, Snapshot};
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::client::connect::Connector;
 use crate::http::server::accept::serve;
-use crate::http::server::limits::Limits;
 use crate::http::server::service::Service;
 use crate::process::holder::holder;
 use crate::sandbox::fault::SandboxFault;
@@ -129,7 +128,7 @@ pub(super) fn platform(
 
 /// Serves a platform from now on; who called before has waited.
 pub(super) fn open(listener: TcpListener, platform: &Arc<Platform>) {
-    let service = Service::new(platform.clone(), Limits::SANDBOX, Arc::default());
+    let service = Service::unmeasured("platform", platform.clone());
     tokio::spawn(serve(listener, Arc::new(service)));
 }
 

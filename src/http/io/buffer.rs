@@ -40,6 +40,14 @@ pub async fn read_more<S: AsyncRead + Unpin>(
     .await
 }
 
+/// Reads to the end of a stream, and keeps nothing.
+pub async fn discard<S: AsyncRead + Unpin>(stream: &mut S) {
+    let mut buffer = BytesMut::new();
+    while let Ok(1..) = read_more(stream, &mut buffer).await {
+        buffer.clear();
+    }
+}
+
 /// Returns true for a buffer that is full, or that earlier messages have used up nearly.
 fn is_short(buffer: &BytesMut) -> bool {
     const LITTLE: usize = READ_SIZE / 4;

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
@@ -65,12 +66,11 @@ impl Accepted {
 }
 
 impl IoStream {
-    /// Returns plain TCP in the form that a TLS handshake of Pingora's takes, and nothing else.
-    pub fn into_buffered(self) -> Option<BufferedStream> {
-        match self {
-            Self::Tcp(stream) => Some(BufferedStream::new(stream)),
-            Self::Pingora(_) => None,
-        }
+    /// Returns plain TCP in the form that a TLS handshake of Pingora's takes, and a count of its bytes.
+    pub fn into_buffered(stream: TcpStream) -> (BufferedStream, Received) {
+        let stream = BufferedStream::new(stream);
+        let received = stream.received.clone();
+        (stream, received)
     }
 
     /// Returns the stream in the form that a session of Pingora's takes; [`IoStream::from`] takes it back.
@@ -141,6 +141,19 @@ impl AsyncWrite for IoStream {
 pub struct BufferedStream {
     stream: BufWriter<TcpStream>,
     digest: Arc<SocketDigest>,
+    received: Received,
+}
+
+/// Number of bytes that a stream has received so far. Below TLS it shows how much a client has sent while TLS has nothing to
+/// pass on yet.
+#[derive(Debug, Clone, Default)]
+pub struct Received(Arc<AtomicUsize>);
+
+impl Received {
+    /// Returns the number.
+    pub fn total(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl BufferedStream {
@@ -148,6 +161,7 @@ impl BufferedStream {
         Self {
             digest: Arc::new(SocketDigest::from_raw_fd(stream.as_raw_fd())),
             stream: BufWriter::with_capacity(WRITE_BUFFER, stream),
+            received: Received::default(),
         }
     }
 }
@@ -158,7 +172,12 @@ impl AsyncRead for BufferedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
+        let own = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut own.stream).poll_read(context, buffer);
+        let read = buffer.filled().len() - before;
+        own.received.0.fetch_add(read, Ordering::Relaxed);
+        polled
     }
 }
 

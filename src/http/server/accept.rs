@@ -7,7 +7,7 @@ use std::io;
 use std::net;
 use std::os::unix;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -21,12 +21,11 @@ use super::handler::Handler;
 use super::service::Service;
 use crate::config::Listen;
 use crate::http::io::stream::Accepted;
+use crate::http::log_limit::LogLimit;
 use crate::process::sockets::{MAX_WAITING, Sockets};
 
 /// Pause after a failed `accept`. Most likely the process is out of descriptors, and connections that end give some back.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Time between two log lines about it.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One listener on all of its addresses.
 pub struct Listener<H> {
@@ -147,13 +146,12 @@ impl Socket {
 impl PolledSocket {
     /// Accepts until the future is dropped.
     async fn accept_all<H: Handler>(&self, name: &str, service: &Arc<Service<H>>) {
-        let mut logged: Option<Instant> = None;
+        let log = LogLimit::default();
         loop {
             match self.accept().await {
                 Ok(accepted) => spawn(service, accepted),
                 Err(error) => {
-                    if logged.is_none_or(|logged| logged.elapsed() > LOG_INTERVAL) {
-                        logged = Some(Instant::now());
+                    if log.due().is_some() {
                         tracing::warn!(listener = name, %error, "connections cannot be accepted");
                     }
                     tokio::time::sleep(PAUSE).await;
@@ -192,23 +190,33 @@ pub async fn serve<H: Handler>(listener: TcpListener, service: Arc<Service<H>>) 
 fn spawn<H: Handler>(service: &Arc<Service<H>>, accepted: Accepted) {
     let service = service.clone();
     let peer = accepted.peer();
-    current_handle().spawn(async move {
+    let admitted = service.admission.admit(peer);
+    let slot = admitted.as_ref().map(|it| it.slot.clone());
+    let task = current_handle().spawn(async move {
         // Where this fails the other side is gone.
-        if let Ok(stream) = accepted.into_stream() {
-            connection::serve(&service, stream, peer).await;
+        let Ok(stream) = accepted.into_stream() else {
+            return;
+        };
+        match admitted {
+            Some(admitted) => connection::serve(&service, stream, peer, admitted).await,
+            // In a box, so that the others are the smaller for it.
+            None => Box::pin(connection::turn_away(&service, stream, peer)).await,
         }
     });
+    if let Some(slot) = slot {
+        slot.set_task(task.abort_handle());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::server::handler::Rejection;
-    use crate::http::server::limits::Limits;
     use crate::process::drain::Drain;
     use bytes::Bytes;
     use http::request::Parts;
     use http::{Request, Response};
+    use std::time::Instant;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::watch;
@@ -238,7 +246,8 @@ mod tests {
     }
 
     fn service(is_deaf: bool, drain: &Arc<Drain>) -> Arc<Service<Fixed>> {
-        let service = Service::new(Fixed { is_deaf }, Limits::SANDBOX, drain.clone());
+        let mut service = Service::unmeasured("app", Fixed { is_deaf });
+        service.drain = drain.clone();
         Arc::new(service)
     }
 

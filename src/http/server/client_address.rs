@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
+use super::caller::Caller;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Bytes of an unreadable entry that are kept for the log.
 const MAX_SHOWN: usize = 64;
@@ -54,6 +56,16 @@ impl ClientAddress {
             }
         }
         Self::Known(client)
+    }
+
+    /// Returns the caller that a request counts for.
+    pub fn caller(&self) -> Caller {
+        match self {
+            Self::Known(address) | Self::Unreadable { proxy: address, .. } => {
+                Caller::of(Some(*address))
+            }
+            Self::Local => Caller::Local,
+        }
     }
 
     /// Returns true where `nets` are empty or one of them has the client's address in it.

@@ -3,25 +3,30 @@
 //! Knows nothing of payments. Keeps the promise that a request has a bound in bytes, in time and in number, and that
 //! reaching one gets a defined response.
 
+use std::future::poll_fn;
 use std::mem::take;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request};
-use tokio::io::{self, AsyncRead, AsyncWriteExt};
+use tokio::io::{self, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::admission::admit::Admitted;
+use super::admission::listener_metrics::{HandshakeFailure, ShedReason};
+use super::caller::Caller;
 use super::fast_path::{self, Incomplete};
 use super::framing::{Framing, readable_head};
 use super::handler::{Handler, Rejection};
-use super::service::Service;
+use super::service::{Service, Tls};
 use super::session::{self, WholeRequest};
-use super::tls;
-use crate::http::io::buffer::read_more;
+use super::tls::{self, HandshakeError};
+use crate::http::io::buffer::{discard, read_more};
 use crate::http::io::deadline::{Deadline, within};
-use crate::http::io::stream::IoStream;
+use crate::http::io::stream::{IoStream, Received};
 use crate::process::drain::{Busy, Subscription};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -61,6 +66,10 @@ struct Connection<'s, H> {
     service: &'s Service<H>,
     stream: IoStream,
     peer: Option<IpAddr>,
+    /// None for a connection that is turned away.
+    admitted: Option<Admitted>,
+    /// Bytes below TLS, and how many of them there were when TLS last passed something on.
+    tls: Option<(Received, usize)>,
     buffer: BytesMut,
     deadline: Deadline,
     subscription: Subscription<'s>,
@@ -73,38 +82,83 @@ pub(super) async fn serve<H: Handler>(
     service: &Service<H>,
     stream: IoStream,
     peer: Option<IpAddr>,
+    mut admitted: Admitted,
 ) {
-    let Some(_permit) = service.connections.take() else {
-        return;
-    };
-    let _admitted = match (&service.admission, peer) {
-        (Some(admission), Some(peer)) => match admission.admit(peer) {
-            Some(admitted) => Some(admitted),
-            None => return,
-        },
-        _ => None,
-    };
-    let stream = match &service.tls {
-        None => stream,
+    let (stream, tls) = if service.tls.is_none() {
+        (stream, None)
+    } else {
         // In a box: a handshake's state is large, and most connections need none.
-        Some(acceptor) => {
-            let handshake = tls::handshake(acceptor, stream, service.limits.head_time);
-            match Box::pin(handshake).await {
-                Some(stream) => stream,
-                None => return,
-            }
+        let hold = |bytes| {
+            admitted.hold(bytes);
+        };
+        match Box::pin(handshake(service, stream, peer, hold)).await {
+            Some((stream, received)) => (stream, received.map(|received| (received, 0))),
+            None => return,
         }
     };
-    run(Connection {
-        service,
-        stream,
-        peer,
-        buffer: BytesMut::new(),
-        deadline: Deadline::new(Instant::now() + service.limits.head_time),
-        subscription: service.drain.subscribe(),
-        busy: None,
-    })
-    .await;
+    let connection = Connection {
+        admitted: Some(admitted),
+        tls,
+        ..Connection::new(service, stream, peer)
+    };
+    run(connection).await;
+}
+
+/// Answers a connection that is one too many, as far as there are permits for that.
+pub(super) async fn turn_away<H: Handler>(
+    service: &Service<H>,
+    stream: IoStream,
+    peer: Option<IpAddr>,
+) {
+    let (counter, caller) = (&service.admission.counter, Caller::of(peer));
+    let Some(_permit) = service.turned_away.take() else {
+        counter.shed(ShedReason::Closed, caller);
+        return;
+    };
+    counter.shed(ShedReason::TurnedAway, caller);
+    let Some((stream, _)) = handshake(service, stream, peer, |_| {}).await else {
+        return;
+    };
+    let mut connection = Connection::new(service, stream, peer);
+    let time = service.limits.linger_time;
+    connection.deadline.bring_forward(Instant::now() + time);
+    // The request, most likely, or enough of it to answer in its own terms.
+    connection.wait().await;
+    connection.reject(Rejection::Overloaded).await;
+}
+
+/// Does the handshake of a listener with TLS.
+async fn handshake<H: Handler>(
+    service: &Service<H>,
+    stream: IoStream,
+    peer: Option<IpAddr>,
+    hold: impl FnMut(usize),
+) -> Option<(IoStream, Option<Received>)> {
+    let Some(Tls { acceptor, log }) = &service.tls else {
+        return Some((stream, None));
+    };
+    match tls::handshake(acceptor, stream, service.limits.head_time, hold).await {
+        Ok((stream, received)) => Some((stream, Some(received))),
+        Err(HandshakeError { failure, detail }) => {
+            let admission = &service.admission;
+            admission.counter.handshake_failed(failure);
+            // A load balancer's probe connects and leaves, every few seconds.
+            if failure != HandshakeFailure::Closed
+                && let Some(since_last_line) = log.due()
+            {
+                let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+                tracing::warn!(
+                    listener = admission.listener,
+                    peer,
+                    reason = failure.name(),
+                    detail,
+                    since_last_line,
+                    "a TLS handshake failed"
+                );
+            }
+            None
+        }
+    }
 }
 
 async fn run<H: Handler>(mut connection: Connection<'_, H>) {
@@ -132,6 +186,20 @@ async fn run<H: Handler>(mut connection: Connection<'_, H>) {
 }
 
 impl<'s, H: Handler> Connection<'s, H> {
+    fn new(service: &'s Service<H>, stream: IoStream, peer: Option<IpAddr>) -> Self {
+        Self {
+            service,
+            stream,
+            peer,
+            admitted: None,
+            tls: None,
+            buffer: BytesMut::new(),
+            deadline: Deadline::new(Instant::now() + service.limits.head_time),
+            subscription: service.drain.subscribe(),
+            busy: None,
+        }
+    }
+
     async fn read_head(&mut self) -> State {
         let mut has_begun = false;
         loop {
@@ -142,6 +210,9 @@ impl<'s, H: Handler> Connection<'s, H> {
             if let Some(next) = self.look() {
                 return next;
             }
+            if !self.hold(self.buffer.capacity()) {
+                return State::Ended;
+            }
             if !has_begun && !self.buffer.is_empty() {
                 has_begun = true;
                 let head_time = self.service.limits.head_time;
@@ -150,6 +221,11 @@ impl<'s, H: Handler> Connection<'s, H> {
             match self.wait().await {
                 Wait::Read => {}
                 Wait::Closed if has_begun => return State::Rejected(Rejection::Malformed),
+                Wait::Late if has_begun => {
+                    let counter = &self.service.admission.counter;
+                    counter.shed(ShedReason::Slow, Caller::of(self.peer));
+                    return State::Ended;
+                }
                 Wait::Closed | Wait::Late => return State::Ended,
             }
         }
@@ -202,7 +278,8 @@ impl<'s, H: Handler> Connection<'s, H> {
                         Wanted::Framed(_) => State::Unusual(length),
                     };
                 }
-                Ok(None) => {}
+                Ok(None) if self.hold(self.buffer.capacity()) => {}
+                Ok(None) => return State::Ended,
                 Err(why) => return State::Rejected(why),
             }
             if take(&mut is_first) {
@@ -227,13 +304,40 @@ impl<'s, H: Handler> Connection<'s, H> {
         }
     }
 
+    /// Waits for more of a request.
     async fn wait(&mut self) -> Wait {
-        let read = pin!(read_more(&mut self.stream, &mut self.buffer));
-        match self.deadline.limit(read).await {
+        let own = self.buffer.capacity();
+        let mut read = pin!(read_more(&mut self.stream, &mut self.buffer));
+        let (admitted, tls) = (&mut self.admitted, &mut self.tls);
+        let read = poll_fn(|context| {
+            let polled = read.as_mut().poll(context);
+            if let Some((received, passed_on)) = tls {
+                // A client that sends a TLS record and never its end has TLS keep it.
+                match (&polled, admitted.as_mut()) {
+                    (Poll::Ready(_), _) => *passed_on = received.total(),
+                    (Poll::Pending, Some(admitted)) => {
+                        admitted.hold(own + received.total() - *passed_on);
+                    }
+                    _ => {}
+                }
+            }
+            polled
+        });
+        match self.deadline.limit(pin!(read)).await {
             Some(Ok(1..)) => Wait::Read,
             Some(_) => Wait::Closed,
             None => Wait::Late,
         }
+    }
+
+    /// Sets the bytes that an unfinished request takes up. False where the connection has been cut.
+    fn hold(&mut self, bytes: usize) -> bool {
+        self.admitted.as_mut().is_none_or(|it| it.hold(bytes))
+    }
+
+    /// Marks the beginning of a request. False where the connection has been cut.
+    fn begin(&mut self) -> bool {
+        self.hold(0) && self.admitted.as_ref().is_none_or(Admitted::begin)
     }
 
     /// Writes all of it in time, or `None`.
@@ -248,6 +352,9 @@ impl<'s, H: Handler> Connection<'s, H> {
 
     /// Handles a plain request, and writes its response at once.
     async fn answer(&mut self, request: Request<Bytes>, keep_alive: bool) -> State {
+        if !self.begin() {
+            return State::Ended;
+        }
         let service = self.service;
         let _busy = self.busy.take().unwrap_or_else(|| service.drain.enter());
         let started = Instant::now();
@@ -257,11 +364,9 @@ impl<'s, H: Handler> Connection<'s, H> {
         let keep_alive = keep_alive && !cuts_off && !service.drain.is_draining();
         let announced = response.body().len() + usize::from(cuts_off);
         let bytes = fast_path::write(&response, announced, keep_alive);
+        self.idle();
         match self.write(&bytes).await {
-            Some(()) if keep_alive => {
-                self.idle();
-                State::Head
-            }
+            Some(()) if keep_alive => State::Head,
             Some(()) if !cuts_off => {
                 // The other side may be gone already.
                 let _: io::Result<()> = self.stream.shutdown().await;
@@ -273,6 +378,9 @@ impl<'s, H: Handler> Connection<'s, H> {
 
     /// Has a session handle a request. Gives the connection back where it can carry another.
     async fn exchange(mut self, length: usize) -> Option<Self> {
+        if !self.begin() {
+            return None;
+        }
         let service = self.service;
         let busy = self.busy.take().unwrap_or_else(|| service.drain.enter());
         let request = WholeRequest {
@@ -299,6 +407,7 @@ impl<'s, H: Handler> Connection<'s, H> {
         let _busy = self.busy.take().unwrap_or_else(|| service.drain.enter());
         let head = readable_head(&self.buffer);
         self.buffer = BytesMut::new();
+        self.hold(0);
         let mut response = service.handler.reject(&head, why, Instant::now());
         let announced = response.body().len();
         if head.method == Method::HEAD {
@@ -311,16 +420,12 @@ impl<'s, H: Handler> Connection<'s, H> {
         }
     }
 
+    /// Marks the end of a request: the client has its time for another one.
     fn idle(&mut self) {
-        let idle_time = self.service.limits.idle_time;
-        self.deadline.set(Instant::now() + idle_time);
-    }
-}
-
-/// Reads to the end, and keeps nothing.
-async fn discard<S: AsyncRead + Unpin>(stream: &mut S) {
-    let mut buffer = BytesMut::new();
-    while let Ok(1..) = read_more(stream, &mut buffer).await {
-        buffer.clear();
+        let now = Instant::now();
+        self.deadline.set(now + self.service.limits.idle_time);
+        if let Some(admitted) = &self.admitted {
+            admitted.wait(now);
+        }
     }
 }

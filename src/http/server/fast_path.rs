@@ -80,19 +80,10 @@ impl RequestHead {
         let Status::Complete(length) = status.ok()? else {
             return Some(Status::Partial);
         };
-        // The parser takes a line that ends with LF alone; `framing` has the reason against it.
-        if length > MAX_HEAD
-            || memchr_iter(b'\n', &bytes[..length])
-                .any(|at| bytes.get(at.wrapping_sub(1)) != Some(&b'\r'))
-        {
+        if length > MAX_HEAD || has_bare_lf(&bytes[..length]) || parsed.version != Some(1) {
             return None;
         }
-        let path = parsed
-            .path
-            .filter(|path| path.starts_with('/') && path.is_ascii())?;
-        if parsed.version != Some(1) || path.contains('#') {
-            return None;
-        }
+        let path = parsed.path.filter(|path| is_plain_path(path))?;
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = target(path)?;
@@ -129,6 +120,16 @@ impl RequestHead {
             keep_alive,
         }))
     }
+}
+
+/// Returns true for a head with a line that ends in LF alone, which the parser takes; `framing` has the reason against it.
+fn has_bare_lf(head: &[u8]) -> bool {
+    memchr_iter(b'\n', head).any(|at| head.get(at.wrapping_sub(1)) != Some(&b'\r'))
+}
+
+/// Returns true for a target in origin form (RFC 9112 §3.2.1), without a fragment.
+fn is_plain_path(target: &str) -> bool {
+    target.starts_with('/') && target.is_ascii() && !target.contains('#')
 }
 
 /// Parses a target. The last one is kept: apps call the same few again and again.

@@ -18,7 +18,7 @@ const MAX_PARSED_FIELDS: usize = 128;
 
 /// A whole head that can be read in one way, and the end of the body behind it.
 #[derive(Debug)]
-pub(super) struct Framing {
+pub(in crate::http) struct Framing {
     /// Bytes of the head.
     pub(super) head: usize,
     /// End of the body.
@@ -49,8 +49,8 @@ struct Found {
 
 impl Framing {
     /// Reads the head at the beginning of `bytes`. `None`: it is not whole.
-    pub(super) fn of(bytes: &[u8], limits: &Limits) -> Result<Option<Self>, Rejection> {
-        let mut lines = Lines { bytes, at: 0 };
+    pub(in crate::http) fn of(bytes: &[u8], limits: &Limits) -> Result<Option<Self>, Rejection> {
+        let mut lines = HeadLines { bytes, at: 0 };
         let Some(line) = lines.next_line()? else {
             // A handshake of TLS, for example, would otherwise be waited for as a line of HTTP.
             return match may_be_method(bytes) {
@@ -91,7 +91,7 @@ impl Framing {
 
     /// Returns the number of bytes of the whole request, or `None` while some of it is missing. `bytes` begin with the
     /// head, and hold what was there at the last call.
-    pub(super) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Rejection> {
+    pub(in crate::http) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Rejection> {
         let body = &bytes[self.head..];
         let length = match &mut self.body {
             BodyEnd::Length(length) => (body.len() >= *length).then_some(*length),
@@ -115,12 +115,12 @@ fn may_be_method(bytes: &[u8]) -> bool {
 }
 
 /// The lines of a head. Each ends in CR LF: a bare LF ends a line for some readers and not for others.
-struct Lines<'b> {
+struct HeadLines<'b> {
     bytes: &'b [u8],
     at: usize,
 }
 
-impl<'b> Lines<'b> {
+impl<'b> HeadLines<'b> {
     fn next_line(&mut self) -> Result<Option<&'b [u8]>, Rejection> {
         let rest = &self.bytes[self.at..];
         let Some(end) = memchr(b'\n', rest) else {

@@ -18,6 +18,10 @@ const WRITE_TIME: Duration = Duration::from_secs(15);
 /// Seconds in which the rest of a rejected request is read and dropped. A connection that is closed with unread bytes
 /// is reset, and a reset can overtake the response (RFC 9112 §9.6).
 const LINGER_TIME: Duration = Duration::from_secs(1);
+/// Bytes that connections of all listeners may hold together for requests that are not whole.
+const MAX_UNFINISHED: usize = 24 * 1024 * 1024;
+/// Bodies of apps at their largest that have room beside that.
+const UNFINISHED_BODIES: usize = 16;
 /// Connections of apps that are open and idle, beside those in flight.
 const IDLE_CONNECTIONS: usize = 1024;
 
@@ -34,8 +38,16 @@ pub struct Limits {
     pub max_body: usize,
     /// Requests that are handled at once.
     pub max_in_flight: usize,
-    /// Connections that are open at once.
+    /// Connections that are open at once; on a public listener, those of strangers.
     pub max_connections: usize,
+    /// Connections of known callers that are open at once, beside the others. 0: known callers have no permits of their own.
+    pub max_known: usize,
+    /// Connections of one caller that is not known: an address, or an IPv6 /64.
+    pub max_per_caller: usize,
+    /// Connections at once that are too many and get the response for that.
+    pub max_turned_away: usize,
+    /// Time that a new connection is spared when others need its permit: its first request may be on its way.
+    pub spared: Duration,
     /// Time from the first byte of a head, or from the start of a connection, to the end of the head. A TLS handshake
     /// has as long again.
     pub head_time: Duration,
@@ -53,6 +65,11 @@ pub struct Limits {
     pub is_public: bool,
 }
 
+/// Returns the bytes of requests that are not whole on all listeners together, for a sidecar with this `app.max_body`.
+pub const fn max_unfinished(max_body: usize) -> usize {
+    MAX_UNFINISHED + UNFINISHED_BODIES * max_body
+}
+
 impl Limits {
     /// The app listener, as far as it is not for settings to say.
     const APP: Self = Self {
@@ -62,6 +79,10 @@ impl Limits {
         max_body: 64 * 1024,
         max_in_flight: 1024,
         max_connections: 1024 + IDLE_CONNECTIONS,
+        max_known: 0,
+        max_per_caller: usize::MAX,
+        max_turned_away: 64,
+        spared: Duration::from_secs(1),
         head_time: HEAD_TIME,
         idle_time: IDLE_TIME,
         body_time: BODY_TIME,
@@ -71,11 +92,12 @@ impl Limits {
         is_public: false,
     };
 
-    /// The admin listener.
+    /// The admin listener. A probe must always get in, whatever else is connected, so that no connection is spared.
     pub const ADMIN: Self = Self {
         max_body: 1024,
         max_in_flight: 64,
         max_connections: 256,
+        spared: Duration::ZERO,
         fast_path: false,
         ..Self::APP
     };
@@ -85,6 +107,9 @@ impl Limits {
     pub const CALLBACKS: Self = Self {
         max_fields: 64,
         max_connections: 4096,
+        max_known: 1024,
+        max_per_caller: 64,
+        max_turned_away: 256,
         idle_time: HEAD_TIME,
         fast_path: false,
         is_public: true,

@@ -6,13 +6,15 @@ pub mod handler;
 
 mod permits;
 
+pub mod caller;
+
 pub mod client_address;
 
 pub mod admission;
 
-mod framing;
-
 mod chunked;
+
+pub mod framing;
 
 pub mod fast_path;
 

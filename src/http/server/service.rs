@@ -12,46 +12,62 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use pingora::listeners::tls::Acceptor;
 
-use super::admission::Admission;
+use super::admission::admit::Admission;
+use super::admission::listener_metrics::Unmeasured;
+use super::admission::memory::MemoryBudget;
 use super::handler::{Handler, Rejection};
-use super::limits::Limits;
+use super::limits::{Limits, max_unfinished};
 use super::permits::Permits;
+use crate::http::log_limit::LogLimit;
 use crate::process::drain::{Drain, Subscription};
 
 /// A handler with everything that the connections of its listener share.
 pub struct Service<H> {
     pub(super) handler: H,
     pub(super) limits: Limits,
-    pub(super) connections: Permits,
     pub(super) drain: Arc<Drain>,
-    pub(super) admission: Option<Admission>,
-    pub(super) tls: Option<Acceptor>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) turned_away: Permits,
+    pub(super) tls: Option<Tls>,
     in_flight: Permits,
 }
 
+/// TLS in front of a service.
+pub(super) struct Tls {
+    pub(super) acceptor: Acceptor,
+    /// Lines about failed handshakes.
+    pub(super) log: LogLimit,
+}
+
 impl<H: Handler> Service<H> {
-    /// Puts `handler` behind `limits`, in plain HTTP.
-    pub fn new(handler: H, limits: Limits, drain: Arc<Drain>) -> Self {
+    /// Puts `handler` behind `limits`, in plain HTTP. `admission` has the same limits.
+    pub fn new(handler: H, limits: Limits, admission: Admission, drain: Arc<Drain>) -> Self {
         Self {
             handler,
             limits,
             in_flight: Permits::new(limits.max_in_flight),
-            connections: Permits::new(limits.max_connections),
             drain,
-            admission: None,
+            admission: Arc::new(admission),
+            turned_away: Permits::new(limits.max_turned_away),
             tls: None,
         }
     }
 
-    /// Counts connections by address, for a listener that faces the internet.
-    pub fn admission(mut self, admission: Admission) -> Self {
-        self.admission = Some(admission);
-        self
+    /// Builds a listener for one developer on this host, whose connections are in no metric.
+    pub fn unmeasured(name: &'static str, handler: H) -> Self {
+        let (limits, metrics) = (Limits::SANDBOX, Arc::new(Unmeasured));
+        let memory = MemoryBudget::new(max_unfinished(limits.max_body));
+        let (none, memory) = (Vec::new(), Arc::new(memory));
+        let admission = Admission::new(name, limits, none.clone(), none, memory, metrics);
+        Self::new(handler, limits, admission, Arc::default())
     }
 
     /// Serves HTTPS instead of HTTP.
     pub fn tls(mut self, tls: Acceptor) -> Self {
-        self.tls = Some(tls);
+        self.tls = Some(Tls {
+            acceptor: tls,
+            log: LogLimit::default(),
+        });
         self
     }
 

@@ -92,8 +92,7 @@ async fn read<H: Handler>(
             body.freeze()
         }
     };
-    let trusted = service.admission.as_ref().map(|it| it.trusted());
-    let client = ClientAddress::of(peer, &head.headers, trusted.unwrap_or_default());
+    let client = ClientAddress::of(peer, &head.headers, &service.admission.trusted);
     head.extensions.insert(client);
     let fields = head.headers.keys();
     let unread = fields.filter(|field| !service.handler.reads(field, &body));

@@ -1,8 +1,11 @@
 //! The certificate of a listener, read again when its files change.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,9 +18,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::http::io::stream::IoStream;
+use super::admission::listener_metrics::HandshakeFailure;
+use crate::http::io::buffer::discard;
+use crate::http::io::stream::{IoStream, Received};
 
 /// Time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
@@ -55,8 +63,14 @@ impl Certificate {
         })
     }
 
-    /// Follows the files until the task is dropped. Files with a problem change nothing.
-    pub async fn follow(&self) {
+    /// Returns the end of the certificate's validity, in seconds since 1970.
+    pub fn not_after(&self) -> Option<i64> {
+        not_after(&self.in_force.load())
+    }
+
+    /// Follows the files until the task is dropped, and calls `replaced` after each new certificate. Files with a problem
+    /// change nothing.
+    pub async fn follow(&self, replaced: impl Fn()) {
         loop {
             tokio::time::sleep(LOOK).await;
             let now = digest(&self.cert, &self.key);
@@ -67,6 +81,7 @@ impl Certificate {
             match read(&self.cert, &self.key) {
                 Ok(certificate) => {
                     self.in_force.store(Arc::new(certificate));
+                    replaced();
                     tracing::info!(cert = %self.cert.display(), "certificate reloaded");
                 }
                 Err(error) => {
@@ -88,15 +103,92 @@ pub fn acceptor(certificate: Arc<Certificate>) -> Acceptor {
     Acceptor::from_server_config(Arc::new(config))
 }
 
-/// Does the handshake of one connection within `time`. Pingora's own listeners would give it a minute.
+/// First byte of a TLS handshake (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 0x16;
+/// Bytes that a client sends up to the end of a handshake. One without a certificate of its own needs some 2 KiB.
+const MAX_HANDSHAKE: usize = 16 * 1024;
+/// Response to a client that speaks HTTP without TLS.
+const EXPECTS_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
+    content-length: 44\r\nconnection: close\r\n\r\nthis port expects HTTPS: use an https:// URL\n";
+
+/// Reason for a handshake that came to nothing, and the library's own words.
+pub(super) struct HandshakeError {
+    pub(super) failure: HandshakeFailure,
+    pub(super) detail: String,
+}
+
+impl From<HandshakeFailure> for HandshakeError {
+    fn from(failure: HandshakeFailure) -> Self {
+        Self {
+            failure,
+            detail: String::new(),
+        }
+    }
+}
+
+/// Does the handshake of one connection within `time`. Pingora's own listeners would give it a minute. `hold` is called with
+/// the bytes that came so far.
 pub(super) async fn handshake(
     acceptor: &Acceptor,
     stream: IoStream,
     time: Duration,
-) -> Option<IoStream> {
-    let stream = stream.into_buffered()?;
-    let handshake = timeout(time, acceptor.tls_handshake(stream)).await;
-    Some(IoStream::Pingora(Box::new(handshake.ok()?.ok()?)))
+    mut hold: impl FnMut(usize),
+) -> Result<(IoStream, Received), HandshakeError> {
+    let IoStream::Tcp(stream) = stream else {
+        return Err(HandshakeFailure::NotTls.into());
+    };
+    let stream = timeout(time, expect_tls(stream))
+        .await
+        .map_err(|_| HandshakeFailure::Late)??;
+    let (stream, received) = IoStream::into_buffered(stream);
+    let mut handshake = pin!(acceptor.tls_handshake(stream));
+    let bounded = poll_fn(|context| {
+        let polled = handshake.as_mut().poll(context);
+        hold(received.total());
+        match polled {
+            Poll::Pending if received.total() > MAX_HANDSHAKE => Poll::Ready(None),
+            polled => polled.map(Some),
+        }
+    });
+    let failed = |detail| HandshakeError {
+        failure: HandshakeFailure::Failed,
+        detail,
+    };
+    match timeout(time, bounded).await {
+        Ok(Some(Ok(stream))) => Ok((IoStream::Pingora(Box::new(stream)), received)),
+        Ok(Some(Err(error))) => {
+            let cause = error.cause.as_ref();
+            Err(failed(
+                cause.map_or_else(|| error.to_string(), ToString::to_string),
+            ))
+        }
+        Ok(None) => Err(failed("the client's handshake has no end".to_owned())),
+        Err(_) => Err(HandshakeFailure::Late.into()),
+    }
+}
+
+/// Waits for the first byte. A client without TLS gets a response that names it.
+async fn expect_tls(mut stream: TcpStream) -> Result<TcpStream, HandshakeError> {
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(1) if first[0] == HANDSHAKE => Ok(stream),
+        Ok(1) if first[0].is_ascii_alphabetic() => {
+            // The other side may be gone already.
+            if stream.write_all(EXPECTS_HTTPS).await.is_ok() && stream.shutdown().await.is_ok() {
+                discard(&mut stream).await;
+            }
+            Err(HandshakeFailure::PlainHttp.into())
+        }
+        Ok(1) => Err(HandshakeFailure::NotTls.into()),
+        _ => Err(HandshakeFailure::Closed.into()),
+    }
+}
+
+/// Returns the end of a certificate's validity, in seconds since 1970.
+fn not_after(certificate: &CertifiedKey) -> Option<i64> {
+    let leaf = certificate.cert.first()?;
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    Some(leaf.validity().not_after.timestamp())
 }
 
 /// Digests both files; one that cannot be read counts as empty.
