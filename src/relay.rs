@@ -144,12 +144,12 @@ fn is_of_page(name: &HeaderName, headers: &HeaderMap) -> bool {
 }
 
 /// Undoes the encodings of a response's body. Its fields are read only where it has a content coding.
-pub fn decoded(response: &RawResponse) -> Result<body::Body<'_>, body::BodyError> {
+pub fn decoded(response: &RawResponse) -> Result<body::EncodedBody<'_>, body::BodyError> {
     let headers = match response.has_field(&header::CONTENT_ENCODING) {
         true => response.headers(),
         false => HeaderMap::new(),
     };
-    body::Body::of_response(response.body(), &headers)
+    body::EncodedBody::of_response(response.body(), &headers)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ const NONE: i64 = i64::MIN;
 /// The offset of another host's clock from our time since boot: a fleet's database decides for all of its sidecars.
 static REFERENCE: AtomicI64 = AtomicI64::new(NONE);
 
-static TRUST: Mutex<Option<Trust>> = Mutex::new(None);
+static TRUST: Mutex<Option<ClockTrust>> = Mutex::new(None);
 
 /// Returns the time of the wall clock, or of the database that decides.
 pub fn now() -> Millis {
@@ -38,7 +38,7 @@ pub fn trusted_now() -> Millis {
     let wall = wall_at(up);
     TRUST
         .lock()
-        .get_or_insert(Trust::new(wall, up))
+        .get_or_insert(ClockTrust::new(wall, up))
         .look(wall, up)
 }
 
@@ -50,7 +50,7 @@ pub fn follow(reference: Millis) {
 /// Takes the wall clock for true from now on.
 pub fn confirm() {
     let up = since_boot();
-    *TRUST.lock() = Some(Trust::new(wall_at(up), up));
+    *TRUST.lock() = Some(ClockTrust::new(wall_at(up), up));
 }
 
 /// Returns the jump of the wall clock that is in doubt: positive where it went ahead.
@@ -78,10 +78,10 @@ pub fn kept() -> KeptTrust {
 
 /// Goes on where an earlier process was.
 pub fn resume(kept: &KeptTrust) {
-    *TRUST.lock() = Some(Trust::resume(kept, &boot(), since_boot()));
+    *TRUST.lock() = Some(ClockTrust::resume(kept, &boot(), since_boot()));
 }
 
-/// Trust as a store keeps it.
+/// ClockTrust as a store keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptTrust {
     /// The kernel's id of its run.
@@ -96,7 +96,7 @@ pub struct KeptTrust {
 
 /// The relation of the wall clock to the time since boot, as far as it is trusted.
 #[derive(Debug)]
-struct Trust {
+struct ClockTrust {
     /// Wall time minus time since boot.
     offset: Millis,
     jump: Option<Jump>,
@@ -111,7 +111,7 @@ struct Jump {
     since: Millis,
 }
 
-impl Trust {
+impl ClockTrust {
     fn new(wall: Millis, up: Millis) -> Self {
         Self {
             offset: wall - up,
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_jump_is_not_trusted_for_24_hours_and_forgotten_when_the_clock_is_right_again() {
         for jump in [400 * 24 * HOUR, 2 * HOUR, 61_000, -61_000, -400 * 24 * HOUR] {
-            let mut trust = Trust::new(BOOT, 0);
+            let mut trust = ClockTrust::new(BOOT, 0);
             assert_eq!(trust.look(BOOT + HOUR + 59_000, HOUR), BOOT + HOUR + 59_000);
             let right = |up| BOOT + 59_000 + up;
             for up in [HOUR, 2 * HOUR, 24 * HOUR] {
@@ -234,17 +234,17 @@ mod tests {
 
     #[test]
     fn doubt_outlives_the_process_and_the_boot() {
-        let mut trust = Trust::new(BOOT, 0);
+        let mut trust = ClockTrust::new(BOOT, 0);
         let ahead = 400 * 24 * HOUR;
         trust.look(BOOT + ahead, 0);
-        let kept = |trust: &mut Trust, up: Millis| KeptTrust {
+        let kept = |trust: &mut ClockTrust, up: Millis| KeptTrust {
             boot: "a".to_owned(),
             up,
             trusted: trust.look(BOOT + ahead + up, up),
             doubted: trust.doubted(up),
         };
         let first = kept(&mut trust, 10 * HOUR);
-        let mut again = Trust::resume(&first, "a", 20 * HOUR);
+        let mut again = ClockTrust::resume(&first, "a", 20 * HOUR);
         assert_eq!(
             again.look(BOOT + ahead + 20 * HOUR, 20 * HOUR),
             BOOT + 20 * HOUR
@@ -254,7 +254,7 @@ mod tests {
             BOOT + ahead + 24 * HOUR
         );
         // Of another boot only the time since then has passed for certain.
-        let mut booted = Trust::resume(&first, "b", HOUR);
+        let mut booted = ClockTrust::resume(&first, "b", HOUR);
         assert_eq!(
             booted.look(BOOT + ahead + 99 * HOUR, HOUR),
             BOOT + 11 * HOUR

@@ -57,6 +57,7 @@ fn declared(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in text.lines() {
         let line = line.strip_prefix("pub ").unwrap_or(line);
+        let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
         let name = line
             .strip_prefix("mod ")
             .and_then(|it| it.strip_suffix(';'));
@@ -287,7 +288,8 @@ fn a_file_takes_nothing_from_its_own_mod() {
         }
         let parent = fs::read_to_string(&above).unwrap();
         let name = path.file_stem().unwrap().to_str().unwrap();
-        if parent.contains(&format!("#[cfg(test)]\nmod {name};")) {
+        let in_tests = ["", "pub(crate) "].map(|it| format!("#[cfg(test)]\n{it}mod {name};"));
+        if in_tests.iter().any(|it| parent.contains(it.as_str())) {
             continue;
         }
         let parent = without_tests(&parent);

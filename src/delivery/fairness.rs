@@ -40,7 +40,7 @@ impl App {
 
 /// The pending events of one merchant.
 #[derive(Default)]
-struct Pending {
+struct SimulatedQueue {
     by_time: BTreeSet<(Millis, String)>,
     /// When each arrived, how often it was attempted, and when it is due.
     events: BTreeMap<String, (Millis, u32, Millis)>,
@@ -52,7 +52,7 @@ struct World {
     rounds: Rounds,
     apps: BTreeMap<String, App>,
     /// Pending events of each merchant.
-    store: BTreeMap<String, Pending>,
+    store: BTreeMap<String, SimulatedQueue>,
     landings: BinaryHeap<Reverse<(Millis, String, String, u64)>>,
     landing: HashMap<String, Landing>,
     survey_at: Millis,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode};
 
 use super::reply::{CallbackRejection, CallbackReply};
-use super::verify::{Reading, VerifiedCallback};
+use super::verify::{PayloadReading, VerifiedCallback};
 use crate::config::settings::Acknowledge;
 use crate::delivery::Wake;
 use crate::inbox::event::{EventState, ReviewReason, Source, WaitReason};
@@ -40,7 +40,7 @@ impl Notifications {
         headers: &HeaderMap,
     ) -> Result<CallbackReply, CallbackRejection> {
         match &callback.reading {
-            Reading::Result(result, _) => {
+            PayloadReading::Result(result, _) => {
                 let outcome = self.keep_result(&callback, result, headers).await?;
                 Ok(CallbackReply {
                     response: text(StatusCode::OK, "0000"),
@@ -49,11 +49,11 @@ impl Notifications {
                     old_key: callback.old_key,
                 })
             }
-            Reading::Reflected => Err(CallbackRejection::about(
+            PayloadReading::Reflected => Err(CallbackRejection::about(
                 CallbackOutcome::Reflected,
                 &callback.subject,
             )),
-            Reading::Unreadable(field) => Err(self.keep_for_review(&callback, field).await),
+            PayloadReading::Unreadable(field) => Err(self.keep_for_review(&callback, field).await),
         }
     }
 

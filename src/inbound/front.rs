@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use url::{Host, Position, Url, form_urlencoded};
 
 use super::reply::{CallbackRejection, CallbackReply};
-use super::verify::{Reading, VerifiedCallback};
+use super::verify::{PayloadReading, VerifiedCallback};
 use crate::http::client::by_origin::ClientsByOrigin;
 use crate::http::server::client_address::ClientAddress;
 use crate::protocol::envelope::Verified;
@@ -56,14 +56,14 @@ impl FrontPages {
     ) -> Result<CallbackReply, CallbackRejection> {
         let subject = &callback.subject;
         let (result, object) = match &callback.reading {
-            Reading::Result(result, object) => (result, object),
-            Reading::Reflected => {
+            PayloadReading::Result(result, object) => (result, object),
+            PayloadReading::Reflected => {
                 return Err(CallbackRejection::about(
                     CallbackOutcome::Reflected,
                     subject,
                 ));
             }
-            Reading::Unreadable(field) => {
+            PayloadReading::Unreadable(field) => {
                 let rejection = CallbackRejection::about(CallbackOutcome::Incomplete, subject);
                 return Err(rejection.at(field));
             }

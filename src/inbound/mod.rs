@@ -57,7 +57,7 @@ pub struct Inbound {
 
 /// The kind of a callback, by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Route {
+struct CallbackRoute {
     kind: CallbackKind,
     /// The path has slashes too many, as it has where two halves of an address were joined by hand.
     is_odd: bool,
@@ -100,7 +100,7 @@ impl Inbound {
     /// whole.
     async fn callback(
         &self,
-        route: Route,
+        route: CallbackRoute,
         request: &Request<Bytes>,
     ) -> Result<CallbackReply, CallbackRejection> {
         let client = request.extensions().get::<ClientAddress>();
@@ -124,7 +124,7 @@ impl Inbound {
         }
     }
 
-    fn route(&self, path: &str) -> Route {
+    fn route(&self, path: &str) -> CallbackRoute {
         let tidy = tidy(path);
         let below = tidy.strip_prefix(self.prefix.as_str()).unwrap_or(&tidy);
         let kind = match (below, &*tidy) {
@@ -133,7 +133,7 @@ impl Inbound {
             _ => CallbackKind::None,
         };
         let is_odd = matches!(tidy, Cow::Owned(_));
-        Route { kind, is_odd }
+        CallbackRoute { kind, is_odd }
     }
 
     fn finish(
@@ -203,7 +203,7 @@ impl Handler for Inbound {
             }
             Rejection::Panicked => CallbackOutcome::NotStored,
         };
-        let Route { kind, .. } = self.route(head.uri.path());
+        let CallbackRoute { kind, .. } = self.route(head.uri.path());
         let times = (Span::default(), started);
         let rejection = CallbackRejection::about(outcome, &Subject::default());
         self.finish(

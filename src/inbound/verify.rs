@@ -26,11 +26,11 @@ pub(super) struct VerifiedCallback<'p> {
     /// The decoded payload.
     pub(super) payload: &'p [u8],
     pub(super) oddities: Oddities,
-    pub(super) reading: Reading<'p>,
+    pub(super) reading: PayloadReading<'p>,
 }
 
 /// The meaning of a verified payload.
-pub(super) enum Reading<'p> {
+pub(super) enum PayloadReading<'p> {
     /// A result, and the members that it was read from.
     Result(Verified<PaymentResult>, Verified<Object<'p>>),
     /// A request, or a failed query's response: anybody who saw one can send it, so it needs no review.
@@ -72,10 +72,12 @@ pub(super) fn verify<'p>(
         .map_err(|error| rejected(outcome_of(&error)))?;
     let old_key = merchant.old_key(object.key_index()).map(Key::fingerprint);
     let (oddities, reading) = match result::read_result_of(&object) {
-        Ok(result) => (result.oddities(), Reading::Result(result, object)),
-        Err(ReadError::Reflected) => (object.oddities(), Reading::Reflected),
-        Err(ReadError::Unreadable { field, .. }) => (object.oddities(), Reading::Unreadable(field)),
-        Err(ReadError::Malformed(_)) => (object.oddities(), Reading::Unreadable("")),
+        Ok(result) => (result.oddities(), PayloadReading::Result(result, object)),
+        Err(ReadError::Reflected) => (object.oddities(), PayloadReading::Reflected),
+        Err(ReadError::Unreadable { field, .. }) => {
+            (object.oddities(), PayloadReading::Unreadable(field))
+        }
+        Err(ReadError::Malformed(_)) => (object.oddities(), PayloadReading::Unreadable("")),
     };
     Ok(VerifiedCallback {
         merchant: merchant.clone(),
@@ -116,7 +118,7 @@ fn verify_malformed<'p>(
         old_key: merchant.old_key(verified.key_index()).map(Key::fingerprint),
         payload: payload.bytes(),
         oddities: verified.oddities(),
-        reading: Reading::Unreadable(""),
+        reading: PayloadReading::Unreadable(""),
     })
 }
 

@@ -15,7 +15,7 @@ const STORE_ENDED: i32 = 75;
 
 /// A kind of work whose failure makes the sidecar unready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Work {
+pub(super) enum StoreWork {
     /// A result was to be kept.
     Put,
     /// An order was to be written.
@@ -40,7 +40,7 @@ struct Outcomes {
 
 impl Health {
     /// Notes the outcome of some work.
-    pub(super) fn note<T>(&self, work: Work, result: &Result<T, StoreError>) {
+    pub(super) fn note<T>(&self, work: StoreWork, result: &Result<T, StoreError>) {
         let mut outcomes = self.0.lock();
         let error = result.as_ref().err().cloned();
         if let Some(StoreError::Damaged(damage)) = &error
@@ -53,10 +53,10 @@ impl Health {
             outcomes.damage = Some(damage.clone());
         }
         match work {
-            Work::Put => outcomes.put = error,
-            Work::Record => outcomes.record = error,
-            Work::Due => outcomes.due = error,
-            Work::Other => {}
+            StoreWork::Put => outcomes.put = error,
+            StoreWork::Record => outcomes.record = error,
+            StoreWork::Due => outcomes.due = error,
+            StoreWork::Other => {}
         }
     }
 
@@ -69,12 +69,12 @@ impl Health {
     }
 
     /// Returns the kinds of work whose latest outcome was an error.
-    pub(super) fn failed(&self) -> Vec<Work> {
+    pub(super) fn failed(&self) -> Vec<StoreWork> {
         let outcomes = self.0.lock();
         let kinds = [
-            (Work::Put, &outcomes.put),
-            (Work::Record, &outcomes.record),
-            (Work::Due, &outcomes.due),
+            (StoreWork::Put, &outcomes.put),
+            (StoreWork::Record, &outcomes.record),
+            (StoreWork::Due, &outcomes.due),
         ];
         let failed = kinds.into_iter().filter(|(_, error)| error.is_some());
         failed.map(|(work, _)| work).collect()

@@ -15,7 +15,7 @@ use super::upstream::Upstream;
 use crate::config::Snapshot;
 use crate::http::client::error::Sent;
 use crate::inbox::order::{Try, TryKind};
-use crate::protocol::body::Body;
+use crate::protocol::body::EncodedBody;
 use crate::protocol::envelope;
 use crate::protocol::envelope::Received;
 use crate::protocol::explain;
@@ -118,7 +118,7 @@ fn signed_link(
         CallRejection::new(Code::InvalidField, "req: expected one req and one sign").at("req")
     })?;
     // A browser follows the link, so the envelope goes into its query, wherever it came in.
-    let body = Body::of_request(request.body(), request.headers())
+    let body = EncodedBody::of_request(request.body(), request.headers())
         .map_err(|error| CallRejection::new(Code::InvalidField, error.to_string()).at("req"))?;
     let form = match body.bytes().trim_ascii() {
         b"" => query(request),
@@ -191,7 +191,8 @@ impl ShadowCall {
             let envelope = (received.text().to_owned(), received.sign().to_owned());
             (Some(envelope), compare(&received, snapshot, &mut subject))
         };
-        let (envelope, compared) = match Body::of_request(request.body(), request.headers()) {
+        let (envelope, compared) = match EncodedBody::of_request(request.body(), request.headers())
+        {
             Ok(body) => match body.envelope_beside(query(request), "req") {
                 Ok(received) => compared(received),
                 Err(error) => (None, Err(error.to_string())),

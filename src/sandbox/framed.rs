@@ -83,7 +83,7 @@ fn deflate(body: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::body::Body;
+    use crate::protocol::body::EncodedBody;
     use crate::protocol::key::Key;
     use crate::sandbox::fault::{SandboxFault, seal};
     use http::{HeaderMap, HeaderValue, header};
@@ -103,8 +103,8 @@ mod tests {
                     headers.insert(header::CONTENT_ENCODING, coding);
                 }
                 let body = match is_response {
-                    true => Body::of_response(&framed.body, &headers).unwrap(),
-                    false => Body::of_request(&framed.body, &headers).unwrap(),
+                    true => EncodedBody::of_response(&framed.body, &headers).unwrap(),
+                    false => EncodedBody::of_request(&framed.body, &headers).unwrap(),
                 };
                 let received = body.envelope("resp").unwrap();
                 let verified = received.verify([&key]).unwrap();

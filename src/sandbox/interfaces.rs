@@ -12,7 +12,7 @@ use super::fault::SandboxFault;
 use super::framed::Framed;
 use super::order::SandboxOrder;
 use super::{MAX_ORDERS, Sandbox, redirect};
-use crate::protocol::body::Body;
+use crate::protocol::body::EncodedBody;
 use crate::protocol::envelope;
 use crate::protocol::json::{Object, quoted};
 use crate::protocol::key::Key;
@@ -45,7 +45,7 @@ impl Sandbox {
         then: fn(&Self, &str, &Object<'_>) -> InterfaceOutcome,
     ) -> Response<Bytes> {
         let query = request.uri().query().unwrap_or_default();
-        let Ok(body) = Body::of_request(request.body(), request.headers()) else {
+        let Ok(body) = EncodedBody::of_request(request.body(), request.headers()) else {
             return unsigned("96", "报文格式错误");
         };
         // §2.3: a POST may have its envelope in the URL, too.

@@ -296,8 +296,12 @@ fn callbacks_leave_no_secret_behind() {
         let output = shop.inbox(&["show", id]);
         is_clean("inbox show", &[output.stdout, output.stderr].concat());
         let replay = shop.sidecar.admin(&format!("/events/{id}/replay"));
-        let orderid = line.split_whitespace().nth(3).unwrap();
-        let story = format!("/order?merid={MERID}&orderid={orderid}");
+        let mut columns = line.split_whitespace().skip(2);
+        let merid = columns.next().unwrap();
+        // A payload in review may name no order: then its column is empty.
+        let orderid = columns.next().filter(|it| it.len() >= 8);
+        let orderid = orderid.unwrap_or_default();
+        let story = format!("/order?merid={merid}&orderid={orderid}");
         let story = shop.sidecar.admin(&story);
         assert!(story.text().contains("What happened"), "{line}");
         shown.push((format!("replay of {id}"), replay.body));

@@ -9,9 +9,9 @@
 //! failing ones cannot use up what the others need. An attempt that outlasts [`AGED_AFTER`] counts against the ceiling
 //! for aged attempts instead: an app that begins to hang holds no places that a quick one could use.
 
-pub mod limits;
-
 pub mod merchant_queue;
+
+pub mod limits;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;

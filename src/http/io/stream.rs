@@ -67,7 +67,7 @@ impl Accepted {
 
 impl IoStream {
     /// Returns plain TCP in the form that a TLS handshake of Pingora's takes, and a count of its bytes.
-    pub fn into_buffered(stream: TcpStream) -> (BufferedStream, Received) {
+    pub fn into_buffered(stream: TcpStream) -> (BufferedStream, ReceivedBytes) {
         let stream = BufferedStream::new(stream);
         let received = stream.received.clone();
         (stream, received)
@@ -141,15 +141,15 @@ impl AsyncWrite for IoStream {
 pub struct BufferedStream {
     stream: BufWriter<TcpStream>,
     digest: Arc<SocketDigest>,
-    received: Received,
+    received: ReceivedBytes,
 }
 
 /// Number of bytes that a stream has received so far. Below TLS it shows how much a client has sent while TLS has nothing to
 /// pass on yet.
 #[derive(Debug, Clone, Default)]
-pub struct Received(Arc<AtomicUsize>);
+pub struct ReceivedBytes(Arc<AtomicUsize>);
 
-impl Received {
+impl ReceivedBytes {
     /// Returns the number.
     pub fn total(&self) -> usize {
         self.0.load(Ordering::Relaxed)
@@ -161,7 +161,7 @@ impl BufferedStream {
         Self {
             digest: Arc::new(SocketDigest::from_raw_fd(stream.as_raw_fd())),
             stream: BufWriter::with_capacity(WRITE_BUFFER, stream),
-            received: Received::default(),
+            received: ReceivedBytes::default(),
         }
     }
 }

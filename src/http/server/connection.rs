@@ -26,7 +26,7 @@ use super::session::{self, WholeRequest};
 use super::tls::{self, HandshakeError};
 use crate::http::io::buffer::{discard, read_more};
 use crate::http::io::deadline::{Deadline, within};
-use crate::http::io::stream::{IoStream, Received};
+use crate::http::io::stream::{IoStream, ReceivedBytes};
 use crate::process::drain::{Busy, Subscription};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -69,7 +69,7 @@ struct Connection<'s, H> {
     /// None for a connection that is turned away.
     admitted: Option<Admitted>,
     /// Bytes below TLS, and how many of them there were when TLS last passed something on.
-    tls: Option<(Received, usize)>,
+    tls: Option<(ReceivedBytes, usize)>,
     buffer: BytesMut,
     deadline: Deadline,
     subscription: Subscription<'s>,
@@ -133,7 +133,7 @@ async fn handshake<H: Handler>(
     stream: IoStream,
     peer: Option<IpAddr>,
     hold: impl FnMut(usize),
-) -> Option<(IoStream, Option<Received>)> {
+) -> Option<(IoStream, Option<ReceivedBytes>)> {
     let Some(Tls { acceptor, log }) = &service.tls else {
         return Some((stream, None));
     };

@@ -25,7 +25,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::admission::listener_metrics::HandshakeFailure;
 use crate::http::io::buffer::discard;
-use crate::http::io::stream::{IoStream, Received};
+use crate::http::io::stream::{IoStream, ReceivedBytes};
 
 /// Time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(2);
@@ -133,7 +133,7 @@ pub(super) async fn handshake(
     stream: IoStream,
     time: Duration,
     mut hold: impl FnMut(usize),
-) -> Result<(IoStream, Received), HandshakeError> {
+) -> Result<(IoStream, ReceivedBytes), HandshakeError> {
     let IoStream::Tcp(stream) = stream else {
         return Err(HandshakeFailure::NotTls.into());
     };

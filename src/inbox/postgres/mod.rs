@@ -38,7 +38,7 @@ use tokio_postgres::Row;
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
 use super::event::{Event, EventState, WaitReason};
-use super::health::{Health, Work, vital_thread};
+use super::health::{Health, StoreWork, vital_thread};
 use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
 use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
 use super::store::{
@@ -231,14 +231,14 @@ impl Postgres {
     }
 
     /// Repeats work that failed, on rows that it takes back.
-    async fn try_again(&self, kind: Work) -> Result<(), StoreError> {
+    async fn try_again(&self, kind: StoreWork) -> Result<(), StoreError> {
         let result = match kind {
-            Work::Put => keep::try_out(&self.database).await,
-            Work::Record => ledger::try_out(&self.database).await,
-            Work::Due => deliver::due(&self.database, self.holder, 0, 1)
+            StoreWork::Put => keep::try_out(&self.database).await,
+            StoreWork::Record => ledger::try_out(&self.database).await,
+            StoreWork::Due => deliver::due(&self.database, self.holder, 0, 1)
                 .await
                 .map(drop),
-            Work::Other => Ok(()),
+            StoreWork::Other => Ok(()),
         };
         self.health.note(kind, &result);
         result
@@ -255,7 +255,7 @@ impl Ledger for Postgres {
         at: Millis,
     ) -> Result<RecordOutcome, StoreError> {
         let result = ledger::record(&self.database, merid, order, new, at).await;
-        self.health.note(Work::Record, &result);
+        self.health.note(StoreWork::Record, &result);
         result
     }
 
@@ -320,13 +320,13 @@ impl Events for Postgres {
             Ok(()) => Self::reply(kept).await,
             Err(_) => Err(StoreError::Slow),
         };
-        self.health.note(Work::Put, &result);
+        self.health.note(StoreWork::Put, &result);
         result
     }
 
     async fn put_for_review(&self, review: Review) -> Result<ReviewOutcome, StoreError> {
         let result = keep::put_for_review(&self.database, &review).await;
-        self.health.note(Work::Put, &result);
+        self.health.note(StoreWork::Put, &result);
         result
     }
 
@@ -336,7 +336,7 @@ impl Events for Postgres {
 
     async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError> {
         let result = deliver::due(&self.database, self.holder, now, each).await;
-        self.health.note(Work::Due, &result);
+        self.health.note(StoreWork::Due, &result);
         result
     }
 
@@ -347,7 +347,7 @@ impl Events for Postgres {
         limit: u32,
     ) -> Result<Vec<DueEvent>, StoreError> {
         let result = deliver::due_of(&self.database, self.holder, merid, now, limit).await;
-        self.health.note(Work::Due, &result);
+        self.health.note(StoreWork::Due, &result);
         result
     }
 

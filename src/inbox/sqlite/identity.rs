@@ -21,13 +21,13 @@ const TRACES: [&str; 4] = ["-wal", "-shm", "-journal", ".lock"];
 const CHANGE_COUNTER: u64 = 24;
 
 /// Device and inode.
-type Identity = (u64, u64);
+type FileIdentity = (u64, u64);
 
 /// The descriptors of this process, one for each file, with the number of their users.
 static OPEN: Mutex<Vec<Descriptor>> = Mutex::new(Vec::new());
 
 struct Descriptor {
-    identity: Identity,
+    identity: FileIdentity,
     file: Arc<File>,
     users: usize,
 }
@@ -38,7 +38,7 @@ pub(super) struct StoreFile {
     /// The path without links: SQLite puts its other files there.
     resolved: PathBuf,
     file: Option<Arc<File>>,
-    identity: Identity,
+    identity: FileIdentity,
     known: Mutex<Known>,
     /// True where the file was made just now.
     pub(super) is_new: bool,
@@ -48,7 +48,7 @@ pub(super) struct StoreFile {
 
 #[derive(Default)]
 struct Known {
-    beside: [Option<Identity>; BESIDE.len()],
+    beside: [Option<FileIdentity>; BESIDE.len()],
     /// Size and time of the file, with the counter that it had then.
     written: Option<(u64, i64, i64)>,
     counter: u32,
@@ -208,7 +208,7 @@ impl StoreFile {
 }
 
 /// Opens the file, or shares the descriptor that this process has of it.
-fn acquire(path: &Path) -> io::Result<(Arc<File>, Identity)> {
+fn acquire(path: &Path) -> io::Result<(Arc<File>, FileIdentity)> {
     let mut open = OPEN.lock();
     let named = identity(&path.metadata()?);
     if let Some(found) = open.iter_mut().find(|it| it.identity == named) {
@@ -282,7 +282,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn identity(file: &Metadata) -> Identity {
+fn identity(file: &Metadata) -> FileIdentity {
     (file.dev(), file.ino())
 }
 

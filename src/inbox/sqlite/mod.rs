@@ -43,7 +43,7 @@ use tokio::sync::oneshot;
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
 use super::event::{Event, EventState, WaitReason};
-use super::health::{Health, Work, vital_thread};
+use super::health::{Health, StoreWork, vital_thread};
 use super::order::{
     LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState,
 };
@@ -219,7 +219,7 @@ impl Sqlite {
                 }
                 Err(error) => tracing::error!(%error, "the check of the store's pages failed"),
             }
-            health.note(Work::Other, &result);
+            health.note(StoreWork::Other, &result);
             // The file is closed after the connection.
             drop(file);
         })
@@ -230,13 +230,13 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.write_as(Work::Other, work).await
+        self.write_as(StoreWork::Other, work).await
     }
 
     /// The same, where readiness depends on it.
     async fn write_as<T: Send + 'static>(
         &self,
-        kind: Work,
+        kind: StoreWork,
         work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (confirm, confirmed) = oneshot::channel();
@@ -263,13 +263,13 @@ impl Sqlite {
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.read_on(Lane::View, Work::Other, work).await
+        self.read_on(Lane::View, StoreWork::Other, work).await
     }
 
     async fn read_on<T: Send + 'static>(
         &self,
         lane: Lane,
-        kind: Work,
+        kind: StoreWork,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = self.shared.clone();
@@ -284,16 +284,16 @@ impl Sqlite {
     }
 
     /// Repeats work that failed, on rows that it takes back.
-    async fn try_again(&self, kind: Work) -> Result<(), StoreError> {
+    async fn try_again(&self, kind: StoreWork) -> Result<(), StoreError> {
         match kind {
-            Work::Put => self.write_as(kind, keep::try_out).await,
-            Work::Record => self.write_as(kind, ledger::try_out).await,
-            Work::Due => {
+            StoreWork::Put => self.write_as(kind, keep::try_out).await,
+            StoreWork::Record => self.write_as(kind, ledger::try_out).await,
+            StoreWork::Due => {
                 let look = |connection: &Connection| deliver::due(connection, 0, 1);
                 let due = self.read_on(Lane::Delivery, kind, look).await;
                 due.map(drop)
             }
-            Work::Other => Ok(()),
+            StoreWork::Other => Ok(()),
         }
     }
 
@@ -324,7 +324,7 @@ impl Ledger for Sqlite {
     ) -> Result<RecordOutcome, StoreError> {
         let (merid, order) = (merid.to_owned(), order.clone());
         let (kind, backurl) = (new.kind, new.backurl.map(str::to_owned));
-        self.write_as(Work::Record, move |transaction| {
+        self.write_as(StoreWork::Record, move |transaction| {
             ledger::record(transaction, &merid, &order, (kind, backurl.as_deref()), at)
         })
         .await
@@ -389,7 +389,7 @@ impl Events for Sqlite {
         let outcome = outcome.clone();
         // Commits into a damaged file may not be there at the next start.
         self.health.damage()?;
-        self.write_as(Work::Put, move |transaction| {
+        self.write_as(StoreWork::Put, move |transaction| {
             keep::put(transaction, &outcome, arrival)
         })
         .await
@@ -397,7 +397,7 @@ impl Events for Sqlite {
 
     async fn put_for_review(&self, review: Review) -> Result<ReviewOutcome, StoreError> {
         self.health.damage()?;
-        self.write_as(Work::Put, move |transaction| {
+        self.write_as(StoreWork::Put, move |transaction| {
             keep::put_for_review(transaction, &review)
         })
         .await
@@ -410,7 +410,7 @@ impl Events for Sqlite {
 
     async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError> {
         let look = move |connection: &Connection| deliver::due(connection, now, each);
-        self.read_on(Lane::Delivery, Work::Due, look).await
+        self.read_on(Lane::Delivery, StoreWork::Due, look).await
     }
 
     async fn due_of(
@@ -421,7 +421,7 @@ impl Events for Sqlite {
     ) -> Result<Vec<DueEvent>, StoreError> {
         let merid = merid.to_owned();
         let look = move |connection: &Connection| deliver::due_of(connection, &merid, now, limit);
-        self.read_on(Lane::Delivery, Work::Due, look).await
+        self.read_on(Lane::Delivery, StoreWork::Due, look).await
     }
 
     async fn due_of_each(
@@ -430,12 +430,12 @@ impl Events for Sqlite {
         now: Millis,
     ) -> Result<Vec<DueMerchant>, StoreError> {
         let look = move |connection: &Connection| deliver::due_of_each(connection, wanted, now);
-        self.read_on(Lane::Delivery, Work::Due, look).await
+        self.read_on(Lane::Delivery, StoreWork::Due, look).await
     }
 
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError> {
         let claim = move |connection: &Connection| deliver::claim(connection, events);
-        let claims = self.read_on(Lane::Delivery, Work::Due, claim).await?;
+        let claims = self.read_on(Lane::Delivery, StoreWork::Due, claim).await?;
         for claim in &claims {
             if let ClaimOutcome::Damaged { id, why } = claim {
                 tracing::error!(

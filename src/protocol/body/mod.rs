@@ -33,12 +33,12 @@ pub enum BodyError {
 
 /// A body with its encodings undone.
 #[derive(Debug, Clone)]
-pub struct Body<'a> {
+pub struct EncodedBody<'a> {
     bytes: Cow<'a, [u8]>,
     oddities: Oddities,
 }
 
-impl<'a> Body<'a> {
+impl<'a> EncodedBody<'a> {
     /// Undoes the encodings of a response: one layer of gzip or deflate, at most [`MAX_DECODED`] bytes.
     pub fn of_response(bytes: &'a [u8], headers: &HeaderMap) -> Result<Self, BodyError> {
         let mut oddities = Oddities::default();
@@ -135,7 +135,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn names(body: &Body<'_>) -> Vec<&'static str> {
+    fn names(body: &EncodedBody<'_>) -> Vec<&'static str> {
         let received = body.envelope("resp").unwrap();
         assert_eq!(received.text(), "QQ==");
         received.oddities.names().collect()
@@ -162,7 +162,7 @@ mod tests {
             (form.to_vec(), "GBK", "content-encoding"),
             (form.to_vec(), "", "content-encoding"),
         ] {
-            let body = Body::of_response(&bytes, &encoded(coding)).unwrap();
+            let body = EncodedBody::of_response(&bytes, &encoded(coding)).unwrap();
             assert_eq!(names(&body), [oddity], "{coding}");
         }
         for (bytes, coding) in [
@@ -175,11 +175,11 @@ mod tests {
             (form.to_vec(), "deflate"),
             (gzip(&vec![b'x'; MAX_DECODED + 1]), "gzip"),
         ] {
-            let read = Body::of_response(&bytes, &encoded(coding));
+            let read = EncodedBody::of_response(&bytes, &encoded(coding));
             assert!(matches!(read, Err(BodyError::Coding(_))), "{coding}");
         }
         let largest = gzip(&vec![b'x'; MAX_DECODED]);
-        assert!(Body::of_response(&largest, &encoded("gzip")).is_ok());
+        assert!(EncodedBody::of_response(&largest, &encoded("gzip")).is_ok());
     }
 
     #[test]
@@ -187,11 +187,11 @@ mod tests {
         let body = gzip(FORM.as_bytes());
         for coding in ["gzip", "deflate", "br", "gzip, identity"] {
             assert!(
-                Body::of_request(&body, &encoded(coding)).is_err(),
+                EncodedBody::of_request(&body, &encoded(coding)).is_err(),
                 "{coding}"
             );
         }
-        let body = Body::of_request(FORM.as_bytes(), &encoded("utf-8")).unwrap();
+        let body = EncodedBody::of_request(FORM.as_bytes(), &encoded("utf-8")).unwrap();
         assert_eq!(names(&body), ["content-encoding"]);
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn a_post_may_have_its_envelope_in_the_url() {
         let none = HeaderMap::new();
         let read = |body: &'static str, query: &'static str| {
-            let body = Body::of_request(body.as_bytes(), &none).unwrap();
+            let body = EncodedBody::of_request(body.as_bytes(), &none).unwrap();
             let received = body.envelope_beside(query.as_bytes(), "resp")?;
             Ok::<_, EnvelopeError>(received.oddities.names().collect::<Vec<_>>())
         };
