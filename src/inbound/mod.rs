@@ -28,6 +28,7 @@ use crate::http::request_id::{REQUEST_ID, random_request_id};
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::Store;
+use crate::protocol::body::{BodyError, EncodedBody};
 use crate::protocol::oddity::Oddity;
 use crate::protocol::subject::Subject;
 use crate::telemetry::Telemetry;
@@ -113,7 +114,9 @@ impl Inbound {
             (CallbackKind::None, _) => Err(CallbackOutcome::NotFound)?,
             _ => Err(CallbackOutcome::BadRequest)?,
         }
-        let payload = envelope_of(request)?;
+        let body = EncodedBody::of_request(request.body(), request.headers())
+            .map_err(|_: BodyError| CallbackOutcome::Malformed)?;
+        let payload = envelope_of(request, &body)?;
         let payload = payload.decode().map_err(|_| CallbackOutcome::Malformed)?;
         let mut callback = verify(&payload, &self.live.snapshot())?;
         callback.oddities.add_if(route.is_odd, Oddity::Path);

@@ -7,6 +7,7 @@ use http::{Method, Request};
 
 use super::reply::CallbackRejection;
 use crate::config::{Merchant, Snapshot};
+use crate::protocol::body::EncodedBody;
 use crate::protocol::envelope::{self, EnvelopeError, Payload, Received, Verified, VerifyError};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;
@@ -39,18 +40,18 @@ pub(super) enum PayloadReading<'p> {
     Unreadable(&'static str),
 }
 
-/// Finds the envelope: in the query of a GET, in the body of a POST, or in its query where the body is empty (§2.3).
-pub(super) fn envelope_of(request: &Request<Bytes>) -> Result<Received<'_>, CallbackOutcome> {
+/// Finds the envelope: in the query of a GET, in the body of a POST, or in its query where the body is empty (§2.3) or has
+/// the same one.
+pub(super) fn envelope_of<'r>(
+    request: &'r Request<Bytes>,
+    body: &'r EncodedBody<'r>,
+) -> Result<Received<'r>, CallbackOutcome> {
     let query = request.uri().query().unwrap_or_default().as_bytes();
-    let body = request.body();
-    let place = match *request.method() {
-        Method::GET => query,
-        _ if body.is_empty() => query,
-        // A second envelope beside the body's would be for another reader.
-        _ if envelope::names_any(query) => return Err(CallbackOutcome::Malformed),
-        _ => body,
+    let received = match *request.method() {
+        Method::GET => envelope::read(query, "resp"),
+        _ => body.envelope_beside(query, "resp"),
     };
-    envelope::read(place, "resp").map_err(|_: EnvelopeError| CallbackOutcome::Malformed)
+    received.map_err(|_: EnvelopeError| CallbackOutcome::Malformed)
 }
 
 /// Verifies a payload with the keys of the merchant that it names, and reads it.

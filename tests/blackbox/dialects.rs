@@ -342,7 +342,7 @@ fn a_malformed_response_is_described_and_never_quoted() {
     let answer = sidecar.query(query_json(MERID, ORDERID));
     let detail = answer.problem(502, "platform-error", "yes")["detail"].to_string();
     assert!(
-        detail.contains("301 to https://pay.example.com/api/query"),
+        detail.contains("got 301, a redirect to https://pay.example.com/api/query"),
         "{detail}"
     );
     assert!(!detail.contains("secret"), "{detail}");
