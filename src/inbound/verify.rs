@@ -119,8 +119,20 @@ fn verify_malformed<'p>(
         old_key: merchant.old_key(verified.key_index()).map(Key::fingerprint),
         payload: payload.bytes(),
         oddities: verified.oddities(),
-        reading: PayloadReading::Unreadable(""),
+        reading: match looks_like_request(payload.bytes()) {
+            true => PayloadReading::Reflected,
+            false => PayloadReading::Unreadable(""),
+        },
     })
+}
+
+/// Returns true for a broken payload with a member that only requests have (§3.1.3). It is no result whatever else it is, and
+/// kept for review it would put a customer's name and number into the store.
+fn looks_like_request(payload: &[u8]) -> bool {
+    const MEMBERS: [&[u8]; 3] = [b"\"action\"", b"\"accname\"", b"\"accno\""];
+    MEMBERS
+        .iter()
+        .any(|member| memchr::memmem::find(payload, member).is_some())
 }
 
 fn outcome_of(error: &VerifyError) -> CallbackOutcome {

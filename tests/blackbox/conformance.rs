@@ -272,7 +272,7 @@ fn what_cannot_be_seen_is_not_said_to_hold() {
         "\nnot seen  each result once ",
         "\nnot seen  wrong amount ",
         "\nheld      forged ",
-        "\n1 held, 0 did not hold, 10 were not seen\n",
+        "\n1 held, 0 did not hold, 11 were not seen\n",
     ] {
         assert!(said.contains(line), "{line}: {said}");
     }

@@ -196,10 +196,14 @@ impl Forger {
         self.changed("half a character", "{", "{\"more\":\"\\ud83d\",");
         let boundary = format!(
             "--x\r\nContent-Disposition: form-data; name=\"resp\"\r\n\r\n{text}\r\n--x\r\n\
+             Content-Disposition: form-data; name=\"resp\"\r\n\r\n{text}\r\n--x\r\n\
              Content-Disposition: form-data; name=\"sign\"\r\n\r\n{good}\r\n--x--\r\n"
         );
         let multipart = ["Content-Type: multipart/form-data; boundary=x"];
-        self.bytes("a multipart form", post_bytes(BACK, &multipart, boundary));
+        self.bytes(
+            "a multipart form with two texts",
+            post_bytes(BACK, &multipart, boundary),
+        );
         self.bytes(
             "half in the link, half in the form",
             post_bytes(

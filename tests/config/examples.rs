@@ -84,7 +84,7 @@ fn examples_load_without_a_warning_that_matters() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     // All but the two examples are tried by the tests of alerts and of packages.
-    let known = "README.md alerts.yml countersign.toml debian docker grafana-dashboard.json kubernetes merchants.toml systemd";
+    let known = "README.md alerts.yml countersign.toml debian docker examples grafana-dashboard.json kubernetes merchants.toml systemd";
     assert_eq!(names, known.split(' ').map(String::from).collect());
     let settings = Settings::load(&folder("conf/countersign.toml"), &[], &no_env).unwrap();
     assert_eq!(settings.warnings, [""; 0]);
