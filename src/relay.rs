@@ -1,4 +1,4 @@
-//! What of the app's request goes on to the platform's page, and what of the page comes back.
+//! Header fields that pass from the app's request to the platform's page, and from the page back.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -17,7 +17,7 @@ const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlen
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION")));
 
-/// What a payment page may depend on: the customer's browser, its language, its session.
+/// Fields that a payment page may depend on: the customer's browser, its language, its session.
 const TO_PLATFORM: [HeaderName; 4] = [
     header::USER_AGENT,
     header::ACCEPT,
@@ -49,10 +49,10 @@ const OF_THE_ORIGIN: [HeaderName; 6] = [
     HeaderName::from_static("nel"),
     HeaderName::from_static("report-to"),
 ];
-/// Fields by which an app tells what was verified.
+/// Fields that show an app what was verified.
 const OURS: &str = "countersign-";
 
-/// Whether a field of a browser's request goes on to the platform.
+/// Returns true for fields of a browser's request that pass to the platform.
 pub fn reads(field: &HeaderName) -> bool {
     TO_PLATFORM.contains(field)
 }
@@ -65,7 +65,7 @@ pub fn own_headers() -> &'static HeaderMap {
     &HEADERS
 }
 
-/// The same in the trace of whoever asked for it.
+/// The fields of our own queries, in the caller's trace.
 pub fn traced_headers(asked: &HeaderMap) -> Cow<'static, HeaderMap> {
     let mut headers = Cow::Borrowed(own_headers());
     if trace::is_named(asked) {
@@ -85,7 +85,7 @@ pub fn page_headers(app: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// What of a browser's request goes on to whoever makes the page.
+/// Collects the fields of a browser's request that pass to the page's server.
 pub fn browser_headers(browser: &HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for name in &TO_PLATFORM {

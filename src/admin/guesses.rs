@@ -11,7 +11,7 @@ use crate::http::server::caller::Caller;
 const BURST: u32 = 10;
 /// Time after which a caller may give one more.
 const REFILL: Duration = Duration::from_secs(1);
-/// Time for which a caller that gave the right token is not made to wait. Whoever shares its address, a broken script for
+/// Time for which a caller that gave the right token is not made to wait. A caller that shares its address, a broken script for
 /// example, must not lock it out.
 const TRUSTED_TIME: Duration = Duration::from_secs(3600);
 /// Callers that are remembered. Beyond that, the one that guessed least recently is forgotten.

@@ -9,7 +9,7 @@ use crate::cli::print::say;
 
 /// Connecting, and each read and write.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Bytes of a response; readiness is said in a line.
+/// Bytes of a response; readiness takes one line.
 const MAX_RESPONSE: u64 = 16 * 1024;
 
 pub(super) fn healthcheck(config: &Config) -> Result<(), Failure> {

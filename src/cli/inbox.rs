@@ -1,4 +1,4 @@
-//! `countersign inbox`: what was kept of results, and a person's decisions; also while the sidecar runs.
+//! `countersign inbox`: the kept results, and decisions about them; also while the sidecar runs.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
 use crate::inbox::store::{Store, StoreError};
 use crate::time;
 
-/// Events of one listing where nothing else is asked for.
+/// Events of one listing by default.
 const LISTED: u32 = 100;
 
 #[derive(Args)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Set where the command has things to tidy up, so that it ends by itself.
+/// Set where the command has things to tidy up, so that it ends normally.
 static ENDS_BY_ITSELF: AtomicBool = AtomicBool::new(false);
 static CLOSED: Notify = Notify::const_new();
 
@@ -17,7 +17,7 @@ macro_rules! say {
     };
 }
 
-/// Prints a line to standard error, where nobody may be left to read it.
+/// Prints a line to standard error, which may be closed.
 macro_rules! note {
     ($($argument:tt)*) => {
         $crate::cli::print::error_line(format_args!($($argument)*))
@@ -26,7 +26,7 @@ macro_rules! note {
 
 pub(crate) use {note, say};
 
-/// Prints a line, or ends the process with 0 where nobody reads any longer.
+/// Prints a line, or ends the process with 0 where the reader is gone.
 pub(crate) fn line(text: Arguments<'_>) {
     let printed = writeln!(stdout(), "{text}");
     let Err(error) = printed else {
@@ -47,7 +47,7 @@ pub(crate) fn error_line(text: Arguments<'_>) {
     let _ = writeln!(stderr(), "{text}");
 }
 
-/// Ready when nobody reads what is printed; from the first call on that ends nothing by itself.
+/// Waits until standard output is closed; from the first call on that does not end the process.
 pub(crate) async fn until_closed() {
     ENDS_BY_ITSELF.store(true, Ordering::Relaxed);
     CLOSED.notified().await;

@@ -102,7 +102,7 @@ pub(super) fn utf8(bytes: &[u8]) -> Result<&str, (usize, String)> {
     })
 }
 
-/// The encoding that Chinese or Windows editors save where nobody asks for UTF-8.
+/// The encoding that Chinese or Windows editors save by default.
 fn guessed_encoding(bytes: &[u8]) -> Option<&'static str> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Some("UTF-16");

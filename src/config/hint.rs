@@ -148,7 +148,7 @@ fn surroundings<'p>(
         if is_room {
             folders.insert(folder(path));
         }
-        // Only what is a link, or stands behind one, leads to another folder.
+        // Only what is a link, or lies behind one, leads to another folder.
         if path.canonicalize().is_ok_and(|target| target != path) && is_room {
             folders.extend(path.canonicalize().ok().map(|target| folder(&target)));
             follow_links(path.to_owned(), &mut names);

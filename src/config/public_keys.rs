@@ -47,7 +47,7 @@ pub(super) fn template(text: &str) -> Option<&'static str> {
             .and_then(|it| it.strip_suffix(close));
         inner.is_some_and(|name| name.len() > 1)
     };
-    // What stands for a name in shells, in Windows' and in Python's templates.
+    // Placeholders of names in shells, in Windows' and in Python's templates.
     let is_name = |name: &str| {
         let mut bytes = name.bytes();
         bytes.next().is_some_and(|b| b.is_ascii_uppercase())

@@ -19,7 +19,7 @@ pub fn read(path: &Path) -> Secret {
 }
 
 /// Reads the file that a setting names, relative to `folder`. The name of a file that is not there is not quoted: it may
-/// be the secret itself, which somebody gave for the path.
+/// be the secret itself, given in place of the path.
 pub(super) fn named(folder: &Path, text: &str) -> (PathBuf, Secret, Seen) {
     let path = folder.join(text);
     if text.is_empty() || text.contains('\0') {

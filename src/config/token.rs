@@ -1,4 +1,4 @@
-//! Secrets between us and our own callers or apps: shown to nobody, wiped when dropped, compared in constant time.
+//! Secrets between us and our own callers or apps: never shown, wiped when dropped, compared in constant time.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Token {
         &self.0
     }
 
-    /// Returns true if `given` is this token. The time it takes tells nothing about either's length or start.
+    /// Returns true if `given` is this token. The time it takes does not depend on either's length or start.
     pub fn is(&self, given: &str) -> bool {
         let [ours, theirs] = [&self.0, given].map(|text| Sha256::digest(text.as_bytes()));
         ours.ct_eq(&theirs).into()
@@ -67,7 +67,7 @@ pub struct LiveToken {
 }
 
 impl LiveToken {
-    /// A token that stands in the settings or the environment: it never changes.
+    /// A token from the settings or the environment: it never changes.
     pub(super) fn fixed(token: Token) -> Self {
         Self {
             file: None,
@@ -107,7 +107,7 @@ impl LiveToken {
                     tracing::info!(file = %path.display(), "the admin token was read again");
                 }
             }
-            // Said once for each state of the file.
+            // Logged once for each state of the file.
             Err(why) if stamp != current.0 || stamp.is_none() => {
                 current.0 = stamp;
                 tracing::error!(file = %path.display(), why, "the admin token is rejected; the last good one stays valid");

@@ -1,4 +1,4 @@
-//! Absolute http and https URLs; what is wrong is said without quoting the text, which may be a misplaced key.
+//! Absolute http and https URLs; problems are reported without quoting the text, which may be a misplaced key.
 
 use url::{Host, Url};
 
@@ -41,7 +41,7 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Returns true for addresses that mean another host, or none, to whoever is not in this network.
+/// Returns true for addresses that mean another host, or none, to hosts outside this network.
 pub fn is_private(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => {

@@ -16,7 +16,7 @@ const QUOTED: usize = 80;
 const TAKEN: &[u8] = b"0000";
 /// Fields of a request whose values are a customer's.
 const SECRETS: [&str; 2] = ["accname", "accno"];
-/// Digits from which on a number may be a card's, an account's or a person's.
+/// Digits from which on a number may identify a card, an account or a customer.
 const LONG_NUMBER: usize = 8;
 const MASK: &str = "…";
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -99,7 +99,7 @@ impl AppReply<'_> {
     }
 }
 
-/// The beginning of a body, as it may be kept: without what looks like the number of a card, an account or a person, and
+/// The beginning of a body, as it may be kept: without what looks like the number of a card, an account or a customer, and
 /// without what follows `accname` or `accno`. An app that echoes what it got must not fill the store with that.
 fn first_bytes(body: &[u8]) -> Vec<u8> {
     // Masked before it is cut, so that no number loses its tail and passes for a short one.

@@ -1,4 +1,4 @@
-//! `back`: a result is on stable storage first, and `0000` is said after.
+//! `back`: a result is on stable storage first, and `0000` is sent after.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use crate::telemetry::outcome::CallbackOutcome;
 use crate::time;
 use crate::web::reply::text;
 
-/// The platform is told to come back after this (promises: 3 s).
+/// The platform gets 503 after this (promises: 3 s).
 const PATIENCE: Duration = Duration::from_millis(2_800);
 /// The pause between two looks at an event whose delivery the platform waits for.
 const LOOK: Duration = Duration::from_millis(25);

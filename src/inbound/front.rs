@@ -94,7 +94,7 @@ impl FrontPages {
         })
     }
 
-    /// Fetches the app's page. A 5xx is no page for somebody who has just paid.
+    /// Fetches the app's page. A 5xx is no page for a customer who has just paid.
     async fn page(
         &self,
         target: &Url,
@@ -230,7 +230,7 @@ fn is_paid(result: &PaymentResult) -> bool {
     matches!(code, Some(ResultCode::Paid | ResultCode::Processing))
 }
 
-/// The page of a customer who has paid and whose shop does not answer. Somebody who reads nothing here pays again.
+/// The page of a customer who has paid and whose shop does not answer. A customer who reads nothing here pays again.
 fn payment_received(result: &PaymentResult, shop: &str, headers: &HeaderMap) -> Response<Bytes> {
     let language = Language::accepted(headers).unwrap_or(Language::Chinese);
     let both = match language {

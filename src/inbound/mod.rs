@@ -1,6 +1,6 @@
 //! Platform → app: a callback is verified, kept and acknowledged. Delivery follows in the background.
 //!
-//! Knows no socket and no SQL. Keeps the promises that `0000` is said only for what is on stable storage (I1), that
+//! Knows no socket and no SQL. Keeps the promises that `0000` is sent only for what is on stable storage (I1), that
 //! nothing unverified is kept or delivered (I2), and that a stranger learns nothing from a rejection.
 
 mod reply;

@@ -67,7 +67,7 @@ pub struct AppResponse {
     pub status: u16,
     /// `Content-Type`, at most 128 bytes.
     pub content_type: String,
-    /// How the body begins: at most [`FIRST_BYTES`].
+    /// The beginning of the body: at most [`FIRST_BYTES`].
     pub first_bytes: Vec<u8>,
     /// A redirect's target without its query; empty where it is none.
     pub location: String,

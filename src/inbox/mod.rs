@@ -1,4 +1,4 @@
-//! What must outlive the process: the orders that were signed, and the results that the app is to hear of.
+//! The store: the orders that were signed and the results for the app, which outlive the process.
 //!
 //! Knows no socket and no key. Keeps the promises that what is confirmed is on stable storage (I1), and that an
 //! event goes on being offered until the app takes it (I4). [`Store`] is what a store must do; [`sqlite`] does it for one
@@ -39,7 +39,7 @@ use postgres::Postgres;
 use sqlite::Sqlite;
 use store::{Store, StoreError};
 
-/// Opens or creates the sidecar's own store. Refuses one that is damaged, newer, another program's, or cannot be written.
+/// Opens or creates the sidecar's own store. Rejects one that is damaged, newer, another program's, or cannot be written.
 pub fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match address {
         StoreAddress::Sqlite(path) => Arc::new(Sqlite::open(path)?),

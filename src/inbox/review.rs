@@ -1,4 +1,4 @@
-//! Review and decisions: a payload that needs a person's look, and the history of what operators decided.
+//! Review and decisions: payloads that need manual review, and the history of what operators decided.
 
 use super::event::{EventState, ReviewReason, Source};
 use crate::time::Millis;
@@ -38,7 +38,7 @@ pub enum ReviewOutcome {
         /// The event's id.
         id: String,
     },
-    /// The same payload was kept before.
+    /// An equal payload was kept before.
     Repeated {
         /// The event's id.
         id: String,

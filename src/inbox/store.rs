@@ -1,4 +1,4 @@
-//! What a store must do. Every write is on stable storage before its future is ready.
+//! The traits of a store. Every write is on stable storage before its future is ready.
 
 use async_trait::async_trait;
 
@@ -12,7 +12,7 @@ use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
 use crate::time::Millis;
 
-/// Why a store cannot be opened, or did not do its work.
+/// The reason for which a store cannot be opened, or did not do its work.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Failed, in the words of the library or the system; they name no row.
@@ -82,21 +82,21 @@ impl StoreError {
     }
 }
 
-/// What became of a result that was to be kept.
+/// The outcome of keeping a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutOutcome {
     /// A new event, on stable storage.
     Kept {
         /// The event's id.
         id: String,
-        /// Whether the app is offered it.
+        /// The event's state.
         state: EventState,
     },
-    /// The same story was kept before.
+    /// An equal result was kept before.
     Repeated {
         /// The event's id.
         id: String,
-        /// What became of it.
+        /// The state of the event.
         state: EventState,
     },
     /// Another amount than was signed, or contradicted by an earlier result: it needs manual review.
@@ -114,10 +114,10 @@ pub enum PutOutcome {
     Foreign,
 }
 
-/// How a result came, and what is to become of it.
+/// The circumstances of a result's arrival.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival {
-    /// Where it came from.
+    /// The origin.
     pub source: Source,
     /// Now.
     pub at: Millis,
@@ -125,14 +125,14 @@ pub struct Arrival {
     pub waits: Option<WaitReason>,
 }
 
-/// Which notes are wanted.
+/// A selection of activity entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActivityFilter {
     /// Those of one order: merid, orderid.
     Order(String, String),
     /// Those of one request, by its id.
     Request(String),
-    /// Refusals, of strangers too.
+    /// Rejections, of strangers too.
     Refusals,
 }
 
@@ -143,7 +143,7 @@ pub struct OldKey {
     pub merid: String,
     /// The key's fingerprint.
     pub fingerprint: String,
-    /// When it was last seen, as far as notes go back.
+    /// The time of its last use, as far as entries go back.
     pub seen_at: Millis,
 }
 
@@ -152,7 +152,7 @@ pub struct OldKey {
 pub struct Counts {
     /// Events by state, in the order of [`EventState::ALL`].
     pub events: [i64; 5],
-    /// When the oldest pending event was kept.
+    /// The time at which the oldest pending event was kept.
     pub oldest_pending: Option<Millis>,
     /// Orders that are not paid and still queried.
     pub open_orders: i64,
@@ -259,7 +259,7 @@ pub trait Events {
     async fn claim(&self, events: Vec<DueEvent>) -> Result<Vec<ClaimOutcome>, StoreError>;
 
     /// Writes down the end of an attempt, and returns true. Returns false, and changes nothing, where the event is
-    /// another sidecar's by now or had that attempt already. A decision that was made meanwhile stands, except that what
+    /// another sidecar's by now or had that attempt already. A decision that was made meanwhile holds, except that what
     /// the app took is delivered.
     async fn attempted(&self, attempt: AttemptRecord) -> Result<bool, StoreError> {
         let written = self.attempted_together(vec![attempt]).await?;

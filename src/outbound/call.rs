@@ -98,7 +98,7 @@ impl Call {
 
 /// The app's own address for results; the delivery checks it.
 fn backurl(object: &Object<'_>) -> Option<String> {
-    // Where the sidecar's own address is signed instead, nobody has checked the app's.
+    // Where the sidecar's own address is signed instead, the app's was not checked.
     let url = object.string("backurl")?.ok()?;
     (!url.is_empty() && url.len() <= MAX_BACKURL).then(|| url.into_owned())
 }

@@ -43,7 +43,7 @@ fn reply(
     call: &Call,
     response: RawResponse,
 ) -> Result<CallReply, CallRejection> {
-    // A page cannot be verified; it is the customer's to see and nobody's to believe.
+    // A page cannot be verified; it is for the customer to see, and no app believes it.
     if !must_be_envelope(&response) {
         let error = error_in_front(upstream, &response);
         return Ok(CallReply::page(relay::response(response), error));
@@ -55,7 +55,7 @@ fn reply(
 
 /// Returns whether the order may have arrived, where the response is a gateway's error.
 pub(super) fn error_in_front(upstream: &Upstream, response: &RawResponse) -> Option<Sent> {
-    // Read only for a redirect: most pages' fields are read by nobody else.
+    // Read only for a redirect: the fields of most pages are not read otherwise.
     let location = || {
         let headers = response.headers();
         let location = headers.get(header::LOCATION)?.to_str().ok()?;

@@ -1,4 +1,4 @@
-//! The process that holds an address, as `/proc` shows it to whoever may look.
+//! The process that holds an address, as `/proc` shows it to permitted users.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -65,7 +65,7 @@ fn listening(address: SocketAddr) -> Vec<u64> {
     found
 }
 
-/// `0100007F:1F90`: each group of four bytes stands in the machine's own order.
+/// `0100007F:1F90`: each group of four bytes is in the machine's own order.
 fn parse(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;

@@ -112,7 +112,7 @@ fn absolute(listen: &Listen) -> Listen {
     }
 }
 
-/// A socket whose file was removed is open, and nobody can find it.
+/// A socket whose file was removed is open, and no client can find it.
 fn is_reachable(listen: &Listen) -> bool {
     match listen {
         Listen::Unix(path) => UnixStream::connect(path).is_ok(),

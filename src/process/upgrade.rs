@@ -3,7 +3,7 @@
 //! 1. The new process connects and gets the listening sockets of the old one, with an offer that names their addresses.
 //! 2. It opens all else that it needs, serves beside the old process, and sends `serving`. Up to then the old process
 //!    works on unchanged, and so it does if the new one gives up.
-//! 3. The old process tells the supervisor the new main process, answers `yours`, and drains.
+//! 3. The old process reports the new main process to the supervisor, answers `yours`, and drains.
 //!
 //! The socket for the next upgrade is among those that are handed over.
 
@@ -101,7 +101,7 @@ pub enum UpgradeError {
         "{0}: others than its owner may enter this folder; expected mode 0700, as countersign makes it"
     )]
     Open(String),
-    /// Anything else that the system refused, or the other side did not say.
+    /// Any other error of the system, or a missing reply of the other side.
     #[error("{0}")]
     Failed(String),
 }
@@ -230,7 +230,7 @@ pub fn bound_to_us() -> Option<String> {
 }
 
 impl Offered {
-    /// Listens, where nobody else does. What a process that ended hard left there is removed.
+    /// Listens unless another process does. A socket that a killed process left there is removed.
     pub fn at(
         settings: &Settings,
         supervisor: Address,
@@ -265,7 +265,7 @@ impl Offered {
         }
     }
 
-    /// Blocks until a new process serves, and returns its id; then `sockets` are to be closed. `replaced_by` is told first.
+    /// Blocks until a new process serves, and returns its id; then `sockets` are to be closed. `replaced_by` is called first.
     pub fn wait(self, sockets: &Sockets, replaced_by: impl Fn(i32)) -> i32 {
         loop {
             let handed_over = self
@@ -330,14 +330,14 @@ impl Offered {
                 )));
             }
         }
-        // Where we were too slow to hear it, it has ended, and nobody would serve.
+        // If we were too slow to read it, it has ended, and no process would serve.
         if !is_there(&new) {
             return Err(UpgradeError::Failed(format!(
                 "the new process {pid} ended before it was heard"
             )));
         }
         replaced_by(pid);
-        // Whether it is heard or not: there is no way back.
+        // There is no way back, whether the message arrives or not.
         let _ = (&new).write_all(YOURS);
         Ok(Some(pid))
     }
@@ -476,7 +476,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Waits until a process has ended; one that nobody has reaped yet has. Its sockets close before it counts as ended.
+/// Waits until a process has ended; one that is not yet reaped has. Its sockets close before it counts as ended.
 fn ends_within(pid: i32, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     while is_alive(pid) {
@@ -490,7 +490,7 @@ fn ends_within(pid: i32, patience: Duration) -> bool {
 
 fn is_alive(pid: i32) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The state stands behind the name, which may have brackets and blanks in it (proc_pid_stat(5)).
+        // The state follows the name, which may have brackets and blanks in it (proc_pid_stat(5)).
         Ok(stat) => {
             let state = stat
                 .rsplit_once(") ")

@@ -269,7 +269,7 @@ fn read_form<'a>(
         }
     }
     let text = text.ok_or(EnvelopeError::Missing(name))?;
-    // Base64 has no space: one can only have been a `+` before somebody's form decoding.
+    // Base64 has no space: one can only have been a `+` before a form decoder.
     let has_space = memchr(b' ', text.as_bytes()).is_some();
     oddities.add_if(has_space || memchr(b'+', body).is_some(), Oddity::RawPlus);
     let text = match has_space {
@@ -327,7 +327,7 @@ impl<'a> Received<'a> {
         })
     }
 
-    /// Returns the payload's bytes, whoever wrote them: for payloads that say they are unsigned, and for display.
+    /// Returns the payload's bytes without verification: for payloads that say they are unsigned, and for display.
     pub fn unverified(&self) -> Option<Vec<u8>> {
         self.decoded().map(|(payload, _)| payload)
     }
@@ -387,7 +387,7 @@ impl<'a> Received<'a> {
             true => Cow::Owned(self.text.replace(['\r', '\n'], "")),
             false => Cow::Borrowed(self.text.as_ref()),
         };
-        // Some senders strip the padding; half a padding is nobody's habit and rejected.
+        // Some senders strip the padding; half a padding is never sent and rejected.
         let unpadded = !text.len().is_multiple_of(4);
         let alphabet = if unpadded { STANDARD_NO_PAD } else { STANDARD };
         let payload = alphabet.decode_to_vec(text.as_bytes()).ok()?;

@@ -1,4 +1,4 @@
-//! Why a sign does not fit a text: tries what apps usually get wrong, and names what fits.
+//! Explanations of a signature that does not match a text: tries the usual mistakes of apps, and names those that match.
 //!
 //! A search, not a guess: a cause is only named when the sign that it would have made is the sign given.
 
@@ -15,7 +15,7 @@ use super::signature::Signature;
 
 /// A key that may have made the sign.
 pub struct Candidate<'a> {
-    /// Whose key; empty for a key that stands for itself.
+    /// The owner of the key; empty for a single key.
     pub merid: &'a str,
     /// The key.
     pub key: &'a Key,
@@ -23,7 +23,7 @@ pub struct Candidate<'a> {
     pub old: bool,
 }
 
-/// What was found out about a text and a sign.
+/// The findings about a text and a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Explanation {
     /// The sign is empty.
@@ -32,11 +32,11 @@ pub enum Explanation {
     NotASign,
     /// The sign fits once these things are assumed; none of them means that it simply fits.
     Fits {
-        /// Whose key fits.
+        /// The owner of the matching key.
         merid: String,
         /// It is one of the merchant's old keys.
         old: bool,
-        /// What the signer did differently, most telling first.
+        /// The signer's mistakes, the most significant first.
         causes: Vec<Cause>,
     },
     /// Nothing that was tried gives this sign.

@@ -141,7 +141,7 @@ pub(super) fn optional_text<'a>(
     }
 }
 
-/// Checks a member whose content nobody here reads: any scalar or `null`.
+/// Checks a member whose content is not interpreted: any scalar or `null`.
 pub(super) fn check_scalar(
     message: &Object<'_>,
     field: &'static str,

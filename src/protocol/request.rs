@@ -39,7 +39,7 @@ pub fn read_submit(message: &Object<'_>, replaced: &[(&str, &str)]) -> Result<Or
     Ok(order)
 }
 
-/// Reads the members of a submit that the ledger keeps: all that can be asked of a message someone else signed.
+/// Reads the members of a submit that the ledger keeps: the most that can be required of a payload that the app signed.
 pub fn read_order(message: &Object<'_>) -> Result<Order, FieldError> {
     let action = optional_string(message, "action")?;
     let action = ["Bank", "WeiXin", "AliPay", "Arbi"]

@@ -1,4 +1,4 @@
-//! Responses of the platform (document §3.4.4), compared with what was asked.
+//! Responses of the platform (document §3.4.4), compared with the request.
 
 use super::envelope::Verified;
 use super::field::{FieldError, optional_text};
@@ -35,7 +35,7 @@ pub enum Completeness {
     Any,
 }
 
-/// A verified response that is complete and about what was asked.
+/// A verified response that is complete and about the order of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlatformResponse {
     /// The platform's plain JSON, byte for byte.

@@ -1,6 +1,6 @@
 //! Dialects: ways to write the same message that other implementations of the document have.
 //!
-//! None of them changes what a message means, so whoever reads it must come to the same result.
+//! None of them changes what a message means, so every reader must come to the same result.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

@@ -36,7 +36,7 @@ pub enum SandboxFault {
     CutAnswers,
     /// Responses have status 500.
     Status500,
-    /// The same meaning, written otherwise.
+    /// An equal meaning in another form.
     Dialect(Dialect),
 }
 
@@ -101,7 +101,7 @@ impl SandboxFault {
 pub struct Sealed {
     /// The parameters, percent-encoded: a form's body or a link's query.
     pub form: String,
-    /// The same as a JSON object.
+    /// The envelope as a JSON object.
     pub json: String,
     /// The dialects for the body and its header fields.
     pub dialects: Vec<Dialect>,

@@ -65,7 +65,7 @@ fn multipart(form: &str) -> Vec<u8> {
     (body + &format!("--{boundary}--\r\n")).into_bytes()
 }
 
-/// Writing to memory does not fail; if it did, the body would be empty and nobody would take it for a result.
+/// Writing to memory does not fail; if it did, the body would be empty, which no reader takes for a result.
 fn gzip(body: &[u8]) -> Vec<u8> {
     use std::io::Write;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());

@@ -1,4 +1,4 @@
-//! What merchants ask of the platform, in an envelope: to take an order, and how one went.
+//! The platform's interfaces for merchants: submit and query, each in an envelope.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::protocol::request::read_submit;
 use crate::protocol::result::ResultCode;
 use crate::web::reply::{text, typed};
 
-/// How long [`SandboxFault::SlowAnswers`] takes.
+/// The delay of [`SandboxFault::SlowAnswers`].
 const SLOW: Duration = Duration::from_secs(5);
 
-/// What the platform says where it does not do as asked.
+/// A rejection of the platform.
 pub(super) struct InterfaceRejection {
     respcode: &'static str,
     respmsg: &'static str,

@@ -46,9 +46,9 @@ const MAX_ORDERS: usize = 10_000;
 /// Messages of one order that are remembered.
 const MAX_MESSAGES: usize = 200;
 
-/// What a sandbox is told at its start.
+/// The options of a sandbox.
 pub struct Options {
-    /// How a browser reaches it, without a slash at its end.
+    /// The URL for browsers, without a slash at its end.
     pub origin: String,
     /// Notifications come this much faster.
     pub speed: f64,
@@ -119,7 +119,7 @@ impl Sandbox {
         }
     }
 
-    /// The order with this orderid, with everything that was said about it.
+    /// The order with this orderid, with all its messages.
     pub fn order_numbered(&self, orderid: &str) -> Option<SandboxOrder> {
         self.state()
             .orders
@@ -252,7 +252,7 @@ impl Sandbox {
         }
     }
 
-    /// Where the customer goes: `fronturl` with the result in an envelope (document §3.2.2).
+    /// The customer's next page: `fronturl` with the result in an envelope (document §3.2.2).
     fn front_link(&self, order: &SandboxOrder) -> Option<String> {
         let fronturl = order.fronturl.as_ref()?;
         let faults = self.faults_of(&order.queryid);

@@ -20,7 +20,7 @@ use crate::time::Millis;
 /// Seconds before each of the ten calls: at once, three times after 10 s, three times after a minute, then every
 /// three minutes.
 pub const GAPS: [u64; 10] = [0, 10, 10, 10, 60, 60, 60, 180, 180, 180];
-/// How late the first call is with [`SandboxFault::Delayed`].
+/// The delay of the first call with [`SandboxFault::Delayed`].
 const DELAY: u64 = 30;
 /// Characters of a merchant's answer that are kept to be shown.
 const MAX_SHOWN: usize = 200;
@@ -94,9 +94,9 @@ impl Sandbox {
 /// The method of a callback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// As the document has it: in the query.
+    /// In the query, as the document has it.
     Get,
-    /// As a form.
+    /// In a posted form.
     Post,
 }
 

@@ -1,4 +1,4 @@
-//! An order at the platform: what came, what the customer chose, what was told to whom.
+//! An order at the platform: the submit, the customer's choice, and all messages.
 
 use ::time::UtcOffset;
 
@@ -21,32 +21,32 @@ pub struct SandboxOrder {
     pub amount: u64,
     /// `Bank`, `WeiXin`, `AliPay` or `Arbi`.
     pub action: String,
-    /// Where results are told.
+    /// The address for notifications.
     pub backurl: String,
-    /// Where the customer goes afterwards.
+    /// The customer's page afterwards.
     pub fronturl: Option<String>,
-    /// How it went.
+    /// The result.
     pub result: ResultCode,
-    /// When it was paid, `YYYY-MM-DD hh:mm:ss`; empty before.
+    /// The time of payment, `YYYY-MM-DD hh:mm:ss`; empty before.
     pub paytime: String,
-    /// Everything that was said, oldest first.
+    /// All messages, oldest first.
     pub messages: Vec<Message>,
-    /// When the next notification is due.
+    /// The time of the next notification.
     pub next_call: Option<Millis>,
 }
 
 /// One message of an order.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// When.
+    /// The time.
     pub at: Millis,
-    /// What it is, in a word or two.
+    /// The kind, in a word or two.
     pub kind: String,
     /// The JSON.
     pub plain: String,
-    /// The same as it went over the wire.
+    /// The message as it was transferred.
     pub wire: String,
-    /// What the other side said.
+    /// The other side's response.
     pub answer: String,
 }
 

@@ -1,4 +1,4 @@
-//! What people see of the sandbox: the customer's payment page, and the developer's page of what happened.
+//! Pages of the sandbox: the customer's payment page, and the developer's page of messages.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -24,7 +24,7 @@ const open=[...document.querySelectorAll('details[open]')].map(d=>d.id);const li
 live.innerHTML=await r.text();open.forEach(id=>document.getElementById(id)?.setAttribute('open',''))}catch{}},1000)";
 
 impl Language {
-    /// What a message is, where the reader's language has another word for it.
+    /// The kind of a message in the reader's language.
     fn kind(self, kind: &str) -> Cow<'_, str> {
         match (self, kind.strip_prefix("answer ")) {
             (Self::English, _) => kind.into(),

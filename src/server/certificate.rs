@@ -75,7 +75,7 @@ fn misnamed(leaf: &X509Certificate<'_>, public_url: &Url) -> Option<String> {
     (!is_named).then(|| format!("is not for {host}, the host of callbacks.public_url"))
 }
 
-/// A star stands for one label, the first one (RFC 9525 §6.3).
+/// A star matches one label, the first one (RFC 9525 §6.3).
 fn is_for(name: &str, host: &str) -> bool {
     let rest = host.split_once('.').map(|(_, rest)| rest);
     name.eq_ignore_ascii_case(host)

@@ -24,7 +24,7 @@ pub(super) struct End {
     pub(super) is_watching: Arc<Notify>,
     /// Of the app's listeners.
     pub(super) files: Vec<PathBuf>,
-    /// For what is in flight when another process has taken over: nobody waits for the end.
+    /// For what is in flight when another process has taken over: no client waits for the end.
     pub(super) lame_time: Duration,
 }
 

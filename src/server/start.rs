@@ -27,7 +27,7 @@ pub(super) struct Start {
 #[async_trait]
 impl BackgroundService for Start {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        // Whoever hears that we are ready may end us at once, and is owed a drain.
+        // A supervisor that reads READY may end the process at once, which must drain.
         self.is_watching.notified().await;
         let taken = self.taken.lock().take();
         let address = self.parts.supervisor.address().clone();

@@ -1,4 +1,4 @@
-//! What the listeners and the background work share, and each of them made of it.
+//! The parts that the listeners and the background work share, and how each is built.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ use crate::telemetry::activity::ActivityLog;
 use crate::telemetry::metrics::{Metrics, Uncounted};
 use crate::telemetry::trace::Tracer;
 
-/// What the listeners and the background work share.
+/// The parts that the listeners and the background work share.
 #[derive(Clone)]
 pub(super) struct Parts {
     pub(super) supervisor: Arc<Systemd>,

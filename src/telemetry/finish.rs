@@ -67,7 +67,7 @@ pub enum Work<'a> {
         /// The status of the reply.
         status: StatusCode,
     },
-    /// A callback of the platform, or of somebody in its name.
+    /// A callback of the platform, or of a stranger in its name.
     Callback {
         /// The path.
         kind: CallbackKind,
@@ -166,7 +166,7 @@ impl Telemetry {
         });
     }
 
-    /// Tells steps of an order's timeline from what others can repeat at will.
+    /// Separates steps of an order's timeline from entries that others can repeat at will.
     fn is_step(&self, done: &Finished<'_>) -> bool {
         match done.work {
             Work::Call {
@@ -320,7 +320,7 @@ fn write_callback(done: &Finished<'_>, took: Duration, left_out: u64) {
     );
 }
 
-/// Cuts a path where parameters could begin, if somebody escaped them: an envelope is no matter for the log.
+/// Cuts a path where parameters could begin, if they were escaped: an envelope is no matter for the log.
 fn cut(path: &str) -> &str {
     let bytes = path.as_bytes();
     let is_end = |at: usize| {

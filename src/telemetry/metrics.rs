@@ -39,7 +39,7 @@ const RESULT_FIELDS: [&str; 8] = [
 pub struct Metrics {
     registry: Registry,
     process: Registry,
-    /// Calls by endpoint and outcome; the outcome is `ok` or the refusal's code.
+    /// Calls by endpoint and outcome; the outcome is `ok` or the rejection's code.
     pub calls: CounterTable<CallKind, CallOutcome>,
     /// Seconds from a call's header to its response, by endpoint.
     pub call_seconds: Durations<CallKind>,
@@ -55,19 +55,19 @@ pub struct Metrics {
     pub old_key_answers: IntCounter,
     /// Merchants whose signing key was switched to `next_key`.
     pub key_switches: IntCounter,
-    /// Looks at the merchants file: `applied`, `refused`, or `unchanged` where somebody asked for one.
+    /// Reloads of the merchants file: `applied`, `refused`, or `unchanged` after a request for one.
     pub reloads: IntCounterVec,
     /// Seconds to read, check and swap in a changed file.
     pub reload_seconds: Histogram,
-    /// When the snapshot in force was taken, in seconds since 1970.
+    /// The time at which the live snapshot was taken, in seconds since 1970.
     pub loaded_at: Gauge,
-    /// Whether the last look at the files ended well.
+    /// 1 where the last look at the files was good.
     pub reload_ok: IntGauge,
     /// Merchants in force.
     pub merchants: IntGauge,
     /// Orders that could not be written to the ledger.
     pub ledger_failures: IntCounter,
-    /// Callbacks by kind and outcome: `accepted`, `repeated`, or why they were refused.
+    /// Callbacks by kind and outcome: `accepted`, `repeated`, or the reason of the rejection.
     pub callbacks: CounterTable<CallbackKind, CallbackOutcome>,
     /// Seconds from a callback's header to its response, by kind; for `back` the commit is in them.
     pub callback_seconds: Durations<CallbackKind>,
@@ -81,7 +81,7 @@ pub struct Metrics {
     pub watch_queries: Counters<ReconcileOutcome>,
     /// Events in the store, by state.
     pub events: IntGaugeVec,
-    /// How long the oldest pending event has been waiting, in seconds.
+    /// The age of the oldest pending event, in seconds.
     pub oldest_undelivered: Gauge,
     /// Orders without a final result.
     pub open_orders: IntGauge,
@@ -91,11 +91,11 @@ pub struct Metrics {
     handshakes_failed: IntCounterVec,
     /// The time at which the callback listener's certificate expires, in seconds since 1970; 0 without TLS.
     pub certificate_expiry: IntGauge,
-    /// Whether the store can be written.
+    /// 1 where the store can be written.
     pub store_ok: IntGauge,
     /// Requests being handled, on whichever listener.
     pub requests_in_flight: IntGauge,
-    /// Steps of orders' stories that the console will not know.
+    /// Activity entries that were dropped.
     pub notes_dropped: IntCounter,
 }
 
@@ -126,7 +126,7 @@ impl Metrics {
                 registry.register(Box::new(metric.clone()))?;
                 Ok(metric)
             };
-        // Each value at nought from the start: a rate does not see a series that begins at 1.
+        // Each value is initialised to 0: a rate does not see a series that begins at 1.
         let counters_of =
             |name: &str, help: &str, label, values: &[&str]| -> prometheus::Result<IntCounterVec> {
                 let metric = counters(name, help, &[label])?;
@@ -385,7 +385,7 @@ impl ListenerMetrics for Metrics {
     }
 }
 
-/// Connections that are nobody's figure.
+/// A counter that counts nothing.
 pub struct Uncounted;
 
 impl Count for Uncounted {

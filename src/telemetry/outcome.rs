@@ -102,7 +102,7 @@ listed! {
 /// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// The app has what it asked for.
+    /// The call succeeded.
     Ok,
     /// It has not, for this reason.
     Failed(Code),

@@ -251,7 +251,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The last thing that was asked of the platform about an order, and what it answered.
+    /// The last request to the platform about an order, and its response.
     fn last_messages(&self, orderid: &str) -> Result<[Message; 2], Failure> {
         let order = self.platform.order_numbered(orderid);
         let last = order.and_then(|order| order.messages.last_chunk::<2>().cloned());
@@ -268,7 +268,7 @@ impl Stage {
             .map_err(|fault| Failure::No(format!("POST {path}: {fault}\n{}", self.sidecar_log())))
     }
 
-    /// What a browser does when the customer presses the button.
+    /// Presses the button as the customer's browser does.
     async fn pay(&self, orderid: &str) -> Result<(), Failure> {
         let order = self.platform.order_numbered(orderid);
         let order =
@@ -327,7 +327,7 @@ impl Stage {
         Ok(())
     }
 
-    /// When the merchants in force were loaded, as the metrics say.
+    /// Reads the time of the last reload from the metrics.
     async fn loaded_at(&self) -> Result<String, Failure> {
         let metrics = self.get("/metrics").await?;
         let name = "countersign_merchants_loaded_timestamp_seconds ";

@@ -36,7 +36,7 @@ struct ShopState {
 
 #[derive(Clone, Default)]
 struct ShopOrder {
-    /// By event id, because a result may be told more than once.
+    /// By event id, because a result may be delivered more than once.
     booked: BTreeMap<String, String>,
     result: Option<ResultCode>,
 }
@@ -56,7 +56,7 @@ impl Shop {
         self.state().down = down;
     }
 
-    /// What was booked for an order.
+    /// The booking of an order.
     pub(super) fn result(&self, orderid: &str) -> Option<ResultCode> {
         self.state().orders.get(orderid)?.result
     }
@@ -211,7 +211,7 @@ impl Shop {
 }
 
 /// Returns the state of an order after another result: results may come out of order, so a lesser one never replaces a
-/// greater one. An investigation stands beside them.
+/// greater one. An investigation has no rank.
 fn latest(known: Option<ResultCode>, new: Option<ResultCode>) -> Option<ResultCode> {
     let rank = |result: Option<ResultCode>| match result? {
         ResultCode::NotPaid => Some(1),

@@ -182,7 +182,7 @@ fn wait(woken: &Receiver<()>, idle: Duration) {
             let _ = woken.try_recv();
         }
         Err(RecvTimeoutError::Timeout) => {}
-        // Without file events nobody holds the other end.
+        // Without file events the other end is closed.
         Err(RecvTimeoutError::Disconnected) => thread::sleep(idle),
     }
 }

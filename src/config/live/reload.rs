@@ -56,11 +56,11 @@ pub enum ReloadOutcome {
 
 /// The finding of one look.
 pub(super) enum ReloadStep {
-    /// Nothing to do; `reverted` where refused content has gone back to what is in force.
+    /// Nothing to do; `reverted` where rejected content has gone back to the live one.
     Settled { reverted: bool },
     /// Look again after this long.
     Wait(Duration),
-    /// A change was applied or refused.
+    /// A change was applied or rejected.
     Done(ReloadOutcome),
 }
 
@@ -107,7 +107,7 @@ impl Follower {
         &self.path
     }
 
-    /// The files that matter: those in force, those last refused, and those about to be taken.
+    /// The files that matter: those in force, those last rejected, and those about to be taken.
     pub(super) fn paths(&self) -> BTreeSet<&Path> {
         let pending = self
             .pending
@@ -122,7 +122,7 @@ impl Follower {
             .collect()
     }
 
-    /// Applies a change once it has been the same for long enough; reports one refusal for each content.
+    /// Applies a change once it has been the same for long enough; reports one rejection for each content.
     pub(super) fn look(&mut self, now: Instant, current: &ArcSwap<Snapshot>) -> ReloadStep {
         let seen = self.observe(now);
         if holds(&seen, &self.in_force) {

@@ -101,7 +101,7 @@ impl Merchant {
         }
     }
 
-    /// Returns true if nobody else can make up a delivery to `back`.
+    /// Returns true if no other host can make up a delivery to `back`.
     pub(super) fn back_is_protected(&self) -> bool {
         self.back.as_ref().is_none_or(web_url::is_loopback)
             || self.back_token.is_some()

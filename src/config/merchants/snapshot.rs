@@ -16,7 +16,7 @@ use crate::config::problem::{Problem, Problems};
 use crate::config::weak_keys;
 use crate::config::weak_keys::KeyUse;
 
-/// Lines; a file with thousands of weak keys has said enough by then.
+/// Lines; more would not help with a file of thousands of weak keys.
 const MAX_WARNINGS: usize = 200;
 
 /// The merchants of one load, unchanging; a request takes one and keeps it.

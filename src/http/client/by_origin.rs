@@ -31,7 +31,7 @@ impl ClientsByOrigin {
         Self::within(connector, TIME)
     }
 
-    /// The same, with this time for a whole exchange.
+    /// Builds it with this time for a whole exchange.
     pub fn within(connector: Connector, time: Duration) -> Self {
         Self {
             connector,

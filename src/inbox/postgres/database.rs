@@ -152,7 +152,7 @@ impl Database {
             .map_or(Ok(()), |why| Err((*why).clone()))
     }
 
-    /// Looks after the server by doing `sql`, which writes, now and then and whenever it is in doubt, for ever. `params` are
+    /// Checks the server by running `sql`, which writes, at intervals and whenever it is in doubt. Never returns. `params` are
     /// the holder and whether it wants to lead; `seen` gets the row of each good beat.
     pub(super) async fn beat(
         &self,

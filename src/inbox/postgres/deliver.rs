@@ -107,7 +107,7 @@ pub(super) async fn due_of_each(
     Ok(due)
 }
 
-/// Gathers rows that come merchant by merchant; one without an event stands for a merchant without due ones.
+/// Gathers rows that come merchant by merchant; one without an event is a merchant without due ones.
 fn by_merchant(rows: &[Row]) -> Result<Vec<DueMerchant>, StoreError> {
     let mut due: Vec<DueMerchant> = Vec::new();
     for row in rows {

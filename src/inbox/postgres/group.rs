@@ -48,7 +48,7 @@ pub(super) async fn claims(database: &Database, holder: i64, mut coming: mpsc::R
                 let mut claims = claims.into_iter();
                 for job in jobs {
                     let own = claims.by_ref().take(job.events.len()).collect();
-                    // A caller may have stopped waiting: its lease ends by itself.
+                    // A caller may have stopped waiting: its lease expires.
                     let _ = job.reply.send(Ok(own));
                 }
             }
@@ -129,7 +129,7 @@ fn take_group(waiting: &mut Vec<AttemptJob>) -> Vec<AttemptJob> {
 
 enum Written {
     Done,
-    /// The row is as it was when it was claimed, and somebody holds it.
+    /// The row is as it was when it was claimed, and a transaction holds it.
     Locked,
     /// The event is another sidecar's by now, or has had that attempt already.
     Late,

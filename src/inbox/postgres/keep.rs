@@ -117,7 +117,7 @@ fn take_group(waiting: &mut Vec<KeepJob>) -> Vec<KeepJob> {
     waiting.extract_if(.., is_alone).collect()
 }
 
-/// Replies to each caller. One may have stopped waiting: a result that nobody takes is dropped.
+/// Replies to each caller. One may have stopped waiting: then the result is dropped.
 fn answer(group: Vec<KeepJob>, kept: Result<Vec<PutOutcome>, StoreError>) {
     match kept {
         Ok(puts) => {

@@ -54,20 +54,20 @@ use crate::time::Millis;
 use database::{Database, PATIENCE};
 use row::{EVENT, read_event};
 
-/// How long a silent sidecar keeps what it has in hand: longer than an attempt takes, and short enough that another
+/// The lease of a silent sidecar: longer than an attempt takes, and short enough that another
 /// delivers it within 30 s.
 const LEASE: &str = "clock_timestamp() + interval '15 s'";
-/// A row that nobody has in hand, or we ourselves (`$1`): what is under way here is known here.
+/// Matches a row without a lease, or with one of ours (`$1`): attempts of this sidecar are known here.
 const FREE: &str = "(holder IS NULL OR holder = $1 OR held_until <= clock_timestamp())";
-/// How long the start may take, the wait for another sidecar's migration included.
+/// Limit of the start, the wait for another sidecar's migration included.
 const START_PATIENCE: Duration = Duration::from_secs(5);
-/// Results that wait at most; more are refused at once.
+/// Limit of waiting results; more are rejected at once.
 const WAITING: usize = 4096;
 /// Bytes of a payment's number or result that an index takes.
 const MAX_INDEXED: usize = 1000;
 /// No confirmation of the clock was seen yet.
 const UNSEEN: i64 = -1;
-/// What a database is opened for.
+/// The purpose for which a database is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opening {
     Sidecar,
@@ -83,7 +83,7 @@ pub struct Postgres {
     attempts: mpsc::Sender<group::AttemptJob>,
     health: Health,
     fleet: Arc<Fleet>,
-    /// Who we are in leases; another one after each start.
+    /// The holder of our leases; a new one after each start.
     holder: i64,
 }
 
@@ -98,7 +98,7 @@ struct Fleet {
 }
 
 impl Postgres {
-    /// Opens or creates the store. Refuses a server that may lose commits, or tables that are newer or not ours.
+    /// Opens or creates the store. Rejects a server that may lose commits, or tables that are newer or not ours.
     pub fn open(at: &Address) -> Result<Self, StoreError> {
         Self::start(at, Opening::Sidecar)
     }
@@ -178,8 +178,8 @@ async fn open(database: &Database, opening: Opening) -> Result<(), StoreError> {
     })
 }
 
-/// Keeps our leases, finds out whether the database can be written, takes the lead where nobody has it, and reads the
-/// clock that decides for all. A row that another transaction holds delays nobody but itself.
+/// Keeps our leases, finds out whether the database can be written, takes the lead where it is free, and reads the
+/// clock that decides for all. A row that another transaction holds delays itself only.
 const BEAT: &str = "WITH writable AS (
         UPDATE version SET number = number WHERE ctid IN (SELECT ctid FROM version FOR UPDATE SKIP LOCKED)
     ), own_events AS (

@@ -5,7 +5,7 @@ use deadpool_postgres::GenericClient;
 use super::database::Database;
 use crate::inbox::store::StoreError;
 
-/// What made each version out of the one before. Times are in milliseconds since 1970, amounts in cents; only leases
+/// The migrations, each from the version before. Times are in milliseconds since 1970, amounts in cents; only leases
 /// are in the server's own time, because a fleet has many clocks.
 const MIGRATIONS: [&str; 2] = [
     "
@@ -214,7 +214,7 @@ pub(super) async fn migrate(database: &Database) -> Result<(), StoreError> {
     Ok(transaction.commit().await?)
 }
 
-/// Refuses what no sidecar has made, or a later one.
+/// Rejects a schema that no sidecar made, or a later one.
 pub(super) async fn check(database: &Database) -> Result<(), StoreError> {
     let client = database.client().await?;
     match version(&client).await? {
@@ -248,7 +248,7 @@ async fn add(client: &impl GenericClient) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses what another program or a later version has made; where there is nothing yet, a sidecar will make it.
+/// Rejects a schema of another program or a later version; an empty database is accepted.
 pub(super) async fn inspect(database: &Database) -> Result<(), StoreError> {
     let client = database.client().await?;
     if version(&client).await?.is_some() {

@@ -20,7 +20,7 @@ const ANEW_FROM: u64 = 16 << 20;
 const LEFT: i64 = 512;
 /// Rounds of copying before everybody waits.
 const ROUNDS: usize = 4;
-/// The pause between two looks, where nobody calls: a reader of another process may have ended.
+/// The pause between two checks without a wake-up: a reader of another process may have ended.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Copies until every caller is gone.

@@ -15,13 +15,13 @@ use crate::inbox::store::StoreError;
 pub(super) enum Lane {
     /// Due events and claims.
     Delivery,
-    /// Anything that somebody looks at.
+    /// Reads for people and commands.
     View,
     /// Checkpoints.
     Checkpoint,
 }
 
-/// What the threads share.
+/// The state that the threads share.
 pub(super) struct Connections {
     pub(super) path: PathBuf,
     /// Held shared by each transaction, and alone to begin the log anew, which no reader may be in.

@@ -226,7 +226,7 @@ fn acquire(path: &Path) -> io::Result<(Arc<File>, FileIdentity)> {
 }
 
 impl Drop for StoreFile {
-    /// Closes the descriptor with its last user. Under the lock, so that nobody opens the file, and takes locks on it,
+    /// Closes the descriptor with its last user. Under the lock, so that no thread opens the file, and takes locks on it,
     /// between the last use and the closing.
     fn drop(&mut self) {
         let mut open = OPEN.lock();

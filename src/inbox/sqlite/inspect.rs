@@ -55,7 +55,7 @@ fn is_unlocked(lock: &Path) -> Result<(), StoreError> {
 }
 
 /// A store that was closed well has no log beside it, and SQLite would create one even for a reader; such a file is
-/// opened as one that nobody changes (sqlite.org/uri.html, "immutable").
+/// opened as one that does not change (sqlite.org/uri.html, "immutable").
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if with(path, "-wal").exists() && with(path, "-shm").exists() {

@@ -233,7 +233,7 @@ impl Sqlite {
         self.write_as(StoreWork::Other, work).await
     }
 
-    /// The same, where readiness depends on it.
+    /// The variant on whose success readiness depends.
     async fn write_as<T: Send + 'static>(
         &self,
         kind: StoreWork,
@@ -242,7 +242,7 @@ impl Sqlite {
         let (confirm, confirmed) = oneshot::channel();
         let job: WriteJob = Box::new(move |transaction| {
             let result = in_savepoint(transaction, work);
-            // A caller may have stopped waiting: a result that nobody takes is dropped.
+            // A caller may have stopped waiting: then the result is dropped.
             Box::new(move |committed| {
                 let _ = confirm.send(committed.and_then(|()| result.map_err(StoreError::from)));
             })
@@ -258,7 +258,7 @@ impl Sqlite {
         result
     }
 
-    /// Runs `work` on the lane of everything that somebody looks at.
+    /// Runs `work` on the lane of reads for people and commands.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,

@@ -6,7 +6,7 @@ use crate::inbox::store::StoreError;
 
 /// Says whose file it is in its header (`PRAGMA application_id`): "CSgn".
 pub(super) const APPLICATION_ID: i32 = 0x4353_676e;
-/// What made each version out of the one before (`PRAGMA user_version`). Times are in milliseconds since 1970,
+/// The migrations, each from the version before (`PRAGMA user_version`). Times are in milliseconds since 1970,
 /// amounts in cents. During an upgrade the version before writes on beside the new one: what its statements name stays.
 pub(super) const MIGRATIONS: [&str; 3] = [
     "CREATE TABLE orders (
@@ -189,7 +189,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     Ok(transaction.commit()?)
 }
 
-/// Refuses what no sidecar has made, or a later one.
+/// Rejects a file that no sidecar made, or a later one.
 pub(super) fn check(connection: &Connection) -> Result<(), StoreError> {
     let (application, found) = header(connection)?;
     if application != APPLICATION_ID {
@@ -216,7 +216,7 @@ fn additions(connection: &Connection) -> rusqlite::Result<usize> {
         .unwrap_or_default())
 }
 
-/// Whose file it is, and the version of its tables.
+/// The application of the file, and the version of its tables.
 fn header(connection: &Connection) -> rusqlite::Result<(i32, i32)> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get(0));
     Ok((pragma("application_id")?, pragma("user_version")?))

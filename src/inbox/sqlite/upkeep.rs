@@ -74,7 +74,7 @@ pub(super) fn forget_key_switch(
     Ok(())
 }
 
-/// What [`forget_some`] removes, in this order.
+/// The kinds of rows that [`forget_some`] removes, in this order.
 pub(super) const FORGET: [&str; 3] = [
     "DELETE FROM events WHERE rowid IN (SELECT rowid FROM events INDEXED BY events_state
         WHERE state = 'delivered' AND received_at < ?1 LIMIT ?2)",

@@ -48,7 +48,7 @@ impl<'a> EncodedBody<'a> {
         Ok(Self { bytes, oddities })
     }
 
-    /// Undoes the encodings of a request: multipart/form-data. A compressed request is rejected, because whoever sends
+    /// Undoes the encodings of a request: multipart/form-data. A compressed request is rejected, because a stranger who sends
     /// one to a public port can make a small body cost a large one.
     pub fn of_request(bytes: &'a [u8], headers: &HeaderMap) -> Result<Self, BodyError> {
         let mut oddities = Oddities::default();

@@ -1,6 +1,6 @@
 //! Bodies that an app could take for a result, in whatever disguise.
 //!
-//! A submit may be answered with a page, which nobody can verify. An app's library may parse more than a page from what
+//! A submit may be answered with a page, which cannot be verified. An app's library may parse more than a page from what
 //! it gets: JSON behind a byte order mark, in UTF-16, in a function call, or a form. An unverified body of that kind must
 //! never reach an app, so whatever is not clearly a page is held back.
 

@@ -403,7 +403,7 @@ impl CaseRun {
         }
     }
 
-    /// Tells a result that must be rejected: with the reply that every rejection has, from a sidecar that is there.
+    /// Sends a result that must be rejected: with the reply that every rejection has, from a sidecar that is there.
     async fn refused(&self, told: &Sealed) -> Result<(), Doubt> {
         let said = self.sidecar.tell(told, Way::Get).await;
         match said.map_err(Doubt::Broken)? {

@@ -1,4 +1,4 @@
-//! A bound on the log lines of callbacks: whoever reaches the public port could otherwise fill a disk.
+//! A bound on the log lines of callbacks: strangers on the public port could otherwise fill a disk.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! The log: a line an event, to standard error, which nobody waits for.
+//! The log: one line an event, written to standard error without delaying a request.
 //!
 //! Lines gather for a moment and are written together: a write for each would cost a call a tenth more. What a slow reader
 //! leaves waiting is bounded, and what is beyond that is dropped.
@@ -21,9 +21,9 @@ use crate::config::settings::LogFormat;
 const WAITING: usize = 4 * 1024 * 1024;
 /// Bytes that are kept for the next lines.
 const BUFFER: usize = 64 * 1024;
-/// How long lines gather.
+/// The time for which lines gather.
 const GATHERING: Duration = Duration::from_millis(5);
-/// How long the end waits for a slow reader.
+/// The time for which the shutdown waits for a slow reader.
 const LAST_WRITE: Duration = Duration::from_secs(1);
 
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
@@ -64,7 +64,7 @@ pub fn end() {
     }
 }
 
-/// A duration as a line tells it: milliseconds, to a thousandth.
+/// Formats a duration in milliseconds with three decimals.
 pub fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
@@ -104,7 +104,7 @@ impl Lines {
         }
     }
 
-    /// Writes what is pushed, for ever.
+    /// Writes pushed lines; never returns.
     fn write_out(&self) {
         let mut text = Vec::new();
         loop {
@@ -120,7 +120,7 @@ impl Lines {
             swap(&mut text, &mut waiting.text);
             waiting.writing = true;
             drop(waiting);
-            // Nobody is left to be told that nobody reads.
+            // There is no other place to report that standard error is closed.
             let _ = io::stderr().write_all(&text);
             text.clear();
             text.shrink_to(BUFFER);
@@ -159,7 +159,7 @@ impl Write for &Lines {
     }
 }
 
-/// Each event is one line, whatever others said that stands in it: control characters are escaped.
+/// Each event is one line: control characters in the texts of others are escaped.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {

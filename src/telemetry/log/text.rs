@@ -1,4 +1,4 @@
-//! How a line reads: `2017-03-01T12:00:05.000001Z  INFO call endpoint="query" status=200`. In JSON only the time is ours.
+//! The form of a line: `2017-03-01T12:00:05.000001Z  INFO call endpoint="query" status=200`. In JSON only the time is ours.
 //!
 //! What tracing would write, in a third of its time, because every request has a line. Control characters in a message are
 //! the log's business.
@@ -54,7 +54,7 @@ impl<'w> FormatFields<'w> for LogFields {
         thread_local! {
             static LINE: RefCell<LogLine> = const { RefCell::new(LogLine(String::new())) };
         }
-        // Asked for again while it is written: by a value that logs when it is shown.
+        // Entered again while a line is written: by a value that logs when it is shown.
         LINE.with(|line| match line.try_borrow_mut() {
             Ok(mut line) => line.write(fields, &mut writer),
             Err(_) => LogLine(String::new()).write(fields, &mut writer),
@@ -62,7 +62,7 @@ impl<'w> FormatFields<'w> for LogFields {
     }
 }
 
-/// A line as it grows: the writer is asked once, because each of its pieces costs more than a field.
+/// A line that is built in memory: the writer is called once, because each of its pieces costs more than a field.
 struct LogLine(String);
 
 impl LogLine {
