@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Config, Failure};
+use super::config::Config;
+use super::failure::Failure;
 use crate::cli::print::{note, say};
 use crate::config::{Merchant, Settings};
 use crate::server;

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use clap::Args;
 
-use super::Failure;
+use super::failure::Failure;
 use super::keys::KeysCommand;
 use super::pasted::{envelope_in, read, unquoted};
 use crate::cli::print::{note, say};

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::Failure;
 use super::envelope::input;
+use super::failure::Failure;
 use super::keys::KeysCommand;
 use super::pasted::{envelope_in, read};
 use crate::cli::print::say;

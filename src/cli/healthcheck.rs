@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::{Config, Failure};
+use super::config::Config;
+use super::failure::Failure;
 use crate::cli::print::say;
 
 /// Connecting, and each read and write.

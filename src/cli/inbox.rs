@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::{Config, Failure};
+use super::config::Config;
+use super::failure::Failure;
 use crate::cli::print::say;
 use crate::inbox;
 use crate::inbox::event::{Event, EventState, shown};

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Config, Failure, environment};
+use super::config::Config;
+use super::config::environment;
+use super::failure::Failure;
 use crate::config::{Merchant, Snapshot, secret_file};
 use crate::protocol::json::Object;
 use crate::protocol::key::Key;

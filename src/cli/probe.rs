@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::config::Config;
+use super::failure::Failure;
 use super::keys::unknown_merchant;
-use super::{Config, Failure};
 use crate::cli::print::{note, say};
 use crate::config::Merchant;
 use crate::config::settings::Settings;

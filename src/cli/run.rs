@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{Config, Failure};
+use super::config::Config;
+use super::failure::Failure;
 use crate::server;
 use crate::telemetry::log;
 

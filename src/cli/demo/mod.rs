@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use url::Url;
 
-use super::Failure;
+use super::failure::Failure;
 use super::sandbox;
 use crate::cli::print::say;
 use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};

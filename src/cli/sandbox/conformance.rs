@@ -11,9 +11,10 @@ use clap::Args;
 use tokio::process::Command;
 use url::Url;
 
+use crate::cli::config::environment;
+use crate::cli::failure::Failure;
 use crate::cli::keys::unknown_merchant;
 use crate::cli::print::{note, say};
-use crate::cli::{Failure, environment};
 use crate::config::Snapshot;
 use crate::config::public_keys::{DEMO_MERID, demo_key};
 use crate::config::web_url;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 
-use super::{Failure, environment};
+use super::config::environment;
+use super::failure::Failure;
 use crate::cli::print::{note, say};
 use crate::config;
 use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID, demo_key};

@@ -8,10 +8,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
-use super::{
+use super::sections::{
     Acknowledge, AdminSettings, AppSettings, CallbackSettings, Confirm, InboxSettings, LogFormat,
-    LogSettings, PlatformSettings, Settings, TlsSettings, warnings,
+    LogSettings, PlatformSettings, Settings, TlsSettings,
 };
+use super::warnings::warnings;
 use crate::config::layers::Layers;
 use crate::config::listen::Listen;
 use crate::config::proxy::ProxySetting;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use tokio_postgres::Row;
 
 use super::database::Database;
+use super::lease::{FREE, LEASE};
 use super::row::{EVENT, EVENT_COLUMNS, number, only, read_digest, read_event};
-use super::{FREE, LEASE};
 use crate::inbox::attempt::{
     AHEAD_ATTEMPT, AHEAD_LOOK, AppResponse, AttemptRecord, ClaimOutcome, ClaimedEvent, DueEvent,
     DueMerchant, FailingApp,

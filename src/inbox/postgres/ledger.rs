@@ -3,8 +3,8 @@
 use tokio_postgres::Row;
 
 use super::database::Database;
+use super::lease::{FREE, LEASE};
 use super::row::{number, only, unsigned};
-use super::{FREE, LEASE};
 use crate::inbox::event::cents;
 use crate::inbox::order::{
     FIRST_LOOK, KEPT_TRIES, LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryKind,

@@ -3,6 +3,8 @@
 //! Each statement is a transaction of its own, results go in groups. What one sidecar has in hand is leased to it: the
 //! lease is renewed while it beats, and ends when it has been silent for 15 s of the server's clock.
 
+mod lease;
+
 mod connect;
 
 mod database;
@@ -54,11 +56,6 @@ use crate::time::Millis;
 use database::{Database, PATIENCE};
 use row::{EVENT, read_event};
 
-/// The lease of a silent sidecar: longer than an attempt takes, and short enough that another
-/// delivers it within 30 s.
-const LEASE: &str = "clock_timestamp() + interval '15 s'";
-/// Matches a row without a lease, or with one of ours (`$1`): attempts of this sidecar are known here.
-const FREE: &str = "(holder IS NULL OR holder = $1 OR held_until <= clock_timestamp())";
 /// Limit of the start, the wait for another sidecar's migration included.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Limit of waiting results; more are rejected at once.

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::WrongTypeError;
+/// An existing member of another type than expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongTypeError;
 
 /// A name with a digest that makes comparison cheap.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+pub use member::WrongTypeError;
 use member::{Member, Name};
 
 /// Limit of nested arrays and objects, the payload itself included. The document's payloads are flat.
@@ -153,10 +154,6 @@ impl<'a> Object<'a> {
         (!member.is_null()).then_some(member)
     }
 }
-
-/// An existing member of another type than expected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WrongTypeError;
 
 /// Formats a string as a JSON literal.
 pub fn quoted(text: &str) -> String {
