@@ -68,7 +68,7 @@ pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<B
         .collect();
     // Newest first in the store: what happened in one millisecond stays in its order.
     for note in notes.iter().rev() {
-        steps.extend(of_note(visit, note, signed.as_ref()));
+        steps.extend(of_note(visit, note, signed.as_ref(), &events));
     }
     for event in &events {
         steps.push(of_event(visit, event));
@@ -81,6 +81,7 @@ pub async fn order(admin: &AdminContext, visit: &Visit<'_>) -> Result<Response<B
                 .map(|decision| of_decision(visit, decision)),
         );
     }
+    // Stable: within a millisecond, causes were pushed before what they caused.
     steps.sort_by_key(|step| step.at);
     let content = html! {
         p.soft { (visit.say("商户 ", "merchant ")) span.number { (merid) } }
@@ -168,10 +169,11 @@ fn of_note(
     visit: &Visit<'_>,
     note: &ActivityEntry,
     signed: Option<&SignedOrder>,
+    events: &[Event],
 ) -> Vec<TimelineStep> {
     match note.what {
         ActivityKind::Call => of_call(visit, note, signed),
-        ActivityKind::Callback => vec![of_callback(visit, note)],
+        ActivityKind::Callback => vec![of_callback(visit, note, events)],
         ActivityKind::Question => vec![of_question(visit, note)],
     }
 }
@@ -224,15 +226,19 @@ fn of_call(
     steps
 }
 
-fn of_callback(visit: &Visit<'_>, note: &ActivityEntry) -> TimelineStep {
+fn of_callback(visit: &Visit<'_>, note: &ActivityEntry, events: &[Event]) -> TimelineStep {
+    // Both the end and the duration are rounded down, so their difference can be a millisecond late: never after what
+    // the callback brought.
+    let began = note.at - note.took;
+    let brought = events.iter().map(|event| event.received_at);
+    let brought = brought.filter(|at| (began - 1..=note.at).contains(at));
     let title = match (note.refused, &*note.outcome) {
         (true, _) => visit.say("通知被拒", "Callback rejected"),
         (false, "repeated") => visit.say("重复的通知", "Callback repeated"),
         (false, _) => visit.say("通知被接受", "Callback accepted"),
     };
     TimelineStep {
-        // When it came: before what it brought. Its time is rounded down.
-        at: note.at - note.took - 1,
+        at: brought.fold(began, Millis::min),
         tone: if note.refused { Tone::Bad } else { Tone::Good },
         title: format!("{title} ({})", note.way),
         details: html! {
