@@ -16,6 +16,7 @@ const FETCHED: usize = 512;
 
 /// Returns the caller's own id where it is printable and short, or else a new one.
 pub fn request_id(headers: &HeaderMap) -> HeaderValue {
+    // It goes into log lines and response headers: a blank or a control character could forge a field there.
     let own = headers.get(REQUEST_ID).filter(|id| {
         let id = id.as_bytes();
         (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
@@ -34,7 +35,9 @@ fn new_request_id() -> HeaderValue {
     });
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Six digits at least, so that the ids of a process sort as text up to the sixteen millionth.
     let digits = 6.max((u64::BITS - next.leading_zeros()).div_ceil(4) as usize);
+    // 13 digits hold the microseconds until the year 2112.
     let mut id = [b'-'; 14 + 16];
     write_hex(&mut id[..13], *START);
     write_hex(&mut id[14..14 + digits], next);

@@ -48,6 +48,7 @@ impl ClientsByOrigin {
         if let Some(client) = clients.get(&origin) {
             return Some(client.clone());
         }
+        // Under the lock, so that two requests at once do not make two pools for one origin.
         let base = Url::parse(&origin).ok()?;
         let client =
             Arc::new(Client::new(&base, CONNECT_TIME, self.time, self.connector.clone()).ok()?);

@@ -64,6 +64,7 @@ impl Connector {
             let patience = race.patience(until).into();
             match timeout_at(patience, self.prepare(route, stream, address)).await {
                 Ok(Ok(stream)) => {
+                    // Only now: an address that accepts connections and fails in the handshake must not be tried first.
                     route.resolver.worked(address);
                     return Ok((stream, address));
                 }

@@ -64,6 +64,7 @@ impl ClientError {
     pub fn sent(&self) -> Sent {
         match self {
             Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } => *sent,
+            // A stray response may be an earlier request's, so it does not show that this one has arrived.
             Self::CutOff(_) | Self::CutShort | Self::BadResponse(ExchangeError::Stray) => {
                 Sent::Unknown
             }

@@ -130,6 +130,8 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Exchange<'s, S> {
     }
 
     async fn read_response(&mut self) -> Result<Answered, ExchangeError> {
+        // Until the first byte the connection may have been closed before the request came; after it the request has
+        // arrived.
         self.fill().await.map_err(ExchangeError::silent)?;
         for _ in 0..=MAX_INTERIM {
             let head = loop {
@@ -194,6 +196,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Exchange<'s, S> {
         while self.buffer.len() < length {
             self.fill().await.map_err(ExchangeError::ended)?;
         }
+        // No copy, whatever its name: `BytesMut` splits its storage.
         Ok(self.buffer.copy_to_bytes(length))
     }
 
@@ -202,6 +205,8 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Exchange<'s, S> {
             if self.buffer.len() > MAX_BODY {
                 return Err(ExchangeError::TooLong);
             }
+            // Over TLS a connection that was cut is an error and no end, because rustls insists on close_notify (RFC
+            // 9112 §9.8).
             if self.read().await.map_err(ExchangeError::ended)? == 0 {
                 return Ok(self.buffer.split().freeze());
             }

@@ -130,6 +130,7 @@ impl Client {
             let exchanged = self.exchange(connection, request, trust).await?;
             return exchanged.map_err(ClientError::of);
         };
+        // Not held across an await: each guard takes one of its thread's few fast slots (arc_swap::Guard).
         drop(usable);
         self.connector.count.connection(true);
         connection.deadline.set(deadline);
@@ -225,6 +226,7 @@ impl Client {
         Box::pin(async move {
             let now = Instant::now();
             let until = deadline.min(now + self.connect_time);
+            // Counted before the handshake: where the roots change during it, the connection belongs to the old ones.
             let roots = self.connector.roots.changes();
             let opened = self.connector.open(&self.route, self.connect_time, until);
             let (stream, address) = opened.await?;

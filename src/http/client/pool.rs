@@ -130,6 +130,7 @@ impl Pool {
         let is_good = |connection: &mut PooledConnection| {
             connection.is_fresh(now)
                 && connection.roots == roots
+                // An address that the name no longer has may belong to a machine that is being taken out of service.
                 && addresses.contains(&connection.address)
                 && connection.stream.is_quiet()
         };

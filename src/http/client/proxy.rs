@@ -57,6 +57,8 @@ impl EgressWay {
     }
 
     fn of_environment(url: &Url, variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        // curl ignores HTTP_PROXY, which a web server sets for a CGI program from the request's `Proxy` field (httpoxy).
+        // This is no CGI program, and Go reads both.
         let (names, other) = match url.scheme() {
             "https" => (["https_proxy", "HTTPS_PROXY"], ["http_proxy", "HTTP_PROXY"]),
             _ => (["http_proxy", "HTTP_PROXY"], ["https_proxy", "HTTPS_PROXY"]),
@@ -166,6 +168,7 @@ fn covers(entry: &str, url: &Url) -> bool {
 }
 
 fn covers_name(entry: &str, name: &str) -> bool {
+    // A leading dot covers the domain itself too, as for curl; for Go it would cover subdomains alone.
     let entry = entry.trim_start_matches('*').trim_matches('.');
     let name = name.trim_end_matches('.');
     let Some(at) = name.len().checked_sub(entry.len()) else {
@@ -196,6 +199,7 @@ impl Hop {
             Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))
         });
         let host = &url[Position::BeforeHost..Position::AfterHost];
+        // `CONNECT` has no default port (RFC 9110 §9.3.6).
         let port = url.port_or_known_default().unwrap_or(443);
         Self {
             shown: proxy.to_string(),
@@ -226,6 +230,7 @@ impl Hop {
             Ok(()) => read_status(stream).await?,
             Err(error) => return Err(error.to_string()),
         };
+        // Any 2xx opens the tunnel, and its length fields mean nothing (RFC 9110 §9.3.6).
         if (200..300).contains(&status) {
             return Ok(());
         }
@@ -267,6 +272,7 @@ async fn read_status(stream: &mut TcpStream) -> Result<u16, String> {
         let status = response.code.unwrap_or_default();
         match parsed {
             Ok(Status::Complete(_)) if !(200..300).contains(&status) => return Ok(status),
+            // Further bytes would be lost to the TLS handshake, which reads from the socket.
             Ok(Status::Complete(length)) if length == head.len() => return Ok(status),
             Ok(Status::Complete(_)) => return Err("it sent bytes before the tunnel".to_owned()),
             Ok(Status::Partial) if head.len() < MAX_HEAD => {}

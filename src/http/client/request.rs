@@ -83,6 +83,8 @@ impl RequestWriter {
 
     /// Writes requests to the server of `url`, below its path; in absolute form where they go to a proxy.
     pub(super) fn to(url: &Url, forwarded_by: Option<&Hop>) -> Self {
+        // Without user and password, which never go into `Host` (RFC 9110 §4.2.4); `Url` leaves out the scheme's own
+        // port.
         let authority = &url[Position::BeforeHost..Position::AfterPort];
         let path = url.path().trim_end_matches('/');
         let (prefix, own_lines) = match forwarded_by {

@@ -89,6 +89,7 @@ impl Resolver {
                 );
             }
             failing = found.is_err();
+            // A fixed pause: getaddrinfo(3) passes no time to live on.
             sleep(if failing { RETRY } else { REFRESH }).await;
         }
     }
@@ -108,6 +109,7 @@ impl Resolver {
     /// Notes the address to which a connection was opened: the next one tries it first.
     pub fn worked(&self, address: SocketAddr) {
         self.history.lock().worked = Some((address, Instant::now()));
+        // Nearly always it is first already, and a look is cheaper than a copy of the list for each connection.
         if self.known.load().first() != Some(&address) {
             self.known
                 .rcu(|known| with_first(known.to_vec(), Some(address)));
@@ -155,6 +157,7 @@ impl Resolver {
         found
             .iter_mut()
             .for_each(|address| address.set_port(self.port));
+        // Locked until the list is replaced: an address that works meanwhile is then put first in the new one.
         let mut history = self.history.lock();
         history.looked_up = Some(Instant::now());
         let worked = history

@@ -110,6 +110,7 @@ impl Drop for RawResponse {
         {
             lease.end();
         }
+        // The head shares the body's storage, which can be had back only from its last owner.
         drop(take(&mut self.head));
         if let Ok(buffer) = take(&mut self.body).try_into_mut() {
             give_back(buffer);

@@ -96,6 +96,8 @@ fn announced_length(fields: &[Header<'_>]) -> Result<Option<usize>, MalformedHea
     let Some(digits) = lengths.next() else {
         return Ok(None);
     };
+    // Proxies repeat the field. Unlike in a request, equal values do no harm here: no further hop reads them (RFC 9110
+    // §8.6).
     if lengths.any(|other| other != digits) {
         return Err(MalformedHead);
     }

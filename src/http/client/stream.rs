@@ -24,6 +24,7 @@ impl ClientStream {
     pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let mut read = ReadBuf::new(&mut byte);
+        // No task waits on an idle connection; the next exchange registers its own waker.
         let mut context = Context::from_waker(Waker::noop());
         let polled = pin!(self).poll_read(&mut context, &mut read);
         matches!(polled, Poll::Pending)
@@ -35,6 +36,7 @@ impl ClientStream {
             let mut byte = [0; 1];
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             let peeked = rustix::net::recv(self.socket(), &mut byte, flags);
+            // 0 bytes are the end of the stream, and any other error is no better (recv(2)).
             matches!(peeked, Err(rustix::io::Errno::AGAIN))
         }
     }

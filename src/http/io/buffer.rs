@@ -63,6 +63,8 @@ fn spare() -> BytesMut {
 /// Keeps a buffer for other connections, with its bytes dropped, unless it has grown or a part of it is still in use.
 pub fn give_back(mut buffer: BytesMut) {
     buffer.clear();
+    // A buffer that has grown would keep its size for as long as the thread lives. The second call fails while a
+    // `Bytes` still shares the storage.
     let is_larger = buffer.try_reclaim(READ_SIZE + 1);
     if is_larger || !buffer.try_reclaim(READ_SIZE) {
         return;

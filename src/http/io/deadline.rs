@@ -42,6 +42,7 @@ impl Deadline {
 
     /// Returns the output of `future`, or `None` where the deadline comes first.
     pub async fn limit<F: Future>(&mut self, mut future: Pin<&mut F>) -> Option<F::Output> {
+        // The future first: what has come by now counts, even where the deadline has passed as well.
         poll_fn(|context| match future.as_mut().poll(context) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => self.poll(context).map(|()| None),

@@ -52,7 +52,10 @@ impl Accepted {
     pub fn into_stream(self) -> io::Result<IoStream> {
         match self {
             Self::Tcp(stream, _) => {
+                // accept(2) does not pass the flag on, and a blocking read would stop every connection of this thread.
                 stream.set_nonblocking(true)?;
+                // A response may leave in two writes; Nagle would hold the second one until the client acknowledges the
+                // first, which it delays (RFC 1122 §4.2.3.2).
                 stream.set_nodelay(true)?;
                 TcpStream::from_std(stream).map(IoStream::Tcp)
             }
@@ -91,6 +94,7 @@ impl From<Stream> for IoStream {
         let buffered = stream.into_any().downcast::<BufferedStream>();
         let buffered = buffered.expect("its type was checked").stream;
         debug_assert!(buffered.buffer().is_empty(), "a session has flushed");
+        // Drops what is in the write buffer: a stream is taken back only after a flush.
         Self::Tcp(buffered.into_inner())
     }
 }

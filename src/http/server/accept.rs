@@ -105,6 +105,8 @@ impl Socket {
         let accept = async {
             let polled = self.poll()?;
             tokio::select! {
+                // No connection is lost where the shutdown comes first: tokio's `accept` is cancel safe, and nothing is
+                // awaited between it and the spawn.
                 () = polled.accept_all(name, service) => {}
                 _ = shutdown.wait_for(|begun| *begun) => {}
             }
@@ -134,6 +136,7 @@ impl Socket {
             }
             Self::Unix(listener) => listener.accept().map(|(stream, _)| Accepted::Unix(stream)),
         };
+        // Bounded, because connections go on arriving for as long as the socket is open.
         for _ in 0..MAX_WAITING {
             let Ok(accepted) = accept() else {
                 return;
@@ -192,6 +195,7 @@ fn spawn<H: Handler>(service: &Arc<Service<H>>, accepted: Accepted) {
     let peer = accepted.peer();
     let admitted = service.admission.admit(peer);
     let slot = admitted.as_ref().map(|it| it.slot.clone());
+    // One of the pool's threads, picked at random; without work stealing the task stays there.
     let task = current_handle().spawn(async move {
         // Where this fails the other side is gone.
         let Ok(stream) = accepted.into_stream() else {
@@ -204,6 +208,7 @@ fn spawn<H: Handler>(service: &Arc<Service<H>>, accepted: Accepted) {
         }
     });
     if let Some(slot) = slot {
+        // The task may have ended by now; aborting it then does nothing.
         slot.set_task(task.abort_handle());
     }
 }

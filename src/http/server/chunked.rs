@@ -86,12 +86,14 @@ impl ChunkPart {
         Some(match (self, byte) {
             (Self::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
                 let digit = char::from(byte).to_digit(16)?;
+                // Leading zeros count as well: otherwise a size could be as long as the body.
                 (digits < MAX_DIGITS).then_some(Self::Size {
                     size: size * 16 + usize::try_from(digit).ok()?,
                     digits: digits + 1,
                 })?
             }
             (Self::Size { digits: 0, .. }, _) => return None,
+            // Blanks before an extension are bad white space that a recipient has to take (RFC 9112 §7.1.1).
             (Self::Size { size, .. }, b';' | b' ' | b'\t') => Self::Extension { size, length: 1 },
             (Self::Size { size, .. }, b'\r') => Self::LineEnd { size },
             (Self::Extension { size, .. }, b'\r') => Self::LineEnd { size },

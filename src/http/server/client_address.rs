@@ -36,6 +36,8 @@ impl ClientAddress {
         let Some(mut client) = peer else {
             return Self::Local;
         };
+        // From the end: each proxy appends the address that it saw, in the same line or in one of its own (RFC 9110
+        // §5.3), so the client cannot write behind an entry of a trusted proxy.
         let lines = headers.get_all(&FORWARDED_FOR).iter().rev();
         let entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
         // Empty entries of a list count as none (RFC 9110 §5.6.1.2).
@@ -96,6 +98,7 @@ pub(super) fn is_in(nets: &[IpNet], address: IpAddr) -> bool {
 /// address in brackets with a port or without.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let entry = std::str::from_utf8(entry).ok()?;
+    // `parse` takes a plus sign, which no port has (RFC 3986 §3.2.3).
     let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
     let bare = match entry.strip_prefix('[') {
         Some(rest) => {
@@ -112,6 +115,8 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
             _ => entry,
         },
     };
+    // A proxy that listens on both families writes `::ffff:192.0.2.1` (RFC 4291 §2.5.5.2), which no IPv4 network
+    // contains.
     bare.parse::<IpAddr>()
         .ok()
         .map(|address| address.to_canonical())

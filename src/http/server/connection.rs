@@ -111,6 +111,7 @@ pub(super) async fn turn_away<H: Handler>(
     peer: Option<IpAddr>,
 ) {
     let (counter, caller) = (&service.admission.counter, Caller::of(peer));
+    // Even a rejection takes a descriptor and a handshake: without a bound of its own, a flood would use up those.
     let Some(_permit) = service.turned_away.take() else {
         counter.shed(ShedReason::Closed, caller);
         return;
@@ -210,9 +211,12 @@ impl<'s, H: Handler> Connection<'s, H> {
             if let Some(next) = self.look() {
                 return next;
             }
+            // The capacity, not the length: that much memory is taken, however little of it is filled.
             if !self.hold(self.buffer.capacity()) {
                 return State::Ended;
             }
+            // The first byte starts the time for the head and no later one extends it, so that dripping bytes gains
+            // nothing.
             if !has_begun && !self.buffer.is_empty() {
                 has_begun = true;
                 let head_time = self.service.limits.head_time;
@@ -220,6 +224,7 @@ impl<'s, H: Handler> Connection<'s, H> {
             }
             match self.wait().await {
                 Wait::Read => {}
+                // The client may have closed its sending half alone and still read (shutdown(2)).
                 Wait::Closed if has_begun => return State::Rejected(Rejection::Malformed),
                 Wait::Late if has_begun => {
                     let counter = &self.service.admission.counter;
@@ -282,12 +287,15 @@ impl<'s, H: Handler> Connection<'s, H> {
                 Ok(None) => return State::Ended,
                 Err(why) => return State::Rejected(why),
             }
+            // Once for each body: a client that drips must not get the time anew with every byte.
             if take(&mut is_first) {
                 self.busy = Some(drain.enter());
                 self.deadline
                     .set(Instant::now() + self.service.limits.body_time);
                 if let Wanted::Framed(framing) = &wanted
                     && framing.expects_continue
+                    // Not where a part of the body has come: that client does not wait (RFC 9110 §10.1.1 lets us omit
+                    // the 100).
                     && self.buffer.len() == framing.head
                     && self.write(CONTINUE).await.is_none()
                 {
@@ -361,6 +369,8 @@ impl<'s, H: Handler> Connection<'s, H> {
         let response = service.respond(request, started, &mut self.subscription);
         let response = response.await;
         let cuts_off = service.handler.cuts_off(&response);
+        // During a shutdown the response says `close`: without that word, the client may have sent its next request
+        // already.
         let keep_alive = keep_alive && !cuts_off && !service.drain.is_draining();
         let announced = response.body().len() + usize::from(cuts_off);
         let bytes = fast_path::write(&response, announced, keep_alive);
@@ -405,10 +415,13 @@ impl<'s, H: Handler> Connection<'s, H> {
     async fn reject(mut self, why: Rejection) {
         let service = self.service;
         let _busy = self.busy.take().unwrap_or_else(|| service.drain.enter());
+        // Read first, because the bytes are dropped next: while the rest lingers they would count against the shared
+        // memory.
         let head = readable_head(&self.buffer);
         self.buffer = BytesMut::new();
         self.hold(0);
         let mut response = service.handler.reject(&head, why, Instant::now());
+        // HEAD announces the length that GET would have had (RFC 9110 §9.3.2).
         let announced = response.body().len();
         if head.method == Method::HEAD {
             *response.body_mut() = Bytes::new();

@@ -69,10 +69,12 @@ impl RequestHead {
         max_body: usize,
         reads: impl Fn(&HeaderName, &[u8]) -> bool,
     ) -> Option<Status<Self>> {
+        // The method may have come in part; whatever is there must be the beginning of it.
         let start = &bytes[..bytes.len().min(5)];
         if start != &b"POST "[..start.len()] {
             return None;
         }
+        // Uninitialised: the parser fills as many as there are, and a call does not pay for the others.
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut parsed = httparse::Request::new(&mut []);
         let parser = ParserConfig::default();
@@ -91,6 +93,8 @@ impl RequestHead {
         let (mut has_host, mut body, mut keep_alive) = (false, None, true);
         for field in parsed.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            // Nothing that two readers could understand differently is decided here: the framing sees the same bytes
+            // next and rejects them (RFC 9112 §11.2).
             match name {
                 header::HOST if has_host || !is_host(field.value) => return None,
                 header::HOST => has_host = true,
@@ -108,10 +112,13 @@ impl RequestHead {
                 | header::EXPECT => return None,
                 _ => {}
             }
+            // A field that the handler does not read is neither copied nor hashed: of an app's call that is most of
+            // them.
             if reads(&name, &bytes[length..]) {
                 headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
             }
         }
+        // Too large a body is left to the framing too, whose rejection names the reason.
         let body = body.filter(|body| *body <= max_body)?;
         has_host.then_some(Status::Complete(Self {
             request,
@@ -157,6 +164,7 @@ pub fn write(response: &Response<Bytes>, length: usize, keep_alive: bool) -> Vec
     let mut bytes = Vec::with_capacity(512 + body.len());
     bytes.extend_from_slice(b"HTTP/1.1 ");
     bytes.extend_from_slice(status.as_str().as_bytes());
+    // The blank is needed even where the reason phrase is empty (RFC 9112 §4).
     bytes.push(b' ');
     bytes.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     for (name, value) in response.headers() {

@@ -175,6 +175,7 @@ impl Found {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => self.hosts += 1,
             6 if name.eq_ignore_ascii_case(b"expect") => {
+                // Any other expectation is ignored: RFC 9110 §10.1.1 makes 417 a MAY.
                 self.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
@@ -188,6 +189,8 @@ impl Found {
                     .any(|coding| is_compression(coding.trim_ascii()));
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                // `chunked` alone and once: with anything before or behind it readers differ about the end (RFC 9112
+                // §6.1).
                 if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return None;
                 }
@@ -199,10 +202,13 @@ impl Found {
     }
 
     fn is_sound(&self, line: &RequestLine<'_>) -> bool {
+        // RFC 9112 §3.2 demands 400 for the others; a client of HTTP/1.0 need not know the field.
         let hosts = match line.is_1_1 {
             true => self.hosts == 1,
             false => self.hosts <= 1,
         };
+        // A length beside `chunked` is how requests are smuggled, and behind an old proxy HTTP/1.0 with `chunked` is as
+        // well (RFC 9112 §6.1).
         hosts && !(self.is_chunked && (self.length.is_some() || !line.is_1_1))
     }
 
@@ -210,7 +216,9 @@ impl Found {
     fn is_expected(&self, line: &RequestLine<'_>) -> bool {
         let has_body = self.is_chunked || self.length.is_some_and(|length| length > 0);
         match line.method {
+            // A few bytes can unpack to gigabytes: strangers get no decoder.
             b"POST" => !self.is_compressed,
+            // A body of GET means nothing, and some readers take it for the next request (RFC 9110 §9.3.1).
             b"GET" | b"HEAD" => !has_body && !self.is_compressed,
             _ => false,
         }

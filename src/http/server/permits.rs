@@ -24,6 +24,7 @@ impl Permits {
     pub fn take(&self) -> Option<Permit<'_>> {
         // Counted before it is known to be free. Where it is not, the drop takes it back.
         let permit = Permit(self);
+        // Relaxed is enough: a permit guards no memory, only a number.
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
         (before < self.max).then_some(permit)
     }

@@ -93,8 +93,11 @@ impl<H: Handler> Service<H> {
             let handled = AssertUnwindSafe(self.handler.handle(&mut request, started));
             let mut handled = pin!(handled.catch_unwind());
             poll_fn(|context| {
+                // Before the handler is polled: a stage of the shutdown that begins in between would otherwise wake no
+                // task.
                 subscription.register(context);
                 match handled.as_mut().poll(context) {
+                    // A response that is ready counts, even at the last moment.
                     Poll::Ready(handled) => Poll::Ready(handled.map_err(|_| Rejection::Panicked)),
                     Poll::Pending if self.drain.is_cut() => Poll::Ready(Err(Rejection::CutShort)),
                     Poll::Pending => Poll::Pending,

@@ -80,6 +80,7 @@ async fn read<H: Handler>(
         return Err(Error::new(ErrorType::ConnectionClosed));
     }
     let mut head = session.req_header().as_owned_parts();
+    // Most bodies come in one part, which is passed on without a copy.
     let first = session.read_request_body().await?.unwrap_or_default();
     let body = match session.read_request_body().await? {
         None => first,
@@ -92,6 +93,7 @@ async fn read<H: Handler>(
             body.freeze()
         }
     };
+    // Before unread fields are removed: no handler reads `X-Forwarded-For` itself.
     let client = ClientAddress::of(peer, &head.headers, &service.admission.trusted);
     head.extensions.insert(client);
     let fields = head.headers.keys();
@@ -134,6 +136,7 @@ async fn write(
         session.write_response_body(body, true).await?;
     }
     match cuts_off {
+        // An error keeps the stream from being used again: the client still waits for the byte that was announced.
         true => Err(Error::new(ErrorType::InternalError)),
         false => Ok(()),
     }

@@ -74,6 +74,7 @@ impl Certificate {
         loop {
             tokio::time::sleep(LOOK).await;
             let now = digest(&self.cert, &self.key);
+            // Remembered before it is known to be good, so that a broken pair is logged once and not at every look.
             let before = std::mem::replace(&mut *self.seen.lock(), now);
             if now == before {
                 continue;
@@ -97,6 +98,7 @@ impl Certificate {
 
 /// Builds what a listener's handshakes are done with.
 pub fn acceptor(certificate: Arc<Certificate>) -> Acceptor {
+    // Without ALPN on purpose: a client that offers h2 as well then stays with HTTP/1.1 (RFC 9113 §3.2).
     let config = ServerConfig::builder()
         .with_no_client_auth()
         .with_cert_resolver(certificate);
@@ -170,6 +172,7 @@ pub(super) async fn handshake(
 /// Waits for the first byte. A client without TLS gets a response that names it.
 async fn expect_tls(mut stream: TcpStream) -> Result<TcpStream, HandshakeError> {
     let mut first = [0];
+    // Peeked, because TLS needs this byte too.
     match stream.peek(&mut first).await {
         Ok(1) if first[0] == HANDSHAKE => Ok(stream),
         Ok(1) if first[0].is_ascii_alphabetic() => {
@@ -196,6 +199,7 @@ fn digest(cert: &Path, key: &Path) -> [u8; 32] {
     let mut digest = Sha256::new();
     for path in [cert, key] {
         let content = std::fs::read(path).unwrap_or_default();
+        // The length first: bytes that move from one file to the other would otherwise give the same digest.
         digest.update(content.len().to_be_bytes());
         digest.update(content);
     }
@@ -213,5 +217,6 @@ fn read(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
     // The parser's errors name the file's form and never its content.
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(key, &error))?;
     let provider = ring::default_provider();
+    // Fails where the key is not the certificate's: a renewal replaces two files, and a look may come between them.
     CertifiedKey::from_der(chain, private, &provider).map_err(|error| failed(key, &error))
 }

@@ -81,6 +81,8 @@ impl TrustedRoots {
             match self.build() {
                 Ok(config) => {
                     self.config.store(Some(config));
+                    // Behind the store: a connection that is opened in between counts as verified with the old roots
+                    // and is not used again. The other way round, it would pass for one of the new ones.
                     self.changes.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(ca_file = ?self.ca_file, "ca_file reloaded");
                 }
@@ -102,6 +104,8 @@ impl TrustedRoots {
         let mut handshake = pin!(connector.connect(server_name.clone(), stream));
         let mut wanted_certificate = false;
         let connected = poll_fn(|context| {
+            // One configuration serves all handshakes, so the resolver does not know which one it is called for. A poll
+            // begins and ends on one thread, which does.
             ASKED.set(false);
             let polled = handshake.as_mut().poll(context);
             wanted_certificate |= ASKED.get();
@@ -147,6 +151,7 @@ fn config(
 ) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
+        // By name alone: the verifier is rustls' own, with its errors put into other words.
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(NoCertificate));

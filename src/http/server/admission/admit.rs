@@ -83,6 +83,8 @@ impl Admission {
             Some(peer) if self.limits.is_public => {
                 is_in(&self.trusted, peer) || is_in(&self.allowed, peer)
             }
+            // Here it only decides who is spared when memory runs out: there are no permits of their own for known
+            // callers.
             Some(peer) => peer.is_loopback(),
         };
         let now = self.millis(Instant::now());
@@ -94,6 +96,7 @@ impl Admission {
                 return None;
             }
             for slot in cut {
+                // Now, not when its task is dropped: the newcomer has the permit from here on.
                 table.remove(&slot);
                 self.counter.shed(ShedReason::Replaced, slot.caller);
             }
@@ -116,6 +119,8 @@ impl Admission {
         } = self.limits;
         let own = table.callers.get(&slot.caller).map_or(0, Vec::len);
         let has_own_permits = max_known > 0;
+        // One caller's share does not bind known callers: all callbacks may come from one address of the platform or of
+        // a proxy.
         if has_own_permits && slot.is_known {
             return (table.known >= max_known).then_some(Scope::Known);
         }
@@ -137,6 +142,7 @@ impl Admission {
     /// Milliseconds of this listener's own clock.
     fn millis(&self, now: Instant) -> u64 {
         let millis = now.duration_since(self.started).as_millis();
+        // Half of the range, because a slot adds 2 to it.
         u64::try_from(millis).unwrap_or(u64::MAX / 2)
     }
 }

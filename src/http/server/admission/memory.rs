@@ -33,6 +33,7 @@ impl MemoryBudget {
 
     /// Sets the bytes that a connection holds, and sheds others where that is too much.
     pub(in crate::http::server) fn hold(&self, slot: &Arc<Slot>, bytes: usize) {
+        // The swap decides who gives back the bytes before: this call, or `shed`, which swaps in 0 at any time.
         let before = slot.unfinished.swap(bytes, Ordering::AcqRel);
         match (before, bytes) {
             (0, 1..) => drop(self.holders.lock().insert(slot.id, slot.clone())),
@@ -57,6 +58,7 @@ impl MemoryBudget {
             let Some(largest) = largest(&holders) else {
                 return;
             };
+            // Even where it turns out to be busy: each round must have one holder fewer, or the loop would not end.
             holders.remove(&largest.id);
             if largest.cut() {
                 let freed = largest.unfinished.swap(0, Ordering::AcqRel);

@@ -58,6 +58,7 @@ impl Slot {
 
     /// Marks the beginning of a request. False where the connection has been cut.
     pub(in crate::http::server) fn begin(&self) -> bool {
+        // A cut that came first is restored: the task is about to be dropped, and no request may begin on it.
         let before = self.phase.swap(BUSY, Ordering::AcqRel);
         if before == CUT {
             self.phase.store(CUT, Ordering::Release);
@@ -89,9 +90,11 @@ impl Slot {
         let is_cut = phase > CUT
             && self
                 .phase
+                // Fails where a request has begun since: that one is finished, and another connection is cut.
                 .compare_exchange(phase, CUT, Ordering::AcqRel, Ordering::Acquire)
                 .is_ok();
         if is_cut {
+            // Only after the phase: the task runs on to its next await, and must not begin a request on the way.
             task.abort();
         }
         is_cut
