@@ -123,6 +123,7 @@ pub fn response(origin: RawResponse) -> Response<Bytes> {
         .iter()
         .filter(|(name, _)| is_of_page(name, &headers))
     {
+        // Appended, not inserted: a page sets each cookie in a field of its own (RFC 6265 §3).
         response.headers_mut().append(name, value.clone());
     }
     response
@@ -135,6 +136,7 @@ fn is_of_page(name: &HeaderName, headers: &HeaderMap) -> bool {
     let mut named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     !NOT_TO_APP.contains(name)
         && !OF_THE_ORIGIN.contains(name)
+        // A page must not be able to claim that it was verified.
         && !name.as_str().starts_with(OURS)
         && !named.any(|named| {
             named

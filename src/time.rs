@@ -44,6 +44,7 @@ pub fn trusted_now() -> Millis {
 
 /// Lets another host's clock decide, which showed `reference` now.
 pub fn follow(reference: Millis) {
+    // Kept against the time since boot: this host's wall clock may jump before the database is read again.
     REFERENCE.store(reference - since_boot(), Ordering::Relaxed);
 }
 
@@ -139,6 +140,7 @@ impl ClockTrust {
     /// Returns the trusted time, by a look at both clocks.
     fn look(&mut self, wall: Millis, up: Millis) -> Millis {
         let offset = wall - up;
+        // A clock that creeps is followed, however far it gets; only a step of more than a minute is in doubt.
         if (offset - self.offset).abs() <= JUMP {
             if self.jump.take().is_some() {
                 tracing::info!("the clock is right again");
@@ -169,6 +171,7 @@ impl ClockTrust {
     fn doubted(&self, up: Millis) -> Millis {
         self.jump
             .as_ref()
+            // At least 1, because a store takes 0 for no doubt.
             .map_or(0, |jump| (up - jump.since).max(1))
     }
 }

@@ -37,6 +37,7 @@ fn get(address: SocketAddr) -> std::io::Result<String> {
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(
         stream,
+        // `close` makes the end of the stream the end of the response, so that no length has to be read.
         "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )?;
     let mut response = Vec::new();

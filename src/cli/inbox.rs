@@ -118,6 +118,7 @@ async fn show(one: &One) -> Result<(), Failure> {
 async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
     let store = open(&one.config)?;
     let operator = Operator {
+        // For the record only: anyone can set the variable.
         who: std::env::var("USER").unwrap_or_default(),
         from: "command line".to_owned(),
     };

@@ -28,6 +28,7 @@ pub(crate) use {note, say};
 
 /// Prints a line, or ends the process with 0 where the reader is gone.
 pub(crate) fn line(text: Arguments<'_>) {
+    // Rust ignores SIGPIPE from the start, so that a closed pipe is an error here and does not end the process.
     let printed = writeln!(stdout(), "{text}");
     let Err(error) = printed else {
         return;

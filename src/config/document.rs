@@ -67,6 +67,7 @@ impl<'t> Document<'t> {
 
     /// Reports a missing key, unless a syntax error may have hidden it.
     pub(super) fn missing(&mut self, at: Option<Range<usize>>, path: &str, expected: &str) {
+        // A key that seems missing may be in the part that could not be read.
         if self.torn.is_empty() {
             let line = at.map(|at| self.line(at.start));
             self.push(line, path, expected.into());

@@ -63,6 +63,7 @@ pub(super) type Contents = BTreeMap<PathBuf, Seen>;
 pub(super) fn read(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, String> {
     let (file, length) = open(path, limit)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
+    // One byte too many shows a file that has grown since it was opened.
     file.take(limit + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| reason(&error))?;
@@ -155,6 +156,7 @@ fn open(path: &Path, limit: u64) -> Result<(File, u64), String> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| reason(&error))?;
+    // Of the open file: the path may lead to another one by now.
     let metadata = file.metadata().map_err(|error| reason(&error))?;
     if !metadata.is_file() {
         return Err("not a regular file".into());

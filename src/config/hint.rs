@@ -128,6 +128,7 @@ fn matters(event: &notify::Result<Event>, names: &Mutex<HashSet<OsString>>) -> b
     if matches!(event.kind, EventKind::Access(access) if access != written) {
         return false;
     }
+    // The queue has overflowed, so that any file may have changed (inotify(7), IN_Q_OVERFLOW).
     if event.need_rescan() || event.paths.is_empty() {
         return true;
     }
@@ -144,6 +145,7 @@ fn surroundings<'p>(
     let mut names = HashSet::new();
     for path in paths {
         names.extend(path.file_name().map(OsString::from));
+        // Watches are limited for each user, over all programs (inotify(7), max_user_watches).
         let is_room = folders.len() < MAX_FOLDERS;
         if is_room {
             folders.insert(folder(path));

@@ -97,6 +97,7 @@ impl ProxyAddress {
         });
         Ok(Self {
             host: host.trim_matches(['[', ']']).to_owned(),
+            // 80 as Go has it; curl would take 1080 for a proxy without a port.
             port: url.port_or_known_default().unwrap_or(80),
             credentials,
         })

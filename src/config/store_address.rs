@@ -128,6 +128,7 @@ impl PostgresAddress {
             config.password(password);
             passfile = file;
         }
+        // Of several hosts the primary is meant: a standby rejects every write.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let mut postgres = Self {
             config,
@@ -137,6 +138,7 @@ impl PostgresAddress {
         let may_be_plain = match sslmode {
             Some(Mode::Disable) => true,
             Some(Mode::Require) => false,
+            // libpq's `prefer` falls back to plain text, which anyone on the way can bring about.
             Some(Mode::Prefer) | None => postgres.is_local(),
         };
         if !may_be_plain {

@@ -40,6 +40,7 @@ impl Token {
 
     /// Returns true if `given` is this token. The time it takes does not depend on either's length or start.
     pub fn is(&self, given: &str) -> bool {
+        // Compared as digests: `ct_eq` returns at once for two lengths, and these have one.
         let [ours, theirs] = [&self.0, given].map(|text| Sha256::digest(text.as_bytes()));
         ours.ct_eq(&theirs).into()
     }
@@ -78,6 +79,7 @@ impl LiveToken {
     /// Reads a token's file, relative to `folder`.
     pub(super) fn from_file(folder: &Path, text: &str) -> Result<Self, String> {
         let path = folder.join(text);
+        // Taken before the content, so that the next look notices a write in between.
         let stamp = Stamp::of(&path);
         let token = read_file(folder, text)?;
         Ok(Self {

@@ -110,6 +110,8 @@ fn shared(merchants: &[KeyUse<'_>]) -> Vec<Option<String>> {
     for pair in order.windows(2) {
         if let [(i, _, short), (_, merid, long)] = pair
             && long.bytes().len() > short.bytes().len()
+            // What is signed is md5(text + key): with the front of the longer key at the end of the text, both make the
+            // same digest.
             && long.bytes().ends_with(short.bytes())
         {
             let what = format!("key is the end of that of merchant {merid}");

@@ -34,6 +34,7 @@ pub fn parse(text: &str, tail: Tail) -> Result<Url, String> {
 /// Returns true if the URL stays on this machine.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
+        // RFC 6761 §6.3 reserves the names below it for loopback too.
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),

@@ -109,6 +109,8 @@ impl Drain {
 
     /// Waits until it is too late for another request.
     pub async fn until_over(&self) {
+        // Made before the check: tokio promises a `Notified` every `notify_waiters` from its creation on, so that none
+        // is missed in between.
         let over = self.over.waiting.notified();
         if !self.is_over() {
             over.await;

@@ -180,6 +180,8 @@ fn bind(
         Listen::Unix(path) => bind_unix(path),
     };
     let ready = bound.and_then(|socket| {
+        // The flag belongs to the open socket and not to the descriptor (fcntl(2)): a process that inherits it has it
+        // too.
         ioctl_fionbio(&socket, true)?;
         rustix::net::listen(&socket, MAX_WAITING)?;
         Ok(socket)
@@ -203,6 +205,7 @@ fn bind_tcp(
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // A restart may bind beside connections in TIME_WAIT; a second listener stays out all the same (socket(7)).
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // `[::]` takes IPv4 too by default (ipv6(7)), unless a setting gives IPv4 on this port a socket of its own.
     let is_given_apart = |(_, other): &NamedListen| matches!(other, Listen::Tcp(SocketAddr::V4(v4)) if v4.port() == address.port());

@@ -24,6 +24,8 @@ impl Address {
     /// Reads `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
     pub fn of_environment() -> Self {
         let number = |name| env::var(name).ok()?.parse::<u64>().ok();
+        // Children inherit the variables; only the process that is named here must feed the watchdog
+        // (sd_watchdog_enabled(3)).
         let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(process::id()));
         Self {
             socket: env::var("NOTIFY_SOCKET").ok(),
@@ -67,6 +69,7 @@ impl Systemd {
 
     /// Reports the begin of a reload.
     pub fn reloading(&self) {
+        // Type=notify-reload needs the time, to tell this reload from an earlier one (sd_notify(3)).
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
         self.say(&format!(
@@ -81,6 +84,7 @@ impl Systemd {
 
     /// Reports `pid` as the main process; this process reports nothing from then on.
     pub fn replaced_by(&self, pid: i32) {
+        // The last word: with NotifyAccess=main nothing from this process counts any longer.
         self.say(&format!("MAINPID={pid}"));
         self.dismissed.store(true, Ordering::SeqCst);
     }
@@ -90,6 +94,7 @@ impl Systemd {
         let Some(micros) = self.address.watchdog_micros else {
             return;
         };
+        // Half the interval, as sd_watchdog_enabled(3) recommends.
         let mut rounds = tokio::time::interval(Duration::from_micros(micros.div_ceil(2)));
         loop {
             rounds.tick().await;

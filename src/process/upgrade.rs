@@ -139,6 +139,7 @@ impl UpgradeSocket {
             // Named, not resolved: a link on the way may be turned between two versions of the settings.
             StoreAddress::Postgres(at) => (absolute(&settings.path), at.to_string()),
         };
+        // A digest, because a path has slashes and may be longer than the 108 bytes of sun_path (unix(7)).
         let digest = Sha256::digest(key.as_os_str().as_encoded_bytes());
         let name: String = digest[..8]
             .iter()
@@ -160,6 +161,7 @@ impl UpgradeSocket {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}
         }
+        // Not through a link: in a shared folder another user may have put one there.
         let metadata = self.folder.symlink_metadata().map_err(failed)?;
         let own = geteuid().as_raw();
         if metadata.uid() != own {
@@ -238,6 +240,7 @@ impl Offered {
     ) -> Result<Self, UpgradeError> {
         let place = UpgradeSocket::of(settings);
         place.enter()?;
+        // bind(2) fails alike for a live socket and for one that a killed process left; connecting shows which it is.
         if UnixStream::connect(&place.path).is_ok() {
             let path = place.path.display();
             return Err(UpgradeError::Failed(format!(
@@ -311,6 +314,8 @@ impl Offered {
         }
         let pid = same_user(&new)?;
         set_times(&new, START_TIME)?;
+        // Sent under the lock, so that a shutdown which begins now closes all of them before or after, and none in
+        // between.
         sockets.show(|addresses, sockets| {
             if sockets.is_empty() {
                 return Err(UpgradeError::Failed("this process is ending".to_owned()));
@@ -336,6 +341,7 @@ impl Offered {
                 "the new process {pid} ended before it was heard"
             )));
         }
+        // First, because a main process that ends before its successor is known counts as the end of the service.
         replaced_by(pid);
         // There is no way back, whether the message arrives or not.
         let _ = (&new).write_all(YOURS);
@@ -560,10 +566,13 @@ fn receive(from: &UnixStream) -> io::Result<(Offer, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut first = [0; 4096];
+    // The first read must be this one: a plain read would take the bytes and close the descriptors beside them
+    // (unix(7)).
     let received = recvmsg(
         from,
         &mut [IoSliceMut::new(&mut first)],
         &mut control,
+        // A process that is started meanwhile would otherwise keep the listeners open.
         RecvFlags::CMSG_CLOEXEC,
     )?;
     let mut sockets = Vec::new();

@@ -44,6 +44,7 @@ impl Sandbox {
             if faults.contains(&SandboxFault::Doubled) {
                 self.call(&order, order.result).await;
             }
+            // The whole body and nothing more, as a strict platform reads §3.3.1.
             if said.as_deref() == Some("0000") {
                 break;
             }

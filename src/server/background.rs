@@ -109,6 +109,7 @@ pub(super) struct Results {
 #[async_trait]
 impl BackgroundService for Results {
     async fn start(&self, _shutdown: ShutdownWatch) {
+        // In an upgrade the process before may still deliver: two at once would send every event twice.
         self.store.turn().await;
         let watch = async {
             if self.watch_orders {

@@ -64,6 +64,7 @@ fn expiry(leaf: &X509Certificate<'_>, now: i64) -> Option<String> {
 
 fn misnamed(leaf: &X509Certificate<'_>, public_url: &Url) -> Option<String> {
     let host = public_url.host()?;
+    // The common name no longer counts (RFC 9525 §2).
     let names = leaf.subject_alternative_name().ok().flatten();
     let names = names.map(|names| &names.value.general_names);
     let is_named = names.into_iter().flatten().any(|name| match (name, &host) {

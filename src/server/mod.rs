@@ -51,6 +51,7 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     let bound = bound_to_us();
     log::start(settings.log.format, &settings.log.level);
     keep_secrets_out_of_dumps();
+    // Before the running process is contacted: a start that fails here must not have touched it.
     check_files(settings)?;
     if upgrade {
         warn_of_terminal();
@@ -61,10 +62,12 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     let inherited = taken
         .as_mut()
         .map(|taken| std::mem::take(&mut taken.sockets));
+    // Before the store: a taken address must not leave a new store behind.
     let sockets = Sockets::open(&settings.listeners(), inherited.unwrap_or_default())?;
     let (tracer, export) = Tracer::of_environment();
     let parts = Parts::assemble(settings, snapshot, sockets, tracer, taken.as_ref())?;
 
+    // Without Pingora's options: its own upgrade stops the old process whether the new one lives or not.
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings));
     add_listeners(&mut server, settings, &parts)?;
     server.add_service(background_service("upkeep", parts.upkeep()));
@@ -110,6 +113,8 @@ fn add_listeners(
         "admin",
         service,
         &[Listen::Tcp(settings.admin.listen)],
+        // Each service of Pingora's has its own runtime: a probe is answered even while calls keep the other threads
+        // busy.
         Some(1),
     )?);
     let Some(callbacks) = &settings.callbacks else {

@@ -60,6 +60,7 @@ pub(super) fn keep_secrets_out_of_dumps() {
 pub(super) fn fit_descriptors(app: &mut Limits, callbacks: &mut Limits) {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit {
+        // The soft limit is 1,024 on most systems for the sake of select(2), which nothing here uses.
         current: before.maximum,
         ..before
     };

@@ -51,6 +51,7 @@ impl ShutdownSignalWatch for End {
             (DRAIN_TIME, self.files.clone())
         };
         self.parts.supervisor.stopping();
+        // These are copies: the listeners empty the kernel's queues before they close their own.
         self.parts.sockets.close();
         tracing::info!(replaced, "draining; a signal from here on ends at once");
         let tracer = self.parts.tracer.clone();
@@ -72,6 +73,7 @@ impl ShutdownSignalWatch for End {
             }
             let _ = tokio::task::spawn_blocking(move || tracer.end()).await;
             tracing::info!("ended");
+            // `exit` runs no destructors, so that lines which still gather would be lost.
             log::end();
             std::process::exit(0);
         });

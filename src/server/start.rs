@@ -50,6 +50,7 @@ impl BackgroundService for Start {
         };
         self.ready();
         let parts = self.parts.clone();
+        // A thread of its own: it blocks until the next process comes, which may be never.
         std::thread::spawn(move || {
             offered.wait(&parts.sockets, |pid| parts.supervisor.replaced_by(pid));
             parts.drain.replace();

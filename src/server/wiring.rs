@@ -69,6 +69,7 @@ impl Parts {
         let supervisor = Systemd::at(systemd::Address::of_environment().or(before));
         let metrics = Arc::new(Metrics::default());
         let client = Arc::new(to_platform(settings, metrics.clone())?);
+        // Directly, and by the system's roots: platform.proxy and platform.ca_file are about the platform alone.
         let to_apps = Connector::new(None, Arc::new(Uncounted)).map_err(StartError::lasting)?;
         let store = open_store(&settings.inbox.store, taken.is_some())?;
         log_start(settings, &snapshot);

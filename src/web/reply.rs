@@ -35,6 +35,7 @@ const SECURITY: [(HeaderName, HeaderValue); 5] = [
     ),
     (
         header::CONTENT_SECURITY_POLICY,
+        // The other two do not fall back to default-src, which covers only what a page fetches (CSP Level 3 §6.1).
         HeaderValue::from_static("default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
     ),
 ];
@@ -166,6 +167,7 @@ impl Page<'_> {
             Forms::Own => "form-action 'self'; ",
             Forms::Anywhere => "",
         };
+        // `img-src data:` is for the icon in the head.
         let policy = format!(
             "default-src 'none'; style-src {}; img-src data:; {scripts}{forms}base-uri 'none'; frame-ancestors 'none'",
             self.style.source

@@ -155,6 +155,7 @@ async fn run(command: &str) -> Result<(), Doubt> {
     let ended = Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::null())
+        // tokio leaves a child running when its handle is dropped, and a time-out drops it.
         .kill_on_drop(true)
         .status();
     match tokio::time::timeout(RESTART_TIME, ended).await {

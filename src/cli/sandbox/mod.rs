@@ -139,6 +139,8 @@ fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::LiveConfig, F
     let (followed, path) = (platform.clone(), file.to_owned());
     let watch = config::watch(file.to_owned(), snapshot, move |outcome| match outcome {
         ReloadOutcome::Applied { .. } => {
+            // Loaded again: the outcome has no merchants in it, and the handle on them exists only once this closure
+            // does.
             if let Ok(snapshot) = Snapshot::load(&path, &environment) {
                 followed.set_merchants(&snapshot);
             }

@@ -155,6 +155,7 @@ fn follow(shared: &Weak<Shared>) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
+        // Safe to go on after a panic: parking_lot's locks do not poison, and the snapshot is swapped in one step.
         let look = catch_unwind(AssertUnwindSafe(|| shared.look(&mut hints)));
         drop(shared);
         match look {

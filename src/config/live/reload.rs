@@ -197,6 +197,7 @@ impl Follower {
     fn first_sight(&self, now: Instant, current: &ArcSwap<Snapshot>) -> Pending {
         let trial = self.load();
         let quiet = match &trial.result {
+            // Loaded at first sight, because only the result shows how long to wait.
             Ok(new) if vanished(&current.load(), new) > 0 => QUIET_WHERE_MERCHANTS_VANISH,
             _ => QUIET,
         };
@@ -230,6 +231,7 @@ impl Follower {
                 outcome
             }
             Err(problems) => {
+                // Kept, so that the same content is reported once, however often it is looked at.
                 self.refused = trial.contents;
                 ReloadOutcome::Refused(problems)
             }

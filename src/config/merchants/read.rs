@@ -241,6 +241,8 @@ impl Reader<'_, '_> {
                 if path.metadata().is_ok_and(|file| file.mode() & 0o004 != 0) {
                     self.exposed.push(path.clone());
                 }
+                // Of two readings the first counts: a file that changed in between then differs from what is in force,
+                // and is loaded anew.
                 self.contents.entry(path).or_insert(seen);
                 return parse(self, &read?);
             }

@@ -201,6 +201,7 @@ pub(in crate::config) fn attempt(
 fn digest(path: &Path, contents: &Contents) -> String {
     let content = |seen: &Seen| match seen {
         Seen::Content(digest) => *digest,
+        // Never met: a file that cannot be read fails the load, which then has no digest.
         Seen::Unreadable(_) => [0; 32],
     };
     let file = contents.get(path).map(content).unwrap_or_default();

@@ -108,6 +108,7 @@ fn platform(layers: &mut Layers<'_>, folder: &Path) -> Option<PlatformSettings> 
         layers.problem("platform.url", "expected the platform's url");
     }
     let timeout = time(layers, "platform.timeout", MAX_TIMEOUT, TIMEOUT);
+    // A short platform.timeout alone must not contradict the default of the other.
     let default = timeout.min(CONNECT_TIMEOUT);
     let connect_timeout = time(layers, "platform.connect_timeout", MAX_TIMEOUT, default);
     if connect_timeout > timeout {
@@ -259,6 +260,7 @@ fn admin(layers: &mut Layers<'_>, folder: &Path) -> AdminSettings {
 
 fn host_name(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    // The 255 octets of a name in DNS leave 253 characters (RFC 1035 §2.3.4).
     if text.is_empty() || text.len() > 253 || !text.bytes().all(plain) {
         return Err("expected a host's name without port, as in \"ops.example.com\"".into());
     }
@@ -360,6 +362,7 @@ fn origin(text: &str) -> Result<String, String> {
 
 fn extra_path(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_graphic() && !"?#\\\"<>".contains(c);
+    // A proxy in front of the platform may resolve dots (RFC 3986 §5.2.4), and the call would reach another interface.
     if !text.starts_with('/') || !text.chars().all(plain) || text.contains("..") {
         return Err("expected a path, as in \"/api/refund\"".into());
     }

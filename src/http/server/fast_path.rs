@@ -69,7 +69,6 @@ impl RequestHead {
         max_body: usize,
         reads: impl Fn(&HeaderName, &[u8]) -> bool,
     ) -> Option<Status<Self>> {
-        // The method may have come in part; whatever is there must be the beginning of it.
         let start = &bytes[..bytes.len().min(5)];
         if start != &b"POST "[..start.len()] {
             return None;
@@ -112,13 +111,11 @@ impl RequestHead {
                 | header::EXPECT => return None,
                 _ => {}
             }
-            // A field that the handler does not read is neither copied nor hashed: of an app's call that is most of
-            // them.
+            // A field that the handler does not read is neither copied nor hashed; most of an app's fields are such.
             if reads(&name, &bytes[length..]) {
                 headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
             }
         }
-        // Too large a body is left to the framing too, whose rejection names the reason.
         let body = body.filter(|body| *body <= max_body)?;
         has_host.then_some(Status::Complete(Self {
             request,

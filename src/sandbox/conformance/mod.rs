@@ -155,6 +155,7 @@ impl CaseRun {
         for answer in join_all(at_once).await {
             answer?;
         }
+        // Two have gone out at once above.
         for _ in 2..REPEATS {
             self.acknowledged(&told, Way::Get).await?;
         }
@@ -330,6 +331,7 @@ impl CaseRun {
 
     fn unknown_order(&self) -> SandboxOrder {
         let number = self.numbered.fetch_add(1, Ordering::Relaxed);
+        // New in each run, because the ledger keeps the orders of earlier ones.
         let orderid = format!("CONF{:X}N{number}", time::now());
         SandboxOrder {
             merid: self.merid.clone(),
