@@ -19,7 +19,7 @@ pub(super) const BACK_OFF: Duration = Duration::from_secs(1);
 pub(super) const SURVEY: Duration = Duration::from_millis(200);
 /// Longest pause between two surveys.
 pub(super) const RAREST_SURVEY: Duration = Duration::from_secs(2);
-/// Surveys take at most this share of the time, however many merchants have pending events.
+/// The pause after a survey, in multiples of its own duration, between [`SURVEY`] and [`RAREST_SURVEY`].
 pub(super) const SURVEY_SHARE: u32 = 50;
 /// Time for attempts under way to end when another process begins to deliver. It repeats the others.
 pub(super) const LANDING: Duration = Duration::from_secs(3);

@@ -110,6 +110,7 @@ impl ActivityEntry {
 
 /// Returns a merid or an orderid as an entry may hold it: 1 to 64 letters, digits, `-` and `_`. Anything else becomes empty.
 fn number(text: Option<&str>) -> String {
+    // A stranger's text reaches the console and the store through here.
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let fits = |text: &&str| text.len() <= 64 && text.bytes().all(plain);
     text.filter(fits).unwrap_or_default().to_owned()

@@ -7,6 +7,7 @@ use crate::time::Millis;
 pub const FIRST_BYTES: usize = 200;
 /// Attempts are planned no further ahead than this. Anything beyond was planned before the clock was set back.
 pub const AHEAD_ATTEMPT: Millis = 10 * 60 * 1000;
+// Longer than the 24 hours for which reconciliation plans at most.
 /// Queries are planned no further ahead than this, for the same reason.
 pub(super) const AHEAD_LOOK: Millis = 25 * 60 * 60 * 1000;
 

@@ -69,10 +69,13 @@ impl NewEvent {
 
 /// Decides about a result.
 pub(super) fn judge(outcome: &PaymentResult, known: &KnownHistory) -> Decision {
+    // A merchant's key is proof for that merchant's orders alone; the same number may exist at both, hence the first
+    // condition.
     if known.signed.is_none() && known.is_anothers {
         return Decision::KnownHistory(PutOutcome::Foreign);
     }
     let id = event::id(outcome);
+    // Before any review: a repeat of what an operator released or discarded must not be judged again.
     if let Some(same) = known.events.iter().find(|event| event.id == id) {
         return Decision::KnownHistory(match same.state {
             EventState::Disputed => PutOutcome::Disputed {
@@ -91,6 +94,7 @@ pub(super) fn judge(outcome: &PaymentResult, known: &KnownHistory) -> Decision {
     Decision::NewEvent(NewEvent {
         id,
         matched,
+        // Never delivered from here: only an operator's decision makes such an event pending (I2).
         state: if review.is_some() {
             EventState::Disputed
         } else {

@@ -212,6 +212,7 @@ pub fn id(outcome: &PaymentResult) -> String {
         amount,
         ..
     } = outcome;
+    // Not the JSON: one result stays one event if its numbers are quoted the next time, or its `resultmsg` differs.
     let amount = amount.to_string();
     hex(&hash(
         [merid, queryid, resultcode, orderid, &amount].map(String::as_bytes),
@@ -225,6 +226,7 @@ pub(super) fn review_id(merid: &str, payload: &[u8]) -> String {
 
 /// Computes the digest of a row: a flipped bit in what is delivered is noticed, whatever the storage did.
 pub(super) fn digest(event: &Event) -> [u8; 16] {
+    // Only columns that never change: state and attempts are written again with each attempt.
     let amount = cents(event.amount).to_string();
     hash([
         event.id.as_bytes(),

@@ -93,6 +93,7 @@ pub(super) fn vital_thread(
                 "a thread of the store has failed; the process ends"
             );
             thread::sleep(LAST_LINES);
+            // Not `resume_unwind`: that would end this thread alone, and the listeners would go on without a store.
             std::process::exit(STORE_ENDED);
         }
     };

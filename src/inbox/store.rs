@@ -76,6 +76,7 @@ impl StoreError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Absent(_) | Self::Full(_) | Self::InUse(_) | Self::Slow => true,
+            // Exit code 75 or 78 follows from this: the unit restarts on 75 without end.
             Self::Failed(why) => !LASTING.iter().any(|part| why.contains(part)),
             _ => false,
         }

@@ -60,6 +60,7 @@ impl Envelope {
         for at in escaped(text) {
             to.extend_from_slice(&text[written..at]);
             to.extend_from_slice(match text[at] {
+                // Hex digits in upper case (RFC 3986 §2.1), and a `+` never raw: form decoders turn it into a space.
                 b'+' => b"%2B",
                 b'/' => b"%2F",
                 _ => b"%3D",
@@ -165,6 +166,7 @@ impl<T> Verified<T> {
     }
 }
 
+// No `DerefMut`, and no constructor outside this file: nothing can change the value and keep the proof.
 impl<T> Deref for Verified<T> {
     type Target = T;
 
@@ -258,6 +260,8 @@ fn read_form<'a>(
         let (field, value) = cut(pair, b'=');
         let value = value.unwrap_or_default();
         // A name that cannot be decoded is none of ours.
+        // They are decoded before they are compared: other readers take `%73ign` for `sign`, so it must count as the
+        // second one.
         let (slot, name) = match percent_decode(field).as_deref() {
             Some(field) if field == name => (&mut text, name),
             Some("sign") => (&mut sign, "sign"),
@@ -350,6 +354,7 @@ impl<'a> Received<'a> {
 
     /// Returns true if both carry the same text and the same signature.
     pub(super) fn agrees_with(&self, other: &Received<'_>) -> bool {
+        // Both come from the same sender, so that there is no secret to compare in constant time.
         self.text == other.text && self.sign.eq_ignore_ascii_case(&other.sign)
     }
 
@@ -364,6 +369,8 @@ impl<'a> Received<'a> {
             });
         };
         keys.into_iter()
+            // Over the text as it came. Its line breaks and its missing padding are part of what the sender signed;
+            // `decoded` drops them afterwards.
             .position(|key| signature.fits(self.text.as_bytes(), key))
             .ok_or(VerifyError::BadSignature)
     }

@@ -169,6 +169,7 @@ fn search<'c, 'k>(
                 let ways = fitting(&texts, wanted, candidate.key);
                 ways.into_iter().map(move |causes| (candidate, causes))
             })
+            // The first of equals wins, so the order of the variants decides between causes that give the same bytes.
             .min_by_key(|(_, causes)| causes.len())
     };
     best(own).or_else(|| {
@@ -192,6 +193,8 @@ fn fitting(
                 let md5 = parts
                     .iter()
                     .fold(Md5::new(), |md5, part| md5.chain_update(part));
+                // Not in constant time: what comes out is an explanation for the owner of the key, never a verdict on a
+                // message.
                 if Signature::finish(md5) == wanted {
                     let causes = [order_cause, *text_cause, *key_cause];
                     found.push(causes.into_iter().flatten().collect());
@@ -248,8 +251,11 @@ fn text_variants(text: &str) -> Vec<(Option<Cause>, Cow<'_, [u8]>)> {
         percent_encoding::percent_decode_str(text).collect(),
     );
     add(Cause::UrlEncoded, percent_encoded(text, true).into());
+    // .NET's `HttpUtility.UrlEncode` writes its hex digits in lower case.
     add(Cause::UrlEncoded, percent_encoded(text, false).into());
     add(Cause::LineBreaksRemoved, joined.clone().into());
+    // MIME breaks at 76 (RFC 2045 §6.8), PEM and `openssl base64` at 64 (RFC 7468 §2); encoders differ in whether the
+    // last line has an end.
     for (line, end) in [(76, "\n"), (76, "\r\n"), (64, "\n"), (64, "\r\n")] {
         let broken = broken_into_lines(&joined, line, end);
         add(Cause::LineBreaksAdded, broken.trim_end().into());

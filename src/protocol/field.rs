@@ -7,6 +7,7 @@ use url::Url;
 use super::json::Object;
 use super::oddity::{Oddities, Oddity};
 
+// The widest integer that both stores have (SQLite INTEGER, PostgreSQL bigint).
 /// Amounts are whole cents, at most what a signed 64-bit integer holds.
 pub const MAX_AMOUNT: u64 = i64::MAX as u64;
 
@@ -20,6 +21,7 @@ pub struct FieldError {
     pub expected: &'static str,
 }
 
+// Document §3.1.3.
 pub(super) const ORDERID: &str = "8 to 32 letters and digits";
 
 pub(super) const URL: &str = "an absolute http or https URL";
@@ -61,6 +63,7 @@ pub(super) fn amount_of_result(
     }
     // No floating point: 2^53 and more are amounts too.
     let is_plain = is_integer(cents) && cents.len() <= 19;
+    // `parse` alone takes a leading `+` and leading zeros.
     let amount = cents.parse().ok().filter(|_| is_plain);
     amount
         .filter(|&amount: &u64| amount <= MAX_AMOUNT)
@@ -91,6 +94,7 @@ pub(super) fn callback_url(
     let Some(text) = optional_string(request, field)? else {
         return Ok(None);
     };
+    // The URL standard reads `https:a/b` as `https://a/b`; readers that follow RFC 3986 find no host in it.
     let absolute = text
         .get(..7)
         .is_some_and(|start| start.eq_ignore_ascii_case("http://"))

@@ -24,6 +24,7 @@ impl Key {
         if bytes.is_empty() {
             return Err(EmptyKeyError);
         }
+        // A copy, not `into_boxed_slice`: that may move the bytes to shrink them, and leaves the old place unwiped.
         Ok(Self(Zeroizing::new(bytes.as_slice().into())))
     }
 

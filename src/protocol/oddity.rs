@@ -93,6 +93,7 @@ impl Oddity {
     }
 }
 
+// One bit a kind: a 33rd kind needs a wider integer.
 /// A set of [`Oddity`], without an allocation because nearly every message has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Oddities(u32);

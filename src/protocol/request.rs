@@ -34,6 +34,7 @@ pub fn read_submit(message: &Object<'_>, replaced: &[(&str, &str)]) -> Result<Or
     if is_kept("fronturl") && message.raw("fronturl") != Some("\"\"") {
         callback_url(message, "fronturl")?;
     }
+    // Only their types are checked, and `Order` has no room for them: names and identity numbers are kept nowhere.
     optional_string(message, "accname")?;
     optional_string(message, "accno")?;
     Ok(order)

@@ -50,6 +50,7 @@ pub fn read_response(
     completeness: Completeness,
 ) -> Result<Verified<PlatformResponse>, ResponseError> {
     payload.try_map(|json, oddities| {
+        // One key signs both directions: an echo of the request carries a valid signature.
         if json == sent {
             return Err(ReadError::Reflected.into());
         }

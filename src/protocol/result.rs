@@ -78,6 +78,8 @@ pub fn failed_respcode(payload: &[u8]) -> Option<String> {
 
 fn read(object: &Object<'_>, oddities: &mut Oddities) -> Result<PaymentResult, ReadError> {
     let has = |name| object.raw(name).is_some();
+    // One key signs both directions, so our own request verifies when it is sent back. A submit has `action` (§3.1.3),
+    // a query neither of the other two (§3.4.3), and a result has at least one of them.
     if has("action") || !(has("resultcode") || has("txnamt")) {
         return Err(ReadError::Reflected);
     }

@@ -115,6 +115,7 @@ pub fn merid_hint(payload: &[u8]) -> Option<&str> {
 }
 
 fn printable(text: Option<&str>) -> &str {
+    // Before verification this is a stranger's text: no control characters, no forged fields, no long lines in the log.
     let fits = |text: &&str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
     text.filter(fits).unwrap_or("-")
 }

@@ -39,7 +39,7 @@ const MAX_STATE: usize = 512;
 const BATCHES: usize = 1;
 /// Time for the last batch when the process ends.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
-/// Limit of traces that are kept for later requests; beyond it the oldest are dropped.
+/// Limit of traces that are kept for later requests; beyond it all are dropped.
 const MAX_KEPT: usize = 4096;
 
 /// A valid `traceparent`: version 00, or a later one with the same fields.

@@ -169,6 +169,7 @@ impl PostgresHosts {
             }
         }
         for resolver in self.hosts.iter().filter_map(PostgresHost::resolver) {
+            // None of its addresses works: the name may lead elsewhere by now, after a failover for example.
             resolver.doubt();
         }
         let reports = [race.report(), lookups].into_iter();
@@ -248,6 +249,7 @@ where
     let (client, connection) = config.connect_raw(stream, tls).await?;
     // The reason for which a connection ended is passed to its users.
     let task = tokio::spawn(async { drop(connection.await) });
+    // `connect_raw` leaves this to its caller: the library's own `connect` does it, after it has chosen a host.
     if config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
         let setting = client.simple_query("SHOW transaction_read_only").await;
         let is_read_only = setting?.iter().any(|message| match message {

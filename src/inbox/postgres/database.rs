@@ -42,6 +42,8 @@ const BEAT_DOWN: Duration = Duration::from_millis(500);
 const DEMANDED: &str = "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
                         current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
                         current_setting('transaction_read_only'), current_setting('server_encoding')";
+// lock_timeout is far below PATIENCE: a locked row fails its own statement, before the time limit condemns all
+// connections.
 /// Session settings. Plans are made before there are statistics, and every statement of ours has its index. The server gives
 /// up what we have given up, above all the locks of a sidecar that was cut off.
 pub(super) const SESSION: &str = "SET search_path = countersign; \
@@ -73,11 +75,14 @@ impl Database {
         if config.get_application_name().is_none() {
             config.application_name("countersign");
         }
+        // A server that vanished acknowledges nothing; without this the kernel retransmits for some 15 minutes (tcp(7),
+        // TCP_USER_TIMEOUT).
         config.connect_timeout(PATIENCE).tcp_user_timeout(PATIENCE);
         let connector =
             || RacingConnector::new(at, &config, tls.clone(), runtime.clone(), PATIENCE);
         let builder = |size| {
             let each = ManagerConfig {
+                // It asks nothing of the server (deadpool-postgres). For `pool`, `pre_recycle` does.
                 recycling_method: RecyclingMethod::Fast,
             };
             let manager = Manager::from_connect(config.clone(), connector(), each);
@@ -89,6 +94,8 @@ impl Database {
         };
         let failed = |error: BuildError| StoreError::Failed(error.to_string());
         let pool = builder(CONNECTIONS)
+            // Before each use: fsync and full_page_writes change with a reload of the server's configuration, beneath
+            // open sessions.
             .pre_recycle(Hook::async_fn(|client, _| {
                 Box::pin(async move { demand(client).await.map_err(hook_error).map(|_| ()) })
             }))
@@ -214,6 +221,7 @@ impl Database {
             Ok(result) => result,
             Err(_) => {
                 // If one connection hangs, so do the others; the next ones are new.
+                // Only idle ones are dropped here; one that is in use ends by its own time limit.
                 self.pool.retain(|_, _| false);
                 self.aside.retain(|_, _| false);
                 Err(StoreError::Slow)
@@ -253,6 +261,7 @@ async fn demand(client: &ClientWrapper) -> Result<String, StoreError> {
     }
     let synchronous_commit = setting(2);
     let has_standbys = !setting(3).is_empty();
+    // `local` waits for the primary's disk alone: after a failover to a standby the commit may be gone.
     if synchronous_commit == "off" || (synchronous_commit == "local" && has_standbys) {
         return failed(format!(
             "the server may lose commits: synchronous_commit = {synchronous_commit}, expected on"
@@ -298,6 +307,8 @@ impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         if let Some(error) = error.as_db_error() {
             let code = error.code();
+            // lock_timeout and statement_timeout: the callers retry a result alone for `Slow`, so that one locked row
+            // spoils no group.
             if *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::QUERY_CANCELED {
                 return Self::Slow;
             }

@@ -22,6 +22,7 @@ pub(super) async fn decide(
         .within(async {
             let mut client = database.client().await?;
             let transaction = client.transaction().await?;
+            // A record of an attempt at the same moment waits, or is waited for, so that `from` is the true state.
             let sql = "SELECT state FROM events WHERE id = $1 FOR UPDATE";
             let Some(row) = transaction.query_opt(sql, &[&id]).await? else {
                 return Ok(DecideOutcome::NotFound);

@@ -163,6 +163,7 @@ pub(super) async fn claim(
         claims.insert(id.clone(), read_claim(id, row));
     }
     let claims = events.into_iter().map(|due| {
+        // Removed, so that of two claims of one event in a group only the first gets it.
         let claim = claims.remove(&due.id);
         claim.unwrap_or(ClaimOutcome::Gone { id: due.id })
     });

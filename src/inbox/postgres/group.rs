@@ -71,7 +71,7 @@ pub(super) async fn attempts(
     let mut paused_until: Option<Instant> = None;
     loop {
         let next = match paused_until {
-            // Those that wait are locked: others come first, and these again after a pause.
+            // Those that wait are locked: they are tried again with the next job that comes, or after a pause.
             Some(until) => tokio::time::timeout_at(until.into(), coming.recv())
                 .await
                 .ok(),
@@ -120,6 +120,8 @@ pub(super) async fn attempts(
 /// Takes one attempt of each event; the others stay for the next statement.
 fn take_group(waiting: &mut Vec<AttemptJob>) -> Vec<AttemptJob> {
     let mut taken = HashSet::new();
+    // `UPDATE … FROM` takes one of several matching rows, and does not say which: each event at most once in a
+    // statement.
     let is_first = |job: &mut AttemptJob| taken.insert(job.attempt.id.clone());
     let mut group: Vec<_> = waiting.extract_if(.., is_first).collect();
     let rest = group.split_off(group.len().min(GROUP));

@@ -111,6 +111,7 @@ fn take_group(waiting: &mut Vec<KeepJob>) -> Vec<KeepJob> {
     let is_alone = |job: &mut KeepJob| {
         let keys = job.keys();
         let is_alone = keys.iter().all(|key| !touched.contains(key));
+        // The keys of jobs that stay count as well, or a later result of the same payment would overtake them.
         touched.extend(keys);
         is_alone
     };
@@ -139,6 +140,8 @@ async fn keep(database: &Database, group: &[KeepJob]) -> Result<Vec<PutOutcome>,
     let transaction = client.transaction().await?;
     let find = transaction.prepare_cached(KNOWN).await?;
     let statements = Statements::prepare(&transaction).await?;
+    // Each statement after it has a snapshot of its own (READ COMMITTED), and so sees what the former holder of the
+    // lock committed. Under REPEATABLE READ it would not.
     lock(&transaction, group).await?;
     let known = try_join_all(group.iter().map(|job| known(&transaction, &find, job))).await?;
     let judged = group.iter().zip(known).map(|(job, (known, is_full))| {

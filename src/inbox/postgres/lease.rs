@@ -1,5 +1,6 @@
 //! Leases: a row is held by one sidecar for the time of one attempt.
 
+// Not `now()`: that is the beginning of the transaction, before it waited for locks.
 /// The lease of a silent sidecar: longer than an attempt takes, and short enough that another
 /// delivers it within 30 s.
 pub(super) const LEASE: &str = "clock_timestamp() + interval '15 s'";

@@ -17,6 +17,8 @@ use crate::time::Millis;
 /// Turns of a record: an order or a try that another sidecar writes at the same moment is there the next time.
 const RECORD_TURNS: usize = 5;
 
+// The parts see one snapshot and none of each other's rows (PostgreSQL, "Data-Modifying Statements in WITH"), so that
+// `found` has to put the row that is new beside the row that was there.
 /// The row that is there is locked against being freed until its new try is there.
 const RECORD: &str = "WITH new AS (
         INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)

@@ -110,6 +110,7 @@ async fn forget_by(database: &Database, sql: &str, before: Millis) -> Result<(),
 
 /// Adds up the tallies of backends that have ended.
 async fn fold_tallies(database: &Database) -> Result<(), StoreError> {
+    // Only of those that have ended: a backend at work may hold its own rows, and this would wait for it.
     let sql = "WITH ended AS (
             DELETE FROM tallies WHERE backend <> 0 AND backend NOT IN (SELECT pid FROM pg_stat_activity)
             RETURNING name, count

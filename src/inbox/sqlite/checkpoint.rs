@@ -30,6 +30,8 @@ pub(super) fn run(shared: &Arc<Connections>, lock: &Lock, calls: &Receiver<()>) 
             Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+        // Nothing is copied into a file that the path no longer names: that would finish off what may still be put
+        // right.
         if shared.file.wal_bytes() < COPIED_FROM || shared.file.verify().is_err() {
             continue;
         }
@@ -65,6 +67,7 @@ fn copy(shared: &Connections) -> Result<bool, StoreError> {
 fn begin_anew(shared: &Connections) -> Result<bool, StoreError> {
     shared.alone(Lane::Checkpoint, |connection| {
         // Without patience, since everybody waits.
+        // It also takes the place of `connect`'s busy handler for good, which is harmless: PASSIVE never calls one.
         connection.busy_timeout(Duration::ZERO)?;
         // A write of the first page moves the change counter, by which an older copy of the file is known.
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -76,6 +79,8 @@ fn begin_anew(shared: &Connections) -> Result<bool, StoreError> {
 fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<i64> {
     connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
         let (busy, log, copied): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        // `busy` is 1 where a reader or a writer kept TRUNCATE from its end
+        // (sqlite.org/pragma.html#pragma_wal_checkpoint).
         Ok((log - copied).max(busy))
     })
 }

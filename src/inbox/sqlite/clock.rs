@@ -54,6 +54,8 @@ pub(super) fn run(shared: &Connections, jobs: &SyncSender<WriteJob>, closed: &Re
             (looks, doubt) = (0, Some(jump));
             let kept = time::kept();
             // Where too much waits, a later look writes.
+            // Our sender keeps the writer's queue open, so the writer ends after this thread and takes its last commits
+            // along.
             let _ = jobs.try_send(Box::new(move |transaction| {
                 if let Err(error) = keep(transaction, &kept) {
                     tracing::warn!(%error, "trusted time cannot be kept");

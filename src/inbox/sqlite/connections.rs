@@ -24,6 +24,8 @@ pub(super) enum Lane {
 /// The state that the threads share.
 pub(super) struct Connections {
     pub(super) path: PathBuf,
+    // No thread may take it twice: parking_lot puts a waiting writer before new readers, the second read of a thread
+    // included.
     /// Held shared by each transaction, and alone to begin the log anew, which no reader may be in.
     pub(super) gate: RwLock<()>,
     lanes: [Mutex<Option<Connection>>; 3],
@@ -70,6 +72,7 @@ impl Connections {
         slot: &mut Option<Connection>,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
+        // Taken out of its slot, so that a panic in `work` closes it and leaves no open transaction to the next caller.
         let connection = match slot.take() {
             Some(connection) => connection,
             None => connect(&self.path)?,
@@ -89,6 +92,7 @@ impl Connections {
     /// Closes all and opens one for writing: after a failed unlock SQLite remembers the lock until the last connection
     /// of the process is closed.
     pub(super) fn reopen(&self, writer: Option<Connection>) -> Result<Connection, StoreError> {
+        // The lanes before the gate, as in `on` and `alone`: in the other order two threads could wait for each other.
         let lanes = self.lanes.each_ref().map(|lane| lane.lock());
         let _gate = self.gate.write();
         for mut lane in lanes {

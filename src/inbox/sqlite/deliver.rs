@@ -119,6 +119,7 @@ fn claim_one(connection: &Connection, due: DueEvent) -> rusqlite::Result<ClaimOu
 }
 
 fn own_back(connection: &Connection, event: &Event) -> rusqlite::Result<Option<String>> {
+    // The latest try decides even where it has no address of its own: then `back` is the right one.
     let sql = "SELECT backurl FROM tries WHERE merid = ?1 AND orderid = ?2 AND kind <> 'shadow' AND sent <> 'no'
         ORDER BY number DESC LIMIT 1";
     let found = connection
@@ -165,6 +166,8 @@ pub(super) fn attempted(
         state,
         next,
     } = attempt;
+    // The comparison with `attempts` makes a repeated record a no-op. What the app took is delivered even where an
+    // operator has discarded the event meanwhile: its id must not come again.
     let sql = "UPDATE events SET attempts = ?2, last_attempt = ?3, next_attempt = ?5, waits = '',
             state = CASE WHEN state = 'pending' OR ?4 = 'delivered' THEN ?4 ELSE state END
         WHERE id = ?1 AND attempts = ?2 - 1";
@@ -232,6 +235,7 @@ pub(super) fn wait_for(
     reason: WaitReason,
     now: Millis,
 ) -> rusqlite::Result<bool> {
+    // No further ahead: `set_back` takes anything later for a plan of before the clock was set back.
     let sql = "UPDATE events SET waits = ?2, next_attempt = ?3 + ?4 WHERE rowid IN (
             SELECT rowid FROM events INDEXED BY events_pending
             WHERE state = 'pending' AND merid = ?1 AND next_attempt <= ?3 LIMIT ?5)";

@@ -35,6 +35,7 @@ pub(super) struct Held {
 impl Held {
     /// Locks the store, or says who has it.
     pub(super) fn now(store: Arc<StoreFile>, path: &Path) -> Result<Self, StoreError> {
+        // The note first, here and in `in_turn`: with one order for all, no two instances wait for each other.
         let (note, shown) = lock_file(path)?;
         match note.try_lock() {
             Ok(()) => {}
@@ -58,6 +59,7 @@ impl Held {
 
     /// Writes down the change counter that a checkpoint left.
     pub(super) fn note_counter(&self, counter: u32) {
+        // Of a fixed width and written in place: truncating first could leave an empty note after a crash.
         let line = format!("{counter:010}\n");
         if let Err(error) = self.note.write_all_at(line.as_bytes(), 0) {
             tracing::warn!(%error, "a checkpoint cannot be noted in the lock file");
@@ -67,6 +69,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // The note's lock ends with its descriptor. The store's descriptor may have other users in this process
+        // (`identity.rs`).
         self.store.unlock();
     }
 }
@@ -99,8 +103,11 @@ fn lock_file(path: &Path) -> Result<(File, String), StoreError> {
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    // SQLite tries again for as long as it returns true; a later `busy_timeout` would take its place.
     connection.busy_handler(Some(wait_a_little))?;
     connection.set_prepared_statement_cache_capacity(64);
+    // In WAL mode NORMAL leaves out the flush at each commit and loses the last ones at a power cut
+    // (sqlite.org/pragma.html#pragma_synchronous).
     connection.pragma_update(None, "synchronous", "FULL")?;
     // A statement's own activity is a file otherwise: one for each note, in the system's folder for such files.
     connection.pragma_update(None, "temp_store", "MEMORY")?;
@@ -144,6 +151,7 @@ pub(super) fn check_pages(connection: &Connection, table: Option<&str>) -> Resul
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
+            // The only errors that stay until a restart (`Health::note`): a full or a slow disk may recover.
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Damaged(error.to_string())
             }

@@ -92,6 +92,8 @@ impl StoreFile {
     /// Locks the file itself, by whatever path or link it was opened.
     pub(super) fn try_lock(&self) -> Result<(), StoreError> {
         let file = self.file().map_err(|error| at(&self.path, &error))?;
+        // flock(2), which belongs to the descriptor and is apart from SQLite's fcntl locks on local file systems. On
+        // NFS, Linux emulates one by the other, and they collide.
         match file.try_lock() {
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => {
@@ -180,6 +182,7 @@ impl StoreFile {
     /// Only a checkpoint writes the file, and none takes its change counter back.
     fn is_overwritten(&self, known: &mut Known, open: &Metadata) -> bool {
         let written = Some((open.len(), open.mtime(), open.mtime_nsec()));
+        // For nearly every commit `stat` is enough: only a checkpoint writes this file.
         if known.written == written {
             return false;
         }
@@ -235,6 +238,7 @@ impl Drop for StoreFile {
         };
         open[index].users -= 1;
         if open[index].users == 0 {
+            // The descriptor closes with `self.file` below, its last reference, while `OPEN` is still locked.
             open.swap_remove(index);
         }
         self.file = None;
@@ -254,6 +258,7 @@ fn make(path: &Path) -> Result<(), StoreError> {
             )));
         }
     }
+    // An unmounted volume behind a link must not become a new, empty store in its place.
     if path.symlink_metadata().is_ok_and(|it| it.is_symlink()) && path.metadata().is_err() {
         return Err(StoreError::Absent(format!(
             "{shown} is a link to a file that is not there"

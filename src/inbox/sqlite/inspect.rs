@@ -48,6 +48,7 @@ fn is_unlocked(lock: &Path) -> Result<(), StoreError> {
     let Ok(file) = File::open(lock) else {
         return Ok(());
     };
+    // Shared, so that two checks at once do not take each other for a sidecar.
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(lock.display().to_string())),
         _ => Ok(()),

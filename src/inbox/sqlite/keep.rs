@@ -29,6 +29,7 @@ pub(super) fn put(
         Decision::NewEvent(new) => new,
     };
     if new.holds_others() {
+        // Even where there is no room for the new one: what contradicts it must not be delivered meanwhile.
         hold(transaction, outcome)?;
         if is_full(transaction, &outcome.merid)? {
             return Ok(PutOutcome::ReviewFull);
@@ -88,6 +89,7 @@ fn known_events(
 ) -> rusqlite::Result<Vec<KnownEvent>> {
     transaction
         .prepare_cached(
+            // `0000` as well as the result's own code: a failure after it needs review.
             "SELECT id, orderid, resultcode, state, review FROM events INDEXED BY events_payment
             WHERE merid = ?1 AND queryid = ?2 AND resultcode IN (?3, '0000')",
         )?
@@ -155,6 +157,7 @@ fn insert(transaction: &Transaction<'_>, event: &Event) -> rusqlite::Result<usiz
 
 /// Attaches the payment to the order's try, where only one can be meant.
 fn link(transaction: &Transaction<'_>, outcome: &PaymentResult) -> rusqlite::Result<()> {
+    // From then on reconciliation queries that try by this queryid, so there must be no guess in it.
     let sql = "UPDATE tries SET queryid = ?3 WHERE merid = ?1 AND orderid = ?2 AND sent <> 'no' AND queryid IS NULL
         AND 1 = (SELECT count(*) FROM tries
             WHERE merid = ?1 AND orderid = ?2 AND sent <> 'no' AND queryid IS NULL)

@@ -37,6 +37,8 @@ pub(super) fn record(
         Some((before, action, _)) if before != amount || action != order.action => {
             return Ok(RecordOutcome::Conflicts);
         }
+        // An order that is still open keeps its own schedule, or an app that submits in a loop would put its query off
+        // each time.
         Some((.., None)) => reopen(transaction, merid, &order.orderid, at)?,
         Some(_) => {}
         None => {
@@ -70,6 +72,7 @@ fn reopen(
     orderid: &str,
     at: Millis,
 ) -> rusqlite::Result<()> {
+    // `0000` and `1002` both mean that the customer has paid (§3.2.3).
     let sql = "UPDATE orders SET next_look = ?3 WHERE merid = ?1 AND orderid = ?2 AND NOT EXISTS (
             SELECT 1 FROM events INDEXED BY events_order WHERE orderid = ?2 AND merid = ?1
             AND resultcode IN ('0000', '1002') AND state <> 'disputed')";

@@ -1,5 +1,5 @@
 //! The store on SQLite: one file for one sidecar. WAL, `synchronous=FULL`, one thread that writes, and one connection
-//! that reads.
+//! each for delivery, for views and for checkpoints.
 
 mod identity;
 
@@ -102,6 +102,8 @@ impl Sqlite {
         } else {
             None
         };
+        // Before the first connection: SQLite knows a -wal by its name alone, and would read a later one into an older
+        // copy.
         file.check_age(noted_counter(path))?;
         let counter = file.counter().unwrap_or_default();
         let store = Self::open_with(path, &file, Lock::new(None))?;
@@ -127,6 +129,7 @@ impl Sqlite {
                 tracing::error!(%error, "the store cannot be locked; nothing is delivered");
             }
         };
+        // A thread, because flock(2) blocks until the other instance lets go.
         vital_thread("store-lock", wait)?;
         Ok(store)
     }
@@ -248,9 +251,12 @@ impl Sqlite {
             })
         });
         let result = match self.jobs.try_send(job) {
+            // Full, or its thread has ended. Waiting for room here would hold up a thread of the runtime.
             Err(_) => Err(StoreError::Slow),
             Ok(()) => match tokio::time::timeout(PATIENCE, confirmed).await {
                 Ok(Ok(result)) => result,
+                // The job is not cancelled and may still commit. Callers bear that: results have ids, and a try of
+                // which nothing more comes is queried as unknown.
                 Ok(Err(_)) | Err(_) => Err(StoreError::Slow),
             },
         };
@@ -273,6 +279,8 @@ impl Sqlite {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = self.shared.clone();
+        // Not cancelled when the time is up either (tokio cannot abort a blocking task): until it ends, its lane is
+        // taken.
         let done = tokio::task::spawn_blocking(move || shared.on(lane, work));
         let result = match tokio::time::timeout(READ_PATIENCE, done).await {
             Ok(Ok(result)) => result,

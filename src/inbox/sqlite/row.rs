@@ -38,6 +38,7 @@ pub(super) fn read_event(row: &Row<'_>) -> rusqlite::Result<Event> {
 
 /// Reads an event for delivery, or explains why it cannot be believed.
 pub(super) fn read_sound_event(row: &Row<'_>) -> rusqlite::Result<Result<Event, String>> {
+    // SQLite stores any bytes as TEXT, and STRICT does not check them; `text` would replace a flipped bit silently.
     let columns = row.as_ref().column_names();
     for (index, name) in columns.iter().enumerate() {
         if let ValueRef::Text(bytes) = row.get_ref(index)?

@@ -164,6 +164,7 @@ pub(super) const ADDITIONS: [&str; 1] = ["CREATE TABLE meta (name TEXT NOT NULL 
 
 /// Makes the tables, or brings them up.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    // With the write lock from the beginning: of two that start at once, the second waits and finds the tables.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (application, version) = header(&transaction)?;
     let tables: i64 =

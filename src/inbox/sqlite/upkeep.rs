@@ -74,6 +74,7 @@ pub(super) fn forget_key_switch(
     Ok(())
 }
 
+// Pending, parked and disputed events are in none of these: they stay until they are delivered or decided about.
 /// The kinds of rows that [`forget_some`] removes, in this order.
 pub(super) const FORGET: [&str; 3] = [
     "DELETE FROM events WHERE rowid IN (SELECT rowid FROM events INDEXED BY events_state

@@ -23,6 +23,7 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Connections>,
     /// Calls for a checkpoint; `None` where another process makes them.
     pub(super) checkpoints: Option<SyncSender<()>>,
+    // Dropped with the writer, so that the instance's lock outlasts the last job that was accepted.
     pub(super) _lock: Lock,
 }
 
@@ -31,6 +32,7 @@ impl Writer {
     pub(super) fn run(mut self, waiting: &Receiver<WriteJob>) {
         while let Ok(first) = waiting.recv() {
             let mut confirmations = Vec::new();
+            // Taken lazily: what arrives while the first jobs run still goes into this commit.
             let group = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1));
             let committed = self.commit(group, &mut confirmations);
             if committed.as_ref().is_err_and(needs_new_connection) {
@@ -59,6 +61,8 @@ impl Writer {
             slot => slot.insert(self.shared.reopen(None)?),
         };
         let _gate = self.shared.gate.read();
+        // A deferred transaction that has read first fails with SQLITE_BUSY_SNAPSHOT where another process wrote
+        // meanwhile, and no busy handler helps (sqlite.org/rescode.html#busy_snapshot).
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for job in group {
             confirmations.push(job(&transaction));
@@ -92,6 +96,7 @@ pub(super) fn in_savepoint<T>(
     if result.is_err() {
         transaction.prepare_cached("ROLLBACK TO job")?.execute([])?;
     }
+    // Also after ROLLBACK TO, which leaves the savepoint on the stack (sqlite.org/lang_savepoint.html).
     transaction.prepare_cached("RELEASE job")?.execute([])?;
     result
 }

@@ -59,6 +59,7 @@ impl Coding {
 
     fn named(name: &[u8]) -> Option<Self> {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        // `x-gzip` is the same (RFC 9110 §8.4.1.3).
         if is("gzip") || is("x-gzip") {
             Some(Self::Gzip)
         } else if is("deflate") {
@@ -88,6 +89,8 @@ impl Coding {
         match self {
             Self::None | Self::Nominal => Ok(Cow::Borrowed(bytes)),
             Self::Gzip => {
+                // One member only, unlike `MultiGzDecoder`. The decoders of `bufread` stop at the end of their stream,
+                // so that what comes after it is in `into_inner`; those of `read` would have buffered it.
                 let mut decoder = GzDecoder::new(bytes);
                 let decoded = all(&mut decoder);
                 whole(decoded, decoder.into_inner(), "gzip")
@@ -97,6 +100,7 @@ impl Coding {
                 let mut decoder = ZlibDecoder::new(bytes);
                 let decoded = all(&mut decoder);
                 whole(decoded, decoder.into_inner(), "deflate").or_else(|error| match error {
+                    // It was zlib: a bomb is not decoded a second time.
                     CodingError::TooLong => Err(error),
                     _ => {
                         let mut decoder = DeflateDecoder::new(bytes);

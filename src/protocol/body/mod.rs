@@ -102,6 +102,7 @@ impl<'a> EncodedBody<'a> {
         }
         let mut in_body = self.envelope(name)?;
         if !in_body.agrees_with(&in_url) {
+            // PHP's `$_REQUEST` merges both, and its `request_order` decides which one wins.
             return Err(EnvelopeError::Contradictory(name));
         }
         in_body.oddities.add(Oddity::InUrlAndBody);

@@ -45,6 +45,7 @@ pub(super) fn form(body: &[u8], boundary: &[u8]) -> Result<Vec<u8>, MultipartErr
         .strip_prefix(&*first)
         .ok_or(MultipartError("the boundary as the first thing"))?;
     let mut form = Vec::new();
+    // One round more than parts: the last one only reads the closing boundary.
     for _ in 0..=MAX_PARTS {
         if let Some(rest) = rest.strip_prefix(b"--") {
             return match rest.trim_ascii() {
@@ -98,6 +99,7 @@ fn add_part(part: &[u8], form: &mut Vec<u8>) -> Result<(), MultipartError> {
     }
     form.extend_from_slice(name);
     form.push(b'=');
+    // Everything but letters and digits, so that a `&` in a value begins no further parameter.
     let encoded = percent_encoding::percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
     form.extend(encoded.flat_map(str::bytes));
     Ok(())

@@ -70,6 +70,7 @@ pub fn error_could_be_result(body: &[u8]) -> bool {
 /// Takes off what may stand before JSON, and what hides it: byte order marks, NULs (in UTF-16 every other byte of it),
 /// white space, control and format characters, bytes of no encoding.
 fn undisguised(body: &[u8]) -> String {
+    // UTF-16 and UTF-32 of ASCII are ASCII with NULs in between, in either byte order and without a mark too.
     let bytes: Vec<u8> = body.iter().copied().filter(|&byte| byte != 0).collect();
     let text = String::from_utf8_lossy(&bytes);
     let is_padding = |c: char| {
@@ -83,7 +84,7 @@ fn undisguised(body: &[u8]) -> String {
     text.trim_matches(is_padding).to_owned()
 }
 
-/// Returns true for `name(["…`, `name("…` or `name(1…`: a JSONP call around something else than an object.
+/// Returns true for `name(["…`, `name("…` or `name(0…`: a JSONP call around something else than an object.
 fn calls_with_a_literal(text: &str) -> bool {
     let Some((name, rest)) = text.split_once('(') else {
         return false;

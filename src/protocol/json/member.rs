@@ -50,6 +50,7 @@ fn mark(text: &[u8]) -> u64 {
             .iter()
             .fold(0, |first, byte| first << 8 | u64::from(*byte)),
     };
+    // The length goes into the highest byte, which names of less than eight bytes leave empty.
     first ^ (text.len() as u64).rotate_right(8)
 }
 
