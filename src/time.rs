@@ -122,6 +122,7 @@ impl ClockTrust {
 
     /// After another boot, the time since boot has passed for certain, and nothing is known of the time before it.
     fn resume(kept: &KeptTrust, boot: &str, up: Millis) -> Self {
+        // One run of the kernel is not enough: a time namespace shifts CLOCK_BOOTTIME within it (time_namespaces(7)).
         let is_same = kept.boot == boot && kept.up <= up;
         let offset = if is_same {
             kept.trusted - kept.up
@@ -151,6 +152,7 @@ impl ClockTrust {
         match &mut self.jump {
             Some(jump) if jump.offset == NONE => jump.offset = offset,
             Some(jump) if (jump.offset - offset).abs() <= JUMP => {}
+            // A jump on top of another one is in doubt for 24 hours of its own.
             slot => {
                 *slot = Some(Jump { offset, since: up });
                 tracing::warn!(

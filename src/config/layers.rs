@@ -243,6 +243,7 @@ impl<'t> Layers<'t> {
         let name = PathBuf::from(ARGUMENT);
         match KEYS.iter().find(|known| **known == key) {
             Some(known) => {
+                // Over what the environment gave: an argument is the more deliberate word.
                 self.outside.insert(known, (name, text.to_owned()));
             }
             None => {

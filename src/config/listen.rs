@@ -56,7 +56,7 @@ impl Listen {
         Ok(Self::Unix(path))
     }
 
-    /// Returns the TCP address that two listeners cannot share; `None` for port 0, which is a new port each time.
+    /// Returns true for an address that two listeners cannot share. Port 0 is a new port each time.
     pub(super) fn exclusive(&self) -> bool {
         !matches!(self, Self::Tcp(address) if address.port() == 0)
     }

@@ -58,6 +58,7 @@ pub(super) fn template(text: &str) -> Option<&'static str> {
             .strip_prefix('%')
             .and_then(|it| it.strip_suffix('%'))
             .is_some_and(is_name);
+    // Of shells and Compose; Jinja, Helm and Mustache; Make and Azure Pipelines; ERB.
     (MARKS.into_iter().any(is_within)
         || is_around("<", ">")
         || is_around("__", "__")

@@ -109,7 +109,7 @@ impl LiveToken {
                     tracing::info!(file = %path.display(), "the admin token was read again");
                 }
             }
-            // Logged once for each state of the file.
+            // Once for each state of a file that is there; one that is missing has no state to compare.
             Err(why) if stamp != current.0 || stamp.is_none() => {
                 current.0 = stamp;
                 tracing::error!(file = %path.display(), why, "the admin token is rejected; the last good one stays valid");

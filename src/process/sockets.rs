@@ -61,6 +61,7 @@ impl Sockets {
     /// system are left alone.
     pub fn try_out(addresses: &[NamedListen], held: &[Listen]) -> Vec<ListenError> {
         let mut errors = Vec::new();
+        // Kept until the end, so that two settings with one address are found out.
         let mut open = Vec::new();
         for (setting, listen) in addresses {
             let tried = match listen {

@@ -454,6 +454,7 @@ fn ask(settings: &Settings) -> Result<(UnixStream, i32, Offer, Vec<OwnedFd>), Up
         store: place.store.clone(),
         path: place.path.display().to_string(),
     };
+    // Looked at first, because `enter` makes the folder, and a look must leave nothing behind.
     if !place.folder.exists() {
         return Err(nobody());
     }

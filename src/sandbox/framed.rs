@@ -30,6 +30,7 @@ impl Framed {
         for (dialect, before, after) in [
             (Dialect::Whitespace, "\r\n ", "\r\n"),
             (Dialect::Nul, "\0", "\0"),
+            // The mark last, because it is one only as the very first character.
             (Dialect::ByteOrderMark, "\u{feff}", ""),
         ] {
             if has(dialect) {

@@ -143,6 +143,7 @@ impl Sandbox {
     }
 
     pub(super) fn submit(&self, merid: &str, message: &Object<'_>) -> InterfaceOutcome {
+        // The document defines 00 alone and leaves all other codes open (§3.4.4).
         let order = read_submit(message, &[]).map_err(|error| match error.field {
             "txnamt" => InterfaceRejection {
                 respcode: "13",

@@ -199,6 +199,7 @@ impl Sandbox {
         match (method, path) {
             (&Method::POST, "/api/query") => self.enveloped(request, Self::query).await,
             (&Method::POST, "/api/icashier") => self.enveloped(request, Self::submit).await,
+            // A link that the customer's browser follows, so GET alone (§3.1.2).
             (&Method::GET, "/apis/icashier") => self.enveloped(request, Self::submit).await,
             (&Method::GET, "/pay") => self.payment_page(query, request.headers()),
             (&Method::POST, "/pay") => self.pay(query, request.body()),
@@ -230,6 +231,7 @@ impl Sandbox {
         let (result, method) = (result.unwrap_or(ResultCode::NotPaid), field(form, "action"));
         self.with_order(&queryid, |order| {
             order.result = result;
+            // 1002 is paid too, with the settlement pending (§3.3.3).
             let paid = matches!(result, ResultCode::Paid | ResultCode::Processing);
             order.paytime = if paid {
                 order::paytime(time::now())

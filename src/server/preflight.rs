@@ -68,6 +68,7 @@ pub fn check_files(settings: &Settings) -> Result<(), StartError> {
 /// Finds out whether the addresses and the store can be used, and creates nothing. What the running sidecar of the same
 /// settings holds is fine.
 pub fn check_resources(settings: &Settings) -> Vec<StartError> {
+    // First, because the addresses and the store that a sidecar of these settings holds are no problem.
     let running = Running::find(settings);
     let held = running
         .as_ref()

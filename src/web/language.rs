@@ -27,6 +27,7 @@ impl Language {
                     .trim_start()
                     .strip_prefix('=')
             });
+            // A weight that cannot be read counts as 0, which means "not acceptable" (RFC 9110 §12.4.2).
             let weight: f32 = weight.map_or(1.0, |weight| weight.trim().parse().unwrap_or(0.0));
             let better = best.is_none_or(|(_, least)| weight > least);
             if let Some(language) = Self::parse(tag).filter(|_| weight > 0.0 && better) {

@@ -125,6 +125,7 @@ impl Follower {
     /// Applies a change once it has been the same for long enough; reports one rejection for each content.
     pub(super) fn look(&mut self, now: Instant, current: &ArcSwap<Snapshot>) -> ReloadStep {
         let seen = self.observe(now);
+        // Compared with what is in force first: an edit that is taken back in time changes nothing and is not reported.
         if holds(&seen, &self.in_force) {
             self.pending = None;
             let reverted = !std::mem::take(&mut self.refused).is_empty();
@@ -136,6 +137,7 @@ impl Follower {
         }
         let pending = match self.pending.take() {
             Some(pending) if holds(&seen, &pending.trial.contents) => pending,
+            // Each further change begins the wait anew, so that a slow writer is not caught in the middle.
             _ => self.first_sight(now, current),
         };
         let waited = now.saturating_duration_since(pending.since);

@@ -137,6 +137,8 @@ impl Reader<'_, '_> {
             let deliver = self.deliver(entry, &path);
             let front = self.url(entry, &path, "front");
             let front_redirect = self.front_redirect(entry, &path);
+            // Anything else that is wrong has been reported and fails the load, so that no merchant is taken with a
+            // part missing.
             if let (Some(merid), Some(key)) = (merid, key) {
                 merchants.push(Merchant {
                     merid,
@@ -393,6 +395,7 @@ fn key(bytes: &[u8]) -> Result<Key, String> {
 
 fn token_of(_: &Reader<'_, '_>, bytes: &[u8]) -> Result<Token, String> {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
+    // A template's variable is long and plain enough to pass for a token.
     match public_keys::template(text) {
         Some(objection) => Err(objection.into()),
         None => Token::parse(text),

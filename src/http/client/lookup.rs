@@ -153,6 +153,7 @@ impl Lookups {
                 queue.idle += 1;
                 let waited = self.more.wait_for(&mut queue, IDLE_TIME);
                 queue.idle -= 1;
+                // Looked at again: a name may have been queued at the moment of the time-out, and has woken no thread.
                 if waited.timed_out() && !queue.has_next() {
                     queue.threads -= 1;
                     return;

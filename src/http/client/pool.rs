@@ -153,6 +153,7 @@ impl Pool {
             shelf.push(connection);
         }
         drop(shelf);
+        // One sweeper a pool, and none while it is empty: thousands of apps must not mean thousands of timers.
         if !self.swept.swap(true, Ordering::AcqRel) {
             tokio::spawn(self.clone().sweep());
         }
@@ -164,6 +165,7 @@ impl Pool {
             tokio::time::sleep(SWEEP).await;
             let now = Instant::now();
             for shelf in 0..SHELVES {
+                // A connection that its server has closed holds a descriptor here until it is looked at.
                 self.shelf(shelf).retain_mut(|connection| {
                     connection.is_fresh(now) && connection.stream.is_quiet()
                 });
@@ -208,6 +210,7 @@ fn pop_rested(
     while index > 0 && looked_at < LOOKED_AT {
         index -= 1;
         looked_at += 1;
+        // Left where it is: a request that verifies its response may still take it.
         if shelf[index].rested > now {
             continue;
         }

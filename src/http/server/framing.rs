@@ -142,6 +142,7 @@ struct RequestLine<'b> {
 
 impl<'b> RequestLine<'b> {
     fn parse(line: &'b [u8]) -> Option<Self> {
+        // Two blanks and no more: readers that are lenient about them can see different targets (RFC 9112 §3).
         let mut parts = line.split(|byte| *byte == b' ');
         let (method, target, version) = (parts.next()?, parts.next()?, parts.next()?);
         let is_1_1 = match version {

@@ -67,6 +67,7 @@ impl CaseRun {
             signs: Ok(()),
             numbered: AtomicUsize::new(0),
         };
+        // Rejected in any case, so that looking for a sidecar leaves nothing in its store.
         let nothing = fault::seal("", &trial.key, &[SandboxFault::EmptySign]);
         let answered = trial.sidecar.tell(&nothing, Way::Get).await;
         answered.map_err(|why| format!("{}: {why}", trial.sidecar.at.back))?;

@@ -194,6 +194,7 @@ pub fn explain_later(error: &io::Error) -> Option<String> {
 fn explain_alert(alert: AlertDescription, wanted_certificate: bool) -> String {
     match alert {
         AlertDescription::CertificateRequired => WANTS_CERTIFICATE.to_owned(),
+        // TLS 1.2 has no alert for this alone: servers send handshake_failure (RFC 5246 §7.4.6).
         _ if wanted_certificate => WANTS_CERTIFICATE.to_owned(),
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
             "no cipher in common: expected TLS 1.3, or TLS 1.2 with AES-GCM or ChaCha20-Poly1305 (not CBC)".to_owned()
