@@ -31,6 +31,7 @@ use crate::telemetry::trace::Span;
 use crate::time;
 use crate::time::Millis;
 
+// The ledger plans the first query itself: `FIRST_LOOK` in inbox/order.rs has to be the same.
 /// The first query, counted from the signing; each next one after as long again as has passed.
 const FIRST: Millis = 20 * 60 * 1000;
 /// The last query, counted from the signing.
@@ -274,6 +275,7 @@ impl Reconcile {
         let order = &lookup.order;
         let code = ResultCode::parse(&result.resultcode);
         if matches!(code, None | Some(ResultCode::NotPaid)) {
+            // `put` does the same for a result that is kept.
             self.name_try(lookup, &result.queryid).await;
             return (ReconcileOutcome::NotPaid, later(order, now));
         }

@@ -150,6 +150,7 @@ impl Guard {
         let cookie = cookie(&id, SESSION_TIME);
         let mut sessions = self.sessions.lock();
         if sessions.len() >= SESSIONS {
+            // The oldest: sessions are kept in the order of signing in.
             sessions.remove(0);
         }
         sessions.push(Session {
@@ -218,6 +219,7 @@ fn host(request: &Request<Bytes>) -> Option<&str> {
         .authority()
         .map(|authority| authority.as_str());
     let host = request.headers().get(header::HOST);
+    // A `Host` that is no text becomes `?`, which is no host of ours; left out it would pass as a script's request.
     target.or_else(|| host.map(|host| host.to_str().unwrap_or("?")))
 }
 
@@ -257,6 +259,7 @@ fn session_id(headers: &HeaderMap) -> Option<&str> {
 
 fn cookie(id: &str, time: Duration) -> String {
     let seconds = time.as_secs();
+    // Without `Secure`: the listener speaks plain HTTP, where browsers ignore such a cookie (RFC 6265bis, "Storage Model").
     format!("{COOKIE}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict")
 }
 

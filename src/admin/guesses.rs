@@ -43,6 +43,7 @@ impl Guesses {
     pub fn check(&self, caller: Caller, now: Instant, is_right: impl FnOnce() -> bool) -> Guess {
         let mut callers = self.0.lock();
         if callers.len() >= MAX_CALLERS && !callers.contains_key(&caller) {
+            // A scan of all, but only where a new caller comes and the map is full.
             let oldest = callers.iter().min_by_key(|(_, guesser)| guesser.refilled);
             if let Some(oldest) = oldest.map(|(caller, _)| *caller) {
                 callers.remove(&oldest);

@@ -28,6 +28,7 @@ pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
     let (_, last) = admin.watch.last();
     let refused = matches!(last, ReloadOutcome::Refused(_));
     admin.metrics.reload_ok.set(i64::from(!refused));
+    // Without this one, or the figure would never be 0 when it is read.
     let others = admin.drain.in_flight().saturating_sub(1);
     let others = i64::try_from(others).unwrap_or(i64::MAX);
     admin.metrics.requests_in_flight.set(others);

@@ -66,6 +66,7 @@ impl Admin {
         if !methods.split(", ").any(|method| request.method() == method) {
             return Ok(rejection::wrong_method(&visit, request.headers(), methods));
         }
+        // A reload comes from scripts and carries no form token. `admit` has rejected the pages of other sites already.
         if request.method() == Method::POST && place != AdminPage::Reload {
             let form_token = parameter(request.body(), "form");
             if let Err(stop) = admin.guard.admit_form(form_token.as_deref()) {

@@ -69,6 +69,7 @@ impl Pulse {
     pub async fn run(&self) {
         let mut minutes = tokio::time::interval(MINUTE);
         minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick of an interval comes at once (tokio).
         minutes.tick().await;
         loop {
             minutes.tick().await;

@@ -34,6 +34,7 @@ pub(super) fn address(back: &Url, own: Option<&str>) -> (Url, Option<ForeignAddr
 }
 
 fn own_address(back: &Url, own: &str) -> Result<Url, ForeignAddress> {
+    // What comes in an order must not make the sidecar post results, and the token with them, to some other server.
     let own = Url::parse(own).map_err(|_| ForeignAddress::Unreadable)?;
     if !matches!(own.scheme(), "http" | "https") {
         return Err(ForeignAddress::Unreadable);

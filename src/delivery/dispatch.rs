@@ -77,6 +77,7 @@ impl Delivery {
             for news in batch.drain(..) {
                 dispatcher.learn(news);
             }
+            // A JoinSet keeps tasks that have ended until they are taken out.
             while attempts.try_join_next().is_some() {}
         }
     }
@@ -191,6 +192,7 @@ impl Dispatcher {
                 );
             }
         }
+        // Last, so that after an error the whole reload is taken in again.
         self.seen = Some(current);
         Ok(())
     }
@@ -326,6 +328,8 @@ async fn fly(
     let Some(attempted) = courier.attempt(claimed).await else {
         return;
     };
+    // Before its record is on its way: `Recorded` removes the flight, and a landing after it would teach the rounds
+    // nothing.
     flight.land(attempted.landing, attempted.took, attempted.why);
     // The recorder ends after the last of us.
     let _ = ends.send(attempted.record).await;

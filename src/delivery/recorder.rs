@@ -33,6 +33,7 @@ async fn write(
     news: &mpsc::UnboundedSender<FlightNews>,
 ) {
     match store.attempted_together(group.clone()).await {
+        // Also for those that were not written: whatever the store has of such an event, a survey finds it.
         Ok(_) => group.into_iter().for_each(|record| tell(news, record)),
         Err(error) => {
             complain(&error, group.len());

@@ -29,6 +29,7 @@ const _: () = assert!(DELAYS[DELAYS.len() - 1] * 6 / 5 < AHEAD_ATTEMPT);
 
 /// Returns the pause after this many attempts.
 pub(super) fn delay(attempts: u32) -> Millis {
+    // `attempts` counts from 1 here, but a replayed event goes on from its earlier number.
     let index = (attempts as usize).saturating_sub(1).min(DELAYS.len() - 1);
     // A hash with a random key is random enough to spread what failed together.
     let random = (RandomState::new().hash_one(attempts) % 1024) as f64 / 1024.0;

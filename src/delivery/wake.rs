@@ -28,6 +28,8 @@ impl Wake {
             merchants.insert(merid.to_owned());
         }
         drop(merchants);
+        // After the insertion, or the dispatcher could wake up and find nothing. Between two waits `Notify` keeps one
+        // permit, so that no ring is lost.
         self.bell.notify_one();
     }
 

@@ -43,6 +43,7 @@ impl Notifications {
             PayloadReading::Result(result, _) => {
                 let outcome = self.keep_result(&callback, result, headers).await?;
                 Ok(CallbackReply {
+                    // This content and nothing else, not even a line end (document §3.3.1).
                     response: text(StatusCode::OK, "0000"),
                     outcome,
                     subject: callback.subject,

@@ -204,6 +204,7 @@ impl Handler for Inbound {
             Rejection::Overloaded | Rejection::Draining | Rejection::CutShort => {
                 CallbackOutcome::Overloaded
             }
+            // 503, so that the platform notifies again (§3.3.1): nothing is known to be kept.
             Rejection::Panicked => CallbackOutcome::NotStored,
         };
         let CallbackRoute { kind, .. } = self.route(head.uri.path());

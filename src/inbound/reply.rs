@@ -8,6 +8,7 @@ use crate::protocol::subject::Subject;
 use crate::telemetry::outcome::{CallbackKind, CallbackOutcome};
 use crate::web::reply::{Forms, NOTICE, Page, text};
 
+// The platform's own first interval (document §3.3.1).
 /// Seconds after which the platform or a browser may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 
@@ -65,6 +66,8 @@ impl CallbackRejection {
             | CallbackOutcome::NotDelivered
             | CallbackOutcome::Overloaded
             | CallbackOutcome::AppUnreachable => (StatusCode::SERVICE_UNAVAILABLE, "later\n"),
+            // One status and one text for all: a difference between "no such merchant" and "wrong signature" would list
+            // the merchants.
             _ => (StatusCode::BAD_REQUEST, "refused\n"),
         };
         let mut response = match (self.page.take().map(|page| *page), kind) {

@@ -68,6 +68,7 @@ pub(super) fn verify<'p>(
     let merchant = subject.merid.as_deref();
     let merchant = merchant.and_then(|merid| snapshot.merchant(merid));
     let merchant = merchant.ok_or_else(|| rejected(CallbackOutcome::UnknownMerchant))?;
+    // Only the keys of the merchant that the payload names: one merchant's key must not vouch for another's orders.
     let object = claimed
         .verify(merchant.verifying_keys())
         .map_err(|error| rejected(outcome_of(&error)))?;

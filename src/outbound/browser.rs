@@ -18,12 +18,14 @@ pub(super) fn reads(field: &HeaderName) -> bool {
 /// other than `none`.
 pub(super) fn reject_pages(headers: &HeaderMap, allowed: &[String]) -> Result<(), CallRejection> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
+    // Each of them has to be allowed: with a second field in front, the page's own could hide behind it.
     if !origins.all(|origin| allowed.iter().any(|known| origin == known.as_str())) {
         let detail = "Origin: expected none, or one of app.allow_origins: this request comes from a web page, or \
                       the app forwards its customer's headers";
         return Err(CallRejection::new(Code::BrowserRequest, detail));
     }
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    // `none` is a request that a user began, at the address bar for example (Fetch Metadata §2.4).
     if !sites.all(|site| site == "none") {
         let detail = "Sec-Fetch-Site: expected none at all, or `none`: this request comes from a web page, or the app \
                       forwards its customer's headers";

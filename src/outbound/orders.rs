@@ -66,6 +66,7 @@ impl SignedOrders {
             Ok(reply) => (reply.outcome == CallOutcome::Ok, reply.sent),
             Err(rejection) => (false, rejection.sent),
         };
+        // `No` is certain, anything else may have become a payment: only `No` frees the order.
         let state = match sent {
             Sent::No => TryState::No,
             Sent::Yes => TryState::Yes,

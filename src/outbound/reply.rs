@@ -85,6 +85,7 @@ fn plain(verified: Verified<PlatformResponse>) -> Response<Bytes> {
 }
 
 fn unverified(mut response: Response<Bytes>) -> Response<Bytes> {
+    // `insert` and not `append`: a field of this name that came with the platform's page must not reach the app.
     response.headers_mut().insert(VERIFIED, flag(false));
     response
 }

@@ -47,6 +47,7 @@ pub(super) fn is_signed(request: &Request<Bytes>) -> bool {
         || start.starts_with(b"sign=")
         || is_multipart
         || (start.is_empty() && envelope::names_any(query(request)))
+        // Last, because it reads the whole body.
         || envelope::read(body, "req").is_ok()
 }
 

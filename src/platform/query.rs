@@ -117,6 +117,7 @@ impl PlatformQuery {
         payment: PaymentName<'_>,
     ) -> Result<Verified<PaymentResult>, QueryError> {
         let (response, payload) = self.query(merchant, payment).await?;
+        // Before anything is compared: a failure names no payment (§3.4.4).
         if let Some(respcode) = result::failed_respcode(&payload) {
             response.keep_connection();
             return Err(QueryError::Failed(respcode));

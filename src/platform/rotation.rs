@@ -119,6 +119,7 @@ impl KeyRotation {
             .into_iter()
             .map(|switch| (switch.merid.clone(), switch));
         *self.switches.write() = by_merid.collect();
+        // Not on an error: the next call of a rotating merchant reads again.
         self.is_read.store(true, Ordering::Release);
         Ok(())
     }
@@ -146,6 +147,7 @@ impl KeyRotation {
             to_key: next_key.fingerprint(),
             at: time::now(),
         };
+        // In memory first: queries sign with the new key from now on, even where the store cannot keep the switch.
         let known = self
             .switches
             .write()

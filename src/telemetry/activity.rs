@@ -52,6 +52,7 @@ impl ActivityLog {
 
     /// Accepts an entry where there is room; without room it is not even built.
     pub fn note(&self, weight: Weight, note: impl FnOnce() -> ActivityEntry) {
+        // Other threads change it at the same time; a few common entries more or less than the limit do no harm.
         let waiting = WAITING - self.sender.capacity();
         match self.sender.try_reserve() {
             Ok(room) if weight == Weight::Step || waiting < WAITING_COMMON => {

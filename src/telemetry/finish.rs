@@ -353,6 +353,7 @@ fn end_span(done: &Finished<'_>, span: Span) {
             sent,
             status,
         } => span.end(
+            // On a server's span only 5xx is an error (OpenTelemetry, "Semantic conventions for HTTP spans").
             &["call", kind.name()],
             status.is_server_error(),
             &[

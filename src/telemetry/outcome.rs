@@ -41,6 +41,7 @@ macro_rules! listed {
             }
 
             fn place(self) -> usize {
+                // The place in `ALL`, because both lists have the order of the declaration.
                 self as usize
             }
 

@@ -60,8 +60,10 @@ impl<'a> Parent<'a> {
             hex(parts.next()?, 16)?,
             hex(parts.next()?, 2)?,
         ];
+        // A later version may have further fields, behind a dash (Trace Context, "Versioning of traceparent").
         let is_whole = more.is_empty() || (version != "00" && more.starts_with('-'));
         let is_zero = |id: &str| id.bytes().all(|digit| digit == b'0');
+        // Version ff is forbidden, and an id of zeros means none (Trace Context §3.2.2).
         let valid = is_whole && version != "ff" && !is_zero(trace) && !is_zero(span);
         valid.then_some(Self {
             trace,
@@ -74,6 +76,7 @@ impl<'a> Parent<'a> {
         Some(SpanContext::new(
             TraceId::from_hex(self.trace).ok()?,
             SpanId::from_hex(self.span).ok()?,
+            // The other bits are reserved and have to be 0 in what we send (Trace Context, "Other Flags").
             TraceFlags::new(self.flags) & TraceFlags::SAMPLED,
             true,
             TraceState::default(),
@@ -82,6 +85,7 @@ impl<'a> Parent<'a> {
 }
 
 fn hex(text: &str, length: usize) -> Option<&str> {
+    // Upper case is invalid (Trace Context §3.2.2, HEXDIGLC).
     let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     (text.len() == length && text.bytes().all(is_digit)).then_some(text)
 }

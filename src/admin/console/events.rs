@@ -152,6 +152,7 @@ pub async fn decide(
         from,
         "decided at the console"
     );
+    // The redirect shows the state as it is by now: another operator may have decided first.
     let said = if done { kind.name() } else { "nothing" };
     let address = order_address(&event.merid, &event.orderid);
     Ok(see_other(&format!("{address}&done={said}")))

@@ -22,6 +22,7 @@ pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<B
             "too many wrong tokens from this address; try again in a second",
         ),
         Stop::ForeignHost => (
+            // RFC 9110 §15.5.20.
             StatusCode::MISDIRECTED_REQUEST,
             "expected a host that is loopback, the listen address or one of admin.names",
         ),
@@ -31,6 +32,7 @@ pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<B
         ),
     };
     let mut response = rejection(visit, headers, status, words);
+    // Mandatory beside 401 (RFC 9110 §15.5.2).
     if stop == Stop::NotSignedIn {
         let challenge = HeaderValue::from_static("Bearer realm=\"countersign\"");
         response

@@ -114,6 +114,7 @@ impl MerchantQueue {
     }
 
     pub(super) fn wanted(&self) -> usize {
+        // The store still shows all of these as pending, so that a smaller read could return nothing new.
         self.in_flight + self.unrecorded + self.queued.len() + (2 * self.width()).max(READ_AHEAD)
     }
 
@@ -122,6 +123,7 @@ impl MerchantQueue {
             Landing::Taken if took <= QUICK => {
                 self.standing = Standing::Proven;
                 self.rejections = 0;
+                // One more after a quick reply, a share less after a slow one: as TCP finds its window (RFC 5681 §3.1).
                 self.width = if took <= CROWDED {
                     (self.width + 1).min(WIDEST)
                 } else if self.width > WIDEST_SLOW {

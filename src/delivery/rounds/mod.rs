@@ -211,6 +211,7 @@ impl Rounds {
         self.pace.refill(now.elapsed);
         let most = most.min(UNRECORDED.saturating_sub(self.unrecorded));
         let mut batch = Vec::new();
+        // First, or healthy merchants with a steady stream would leave the failing ones no place in any batch.
         while batch.len() < most.min(FAILING_SHARE)
             && let Some(event) = self.next_of(Standing::Failing, now)
         {
@@ -290,6 +291,7 @@ impl Rounds {
         let merid = flying.merid.clone();
         self.uncount(counted, &merid);
         self.unrecorded += 1;
+        // `learn` comes before `settle`, which puts the merchant into the ring of its new standing.
         let merchant = self.merchants.get_mut(&merid)?;
         merchant.unrecorded += 1;
         let was_failing = merchant.standing == Standing::Failing;

@@ -90,7 +90,7 @@ pub(super) fn find(
     number: &str,
     limit: u32,
 ) -> rusqlite::Result<Vec<(String, String)>> {
-    // By order number a stranger's entries are left out: they would list orders that nobody signed. A request id finds
+    // By order number a stranger's entries are left out: they would list orders that were never signed. A request id finds
     // them.
     let sql = "SELECT merid, orderid FROM orders WHERE orderid = ?1
         UNION SELECT merid, orderid FROM events WHERE orderid = ?1

@@ -62,6 +62,7 @@ impl LineLimits {
         let place = kind.place() * CallbackOutcome::ALL.len() + outcome.place();
         let Rate { burst, each_second } = rate(outcome);
         let mut bucket = self.0[place].lock();
+        // A thread that read the clock later may have locked first.
         let passed = now.saturating_duration_since(bucket.filled_at);
         bucket.lines = (bucket.lines + passed.as_secs_f64() * each_second).min(burst);
         bucket.filled_at = now;

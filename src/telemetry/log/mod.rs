@@ -93,10 +93,12 @@ impl Lines {
 
     fn push(&self, line: &[u8]) {
         let mut waiting = self.waiting();
+        // Dropped instead of waited for: a log pipe that is blocked must not stop requests.
         if waiting.text.len() + line.len() > WAITING {
             return;
         }
         waiting.text.extend_from_slice(line);
+        // The writer is woken only where it sleeps; a wake-up for each line would be a system call for each.
         let idle = take(&mut waiting.idle);
         drop(waiting);
         if idle {
@@ -117,6 +119,7 @@ impl Lines {
                 .changed
                 .wait_while(waiting, is_idle)
                 .unwrap_or_else(PoisonError::into_inner);
+            // Written outside the lock below: a full pipe blocks the writer for as long as its reader sleeps.
             swap(&mut text, &mut waiting.text);
             waiting.writing = true;
             drop(waiting);
