@@ -108,6 +108,7 @@ impl Totals {
                 .iter()
                 .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
                 .collect();
+            // The library keeps no bucket for +Inf; its text format makes one of the sample count.
             buckets.push((f64::INFINITY, histogram.get_sample_count()));
             times.resize(buckets.len(), (0.0, 0));
             for ((bound, sum), (upper, count)) in times.iter_mut().zip(buckets) {

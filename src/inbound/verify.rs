@@ -111,6 +111,7 @@ fn verify_malformed<'p>(
     let verified = payload.verify(merchant.verifying_keys());
     let verified = verified.map_err(|_: VerifyError| rejected())?;
     let subject = Subject {
+        // No longer the hint, which only chose the keys and may be missing where there is one merchant.
         merid: Some(merchant.merid.clone()),
         ..Subject::default()
     };

@@ -151,6 +151,7 @@ impl CallRejection {
     pub(super) fn response(&self, request_id: &HeaderValue) -> Response<Bytes> {
         let (name, status) = (self.code.name(), status(self.code));
         let body = RejectionBody {
+            // A URI that names the problem and need not lead anywhere (RFC 9457 §3.1.1).
             r#type: format!("urn:countersign:problem:{name}"),
             title: title(self.code),
             status: status.as_u16(),

@@ -1,4 +1,4 @@
-//! Shadow mode, for apps that still sign: the app's form is passed on unchanged, and what our key makes of it stands beside
+//! Shadow mode, for apps that still sign: the app's form is passed on unchanged, and what our key makes of it is added to
 //! the reply.
 
 use bytes::Bytes;

@@ -103,6 +103,7 @@ impl Rounds {
                 _ => Standing::Failing,
             };
             let merid = self.merid(&merchant.merid, standing, &deliverable);
+            // The store shows an event in flight as pending, and a read for its sake would find nothing new.
             if !self.flying.contains_key(&first.id) {
                 self.expect(&merid, now.wall);
             }
@@ -265,6 +266,7 @@ impl Rounds {
             if standing == Standing::Failing {
                 self.pace.spend();
             }
+            // In the order of time, because `elapsed` never goes back: `age` looks at the front alone.
             self.young.push_back((now.elapsed, event.id.clone()));
             let flying = Flying {
                 merid: merid.clone(),

@@ -20,6 +20,7 @@ use crate::time::Millis;
 /// Events that one step sets aside or makes due again.
 const STEP: i64 = 1000;
 
+// A loose index scan (PostgreSQL wiki, "Loose indexscan"): DISTINCT would read every pending row.
 /// From merchant to merchant by the index: a long backlog of one costs the others nothing.
 pub(super) fn due_sql() -> String {
     format!(
@@ -174,6 +175,7 @@ fn read_claim(id: String, row: &Row) -> ClaimOutcome {
     match read_sound(row) {
         Ok(Ok(claimed)) => ClaimOutcome::Claimed(Box::new(claimed)),
         Ok(Err(why)) => ClaimOutcome::Damaged { id, why },
+        // One row that cannot be read must not fail the other claims of its group.
         Err(error) => ClaimOutcome::Damaged {
             id,
             why: error.to_string(),

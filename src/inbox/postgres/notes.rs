@@ -53,6 +53,7 @@ pub(super) async fn write(database: &Database, notes: &[ActivityEntry]) -> Resul
                 ],
             )
             .await?;
+        // A sequence leaves gaps, after a rollback for example, so that somewhat fewer than `kept` may be left.
         let sql = "DELETE FROM notes WHERE common = $1
             AND number <= (SELECT max(number) FROM notes WHERE common = $1) - $2";
         database

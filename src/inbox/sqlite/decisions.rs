@@ -27,6 +27,7 @@ pub(super) fn decide(
     if stays(kind, from) {
         return Ok(DecideOutcome::Stays(from));
     }
+    // `retry_for` counts from the decision, or an old event that is replayed would be parked after one attempt.
     let sql = "UPDATE events SET state = ?2, waits = '', next_attempt = ?3,
             offered_since = CASE WHEN ?2 = 'pending' THEN ?3 ELSE offered_since END
         WHERE id = ?1";

@@ -62,6 +62,7 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
     if with(path, "-wal").exists() && with(path, "-shm").exists() {
         return Ok(Connection::open_with_flags(path, flags)?);
     }
+    // What a URI filename would read as something else (sqlite.org/uri.html).
     let escaped = path
         .to_string_lossy()
         .replace('%', "%25")

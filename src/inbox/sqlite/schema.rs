@@ -169,11 +169,13 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let (application, version) = header(&transaction)?;
     let tables: i64 =
         transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    // A file that another program has made may have neither number; one without tables is new.
     if (application, version, tables) != (0, 0, 0) {
         check(&transaction)?;
     }
     let done = usize::try_from(version).unwrap_or_default();
     for migration in MIGRATIONS.iter().skip(done) {
+        // SQLite's DDL is transactional: where a step fails, the tables stay as they were.
         transaction.execute_batch(migration)?;
     }
     let added = additions(&transaction)?;

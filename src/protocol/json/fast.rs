@@ -86,6 +86,8 @@ fn stop(bytes: &[u8]) -> Option<usize> {
 fn value_end(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = bytes.get(at..)?;
     let length = match rest.first()? {
+        // No digit may follow a leading zero (RFC 8259 §6); `01` fails at what comes next, and the full parser reports
+        // it.
         b'0' => 1,
         b'1'..=b'9' => rest.iter().take_while(|byte| byte.is_ascii_digit()).count(),
         _ => {
