@@ -47,6 +47,7 @@ fn has_open(pid: u32, wanted: &[String]) -> bool {
 /// The inodes of the sockets that `address` would meet.
 fn listening(address: SocketAddr) -> Vec<u64> {
     let mut found = Vec::new();
+    // Both for either family: a socket on `[::]` takes IPv4 too (ipv6(7)).
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let text = fs::read_to_string(table).unwrap_or_default();
         found.extend(text.lines().filter_map(|line| {

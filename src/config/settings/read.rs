@@ -138,6 +138,7 @@ fn proxy(layers: &mut Layers<'_>, folder: &Path) -> ProxySetting {
                         platform.proxy_password_file";
         layers.problem("platform.proxy", expected);
     }
+    // A broken platform.proxy is reported already; that it has no user either would only confuse.
     let is_right = given.is_some() || !layers.is_given("platform.proxy");
     let mut proxy = given.unwrap_or_default();
     let password = layers.text("platform.proxy_password_file", |text| {

@@ -226,6 +226,7 @@ impl<'s, H: Handler> Connection<'s, H> {
                 Wait::Read => {}
                 // The client may have closed its sending half alone and still read (shutdown(2)).
                 Wait::Closed if has_begun => return State::Rejected(Rejection::Malformed),
+                // An idle connection that runs out of time is daily business and not counted.
                 Wait::Late if has_begun => {
                     let counter = &self.service.admission.counter;
                     counter.shed(ShedReason::Slow, Caller::of(self.peer));

@@ -168,6 +168,7 @@ fn read_ca_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         .map_err(|error| format!("{shown}: expected PEM certificates: {error}"))?;
     let mut store = RootCertStore::empty();
     let (_, useless) = store.add_parsable_certificates(certificates.iter().cloned());
+    // Stricter than with the system's roots: each of these was named on purpose.
     if certificates.is_empty() || useless > 0 {
         return Err(format!(
             "{shown}: expected PEM certificates that can anchor a chain"
