@@ -135,7 +135,7 @@ impl Client {
         self.connector.count.connection(true);
         connection.deadline.set(deadline);
         match self.exchange(connection, request, trust).await? {
-            // Queries and GETs change nothing at the other end, so they may go out twice; a submit never gets here (I3).
+            // Queries and GETs change nothing, so they may go out twice; a submit never gets here (I3).
             Err(error) if repeat == Repeat::Once && error.is_of_the_connection() => {
                 tracing::debug!(
                     %error,
