@@ -57,7 +57,7 @@ impl EgressWay {
     }
 
     fn of_environment(url: &Url, variable: &dyn Fn(&str) -> Option<String>) -> Self {
-        // curl ignores HTTP_PROXY, which a web server sets for a CGI program from the request's `Proxy` field (httpoxy).
+        // curl ignores HTTP_PROXY, which a web server sets for a CGI program from a request's `Proxy` field (httpoxy).
         // This is no CGI program, and Go reads both.
         let (names, other) = match url.scheme() {
             "https" => (["https_proxy", "HTTPS_PROXY"], ["http_proxy", "HTTP_PROXY"]),
