@@ -14,9 +14,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::config;
 use crate::delivery::Wake;
 use crate::inbox::event;
-use crate::inbox::event::{ReviewReason, Source, WaitReason};
+use crate::inbox::event::{Source, WaitReason};
 use crate::inbox::order::{OpenOrder, Try, TryKind, TryRecord, TryState};
-use crate::inbox::review::{Review, ReviewOutcome};
 use crate::inbox::store::{Arrival, PutOutcome, Store, StoreError};
 use crate::platform::query::PaymentName;
 use crate::platform::{PlatformQuery, QueryError};
@@ -254,7 +253,7 @@ impl Reconcile {
                 error: ResponseError::Read(error),
                 payload,
             }) => (
-                self.review(order, error, payload, now).await,
+                self.review(order, &payload, &error).await,
                 later(order, now),
             ),
             Err(error) => {
@@ -334,36 +333,16 @@ impl Reconcile {
     async fn review(
         &self,
         order: &OpenOrder,
-        error: ReadError,
-        payload: Vec<u8>,
-        now: Millis,
+        payload: &[u8],
+        error: &ReadError,
     ) -> ReconcileOutcome {
-        let (reason, field) = match &error {
-            // It carries a signature that anyone may have seen, and names no payment.
-            ReadError::Reflected => return ReconcileOutcome::NoAnswer,
-            ReadError::Unreadable { field, .. } => (ReviewReason::Unreadable, *field),
-            ReadError::Malformed(_) => (ReviewReason::Malformed, ""),
-        };
-        let review = Review {
-            merid: order.merid.clone(),
-            orderid: order.orderid.clone(),
-            queryid: String::new(),
-            payload,
-            reason,
-            field: field.to_owned(),
-            source: Source::Query,
-            at: now,
-        };
-        match self.store.put_for_review(review).await {
-            Ok(ReviewOutcome::Kept { id }) => {
-                tracing::error!(event = id, orderid = order.orderid, %error, "a signed response is no readable result");
-                let subject = Subject::about(&order.merid, &order.orderid);
-                self.telemetry
-                    .metrics
-                    .count_review(reason, field, &id, &subject);
-                ReconcileOutcome::Disputed
-            }
-            Ok(ReviewOutcome::Repeated { .. } | ReviewOutcome::Full) => ReconcileOutcome::Disputed,
+        // A request or a failure carries a signature that anyone may have seen, and names no payment.
+        if error.field_in_review().is_none() {
+            return ReconcileOutcome::NoAnswer;
+        }
+        let subject = Subject::about(&order.merid, &order.orderid);
+        match self.platform.review(&subject, payload, error).await {
+            Ok(()) => ReconcileOutcome::Disputed,
             Err(error) => {
                 tracing::error!(%error, "a payload could not be kept for review");
                 ReconcileOutcome::NotStored

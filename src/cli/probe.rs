@@ -72,7 +72,7 @@ fn ask(
     }
     say!("platform {}, {}", settings.platform.url, client.way());
     let rotation = Arc::new(KeyRotation::new(None, metrics.clone()));
-    let platform = PlatformQuery::new(Arc::new(client), rotation, metrics);
+    let platform = PlatformQuery::new(Arc::new(client), rotation, metrics, None);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -9,11 +9,12 @@ use super::reply::{CallbackRejection, CallbackReply};
 use super::verify::{PayloadReading, VerifiedCallback};
 use crate::config::settings::Acknowledge;
 use crate::delivery::Wake;
-use crate::inbox::event::{EventState, ReviewReason, Source, WaitReason};
-use crate::inbox::review::{Review, ReviewOutcome};
+use crate::inbox::event::{EventState, Source, WaitReason};
 use crate::inbox::store::{Arrival, PutOutcome, Store};
+use crate::platform::review;
+use crate::platform::review::UnreadPayload;
 use crate::protocol::envelope::Verified;
-use crate::protocol::result::PaymentResult;
+use crate::protocol::result::{PaymentResult, ReadError};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::outcome::CallbackOutcome;
 use crate::time;
@@ -54,7 +55,7 @@ impl Notifications {
                 CallbackOutcome::Reflected,
                 &callback.subject,
             )),
-            PayloadReading::Unreadable(field) => Err(self.keep_for_review(&callback, field).await),
+            PayloadReading::Unreadable(error) => Err(self.keep_for_review(&callback, error).await),
         }
     }
 
@@ -112,39 +113,22 @@ impl Notifications {
     async fn keep_for_review(
         &self,
         callback: &VerifiedCallback<'_>,
-        field: &'static str,
+        error: &ReadError,
     ) -> CallbackRejection {
         let subject = &callback.subject;
-        let reason = match field {
-            "" => ReviewReason::Malformed,
-            _ => ReviewReason::Unreadable,
-        };
-        let kept = self.store.put_for_review(Review {
-            merid: callback.merchant.merid.clone(),
-            orderid: plain(subject.orderid.as_deref()),
-            queryid: plain(subject.queryid.as_deref()),
-            payload: callback.payload.to_vec(),
-            reason,
-            field: field.to_owned(),
+        let unread = UnreadPayload {
+            merid: &callback.merchant.merid,
+            subject,
+            bytes: callback.payload,
             source: Source::Notification,
-            at: time::now(),
-        });
-        let outcome = match kept.await {
-            Ok(ReviewOutcome::Kept { id }) => {
-                self.metrics.count_review(reason, field, &id, subject);
-                CallbackOutcome::Disputed
-            }
-            Ok(ReviewOutcome::Repeated { .. }) => CallbackOutcome::Disputed,
-            Ok(ReviewOutcome::Full) => {
-                self.metrics.review_full.inc();
-                CallbackOutcome::Disputed
-            }
-            Err(error) => {
-                return CallbackRejection::about(CallbackOutcome::NotStored, subject)
-                    .because(&error);
-            }
         };
-        CallbackRejection::about(outcome, subject).at(field)
+        let field = error.field_in_review().unwrap_or_default();
+        match review::keep(&*self.store, &self.metrics, unread, error).await {
+            Ok(()) => CallbackRejection::about(CallbackOutcome::Disputed, subject).at(field),
+            Err(error) => {
+                CallbackRejection::about(CallbackOutcome::NotStored, subject).because(&error)
+            }
+        }
     }
 
     /// Waits until the app has taken an event, while it is being delivered.
@@ -158,10 +142,4 @@ impl Notifications {
         }
         None
     }
-}
-
-/// Returns a number as the store may hold it: 1 to 64 printable ASCII characters. Anything else becomes empty.
-fn plain(number: Option<&str>) -> String {
-    let fits = |text: &&str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic());
-    number.filter(fits).unwrap_or_default().to_owned()
 }

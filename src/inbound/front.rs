@@ -63,9 +63,9 @@ impl FrontPages {
                     subject,
                 ));
             }
-            PayloadReading::Unreadable(field) => {
+            PayloadReading::Unreadable(error) => {
                 let rejection = CallbackRejection::about(CallbackOutcome::Incomplete, subject);
-                return Err(rejection.at(field));
+                return Err(rejection.at(error.field_in_review().unwrap_or_default()));
             }
         };
         let query = request.uri().query().unwrap_or_default();

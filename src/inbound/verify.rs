@@ -9,7 +9,7 @@ use super::reply::CallbackRejection;
 use crate::config::{Merchant, Snapshot};
 use crate::protocol::body::EncodedBody;
 use crate::protocol::envelope::{self, EnvelopeError, Payload, Received, Verified, VerifyError};
-use crate::protocol::json::Object;
+use crate::protocol::json::{JsonError, Object};
 use crate::protocol::key::Key;
 use crate::protocol::oddity::Oddities;
 use crate::protocol::result;
@@ -36,8 +36,17 @@ pub(super) enum PayloadReading<'p> {
     Result(Verified<PaymentResult>, Verified<Object<'p>>),
     /// A request, or a failed query's response: anybody who saw one can send it, so it needs no review.
     Reflected,
-    /// No complete, readable result. The field is empty where the payload is no JSON object at all.
-    Unreadable(&'static str),
+    /// No complete, readable result.
+    Unreadable(ReadError),
+}
+
+impl PayloadReading<'_> {
+    fn of_error(error: ReadError) -> Self {
+        match error {
+            ReadError::Reflected => Self::Reflected,
+            error => Self::Unreadable(error),
+        }
+    }
 }
 
 /// Finds the envelope: in the query of a GET, in the body of a POST, or in its query where the body is empty (§2.3) or has
@@ -61,7 +70,7 @@ pub(super) fn verify<'p>(
 ) -> Result<VerifiedCallback<'p>, CallbackRejection> {
     let claimed = match payload.claim() {
         Ok(claimed) => claimed,
-        Err(_) => return verify_malformed(payload, snapshot),
+        Err(error) => return verify_malformed(payload, error, snapshot),
     };
     let subject = Subject::of(claimed.object());
     let rejected = |outcome| CallbackRejection::about(outcome, &subject);
@@ -75,11 +84,7 @@ pub(super) fn verify<'p>(
     let old_key = merchant.old_key(object.key_index()).map(Key::fingerprint);
     let (oddities, reading) = match result::read_result_of(&object) {
         Ok(result) => (result.oddities(), PayloadReading::Result(result, object)),
-        Err(ReadError::Reflected) => (object.oddities(), PayloadReading::Reflected),
-        Err(ReadError::Unreadable { field, .. }) => {
-            (object.oddities(), PayloadReading::Unreadable(field))
-        }
-        Err(ReadError::Malformed(_)) => (object.oddities(), PayloadReading::Unreadable("")),
+        Err(error) => (object.oddities(), PayloadReading::of_error(error)),
     };
     Ok(VerifiedCallback {
         merchant: merchant.clone(),
@@ -95,6 +100,7 @@ pub(super) fn verify<'p>(
 /// one: trying everybody's keys would let a stranger choose how much work a callback is.
 fn verify_malformed<'p>(
     payload: &'p Payload<'p>,
+    error: JsonError,
     snapshot: &Snapshot,
 ) -> Result<VerifiedCallback<'p>, CallbackRejection> {
     let hint = merid_hint(payload.bytes());
@@ -121,20 +127,8 @@ fn verify_malformed<'p>(
         old_key: merchant.old_key(verified.key_index()).map(Key::fingerprint),
         payload: payload.bytes(),
         oddities: verified.oddities(),
-        reading: match looks_like_request(payload.bytes()) {
-            true => PayloadReading::Reflected,
-            false => PayloadReading::Unreadable(""),
-        },
+        reading: PayloadReading::of_error(result::broken(payload.bytes(), error)),
     })
-}
-
-/// Returns true for a broken payload with a member that only requests have (§3.1.3). It is no result whatever else it is, and
-/// kept for review it would put a customer's name and number into the store.
-fn looks_like_request(payload: &[u8]) -> bool {
-    const MEMBERS: [&[u8]; 3] = [b"\"action\"", b"\"accname\"", b"\"accno\""];
-    MEMBERS
-        .iter()
-        .any(|member| memchr::memmem::find(payload, member).is_some())
 }
 
 fn outcome_of(error: &VerifyError) -> CallbackOutcome {

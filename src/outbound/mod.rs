@@ -87,7 +87,14 @@ impl Outbound {
         let platform = &settings.platform;
         Self {
             merchants,
-            upstream: Upstream::new(&platform.url, client, rotation, drain, metrics.clone()),
+            upstream: Upstream::new(
+                &platform.url,
+                client,
+                rotation,
+                drain,
+                metrics.clone(),
+                store.clone(),
+            ),
             orders: SignedOrders::new(store, metrics.clone()),
             telemetry,
             extra_paths: platform.extra_paths.clone(),

@@ -24,7 +24,7 @@ pub(super) async fn query(
         _ => {
             let form = upstream.seal(call).await;
             let response = upstream.post(endpoint, path, &headers, &form).await?;
-            upstream.verify(endpoint, call, &response)?
+            upstream.verify(endpoint, call, &response).await?
         }
     };
     Ok(CallReply::verified(call, verified))

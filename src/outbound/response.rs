@@ -1,44 +1,12 @@
-//! The platform's response to a call: verified, complete, and about what the call names; or a page for the customer.
+//! The platform's response to a submit: an envelope, a page for the customer, or a gateway's error.
 
 use http::StatusCode;
 use url::Url;
 
-use super::call::Call;
-use super::rejection::CallRejection;
 use crate::http::client::RawResponse;
 use crate::http::client::error::Sent;
-use crate::platform;
 use crate::protocol::body::resemblance;
-use crate::protocol::envelope::Verified;
-use crate::protocol::response;
-use crate::protocol::response::{Completeness, PlatformResponse};
 use crate::relay;
-use crate::telemetry::metrics::Metrics;
-
-/// Verifies the response to a call that takes an envelope with status 200.
-pub(super) fn verify(
-    response: &RawResponse,
-    call: &Call,
-    completeness: Completeness,
-    metrics: &Metrics,
-) -> Result<Verified<PlatformResponse>, CallRejection> {
-    let payload = platform::response::open(response, &call.merchant)?;
-    let verified = read(payload, call, completeness, metrics)?;
-    response.keep_connection();
-    Ok(verified)
-}
-
-/// Reads a verified payload as the response to a call.
-pub(super) fn read(
-    payload: Verified<Vec<u8>>,
-    call: &Call,
-    completeness: Completeness,
-    metrics: &Metrics,
-) -> Result<Verified<PlatformResponse>, CallRejection> {
-    let verified = response::read_response(payload, &call.json, &call.subject, completeness)?;
-    metrics.count_oddities(&verified);
-    Ok(verified)
-}
 
 /// Returns true where a submit's response is an envelope, or an app could take it for a result in spite of its type, its
 /// padding or its coding: then it must be verified.

@@ -142,8 +142,10 @@ async fn pass_on(
     }
     let (target, body) = (target(request), request.body());
     let response = upstream.post(endpoint, target, &headers, body).await?;
-    let is_verified = |call| upstream.verify(endpoint, call, &response).is_ok();
-    let is_verified = shadow.call.as_ref().is_some_and(is_verified);
+    let is_verified = match &shadow.call {
+        Some(call) => upstream.verify(endpoint, call, &response).await.is_ok(),
+        None => false,
+    };
     let error = match endpoint {
         Endpoint::Submit => error_in_front(upstream, &response),
         _ => None,

@@ -29,16 +29,17 @@ pub(super) async fn submit(
     let response = upstream
         .post(Endpoint::Submit, "/api/icashier", &headers, &form)
         .await;
-    let result = response
-        .map_err(CallRejection::from)
-        .and_then(|response| reply(upstream, call, response));
+    let result = match response {
+        Ok(response) => reply(upstream, call, response).await,
+        Err(error) => Err(error.into()),
+    };
     if let Some(tried) = tried {
         orders.settle(tried, &result).await;
     }
     result
 }
 
-fn reply(
+async fn reply(
     upstream: &Upstream,
     call: &Call,
     response: RawResponse,
@@ -49,7 +50,7 @@ fn reply(
         return Ok(CallReply::page(relay::response(response), error));
     }
     // Only what is signed comes through: no status, cookie or redirect beside it.
-    let verified = upstream.verify(Endpoint::Submit, call, &response)?;
+    let verified = upstream.verify(Endpoint::Submit, call, &response).await?;
     Ok(CallReply::verified(call, verified))
 }
 

@@ -10,15 +10,21 @@ use url::Url;
 
 use super::call::Call;
 use super::rejection::CallRejection;
-use super::response;
 use super::route::Endpoint;
 use crate::http::client::error::ClientError;
 use crate::http::client::{Body, Client, RawResponse};
+use crate::inbox::event::Source;
+use crate::inbox::store::Store;
+use crate::platform;
 use crate::platform::KeyRotation;
+use crate::platform::review;
+use crate::platform::review::UnreadPayload;
 use crate::process::drain::Drain;
 use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::key::Key;
-use crate::protocol::response::PlatformResponse;
+use crate::protocol::response;
+use crate::protocol::response::{PlatformResponse, ResponseError, UnreadResponse};
+use crate::protocol::result::ReadError;
 use crate::relay::FormBody;
 use crate::telemetry::metrics::Metrics;
 
@@ -28,6 +34,7 @@ pub(super) struct Upstream {
     rotation: Arc<KeyRotation>,
     drain: Arc<Drain>,
     metrics: Arc<Metrics>,
+    store: Arc<dyn Store>,
     /// `platform.url` without its trailing slashes.
     url: String,
     /// The address of submits.
@@ -41,6 +48,7 @@ impl Upstream {
         rotation: Arc<KeyRotation>,
         drain: Arc<Drain>,
         metrics: Arc<Metrics>,
+        store: Arc<dyn Store>,
     ) -> Self {
         let mut submits = url.clone();
         let path = format!("{}/api/icashier", url.path().trim_end_matches('/'));
@@ -51,6 +59,7 @@ impl Upstream {
             rotation,
             drain,
             metrics,
+            store,
             url: url.as_str().trim_end_matches('/').to_owned(),
             submits,
         }
@@ -85,7 +94,7 @@ impl Upstream {
             async move { self.post(endpoint, path, headers, &form).await }
         };
         let (raw, opened) = self.rotation.query(&call.merchant, post).await?;
-        let verified = response::read(opened?, call, endpoint.completeness(), &self.metrics)?;
+        let verified = self.read(endpoint, call, opened?).await?;
         raw.keep_connection();
         Ok(verified)
     }
@@ -108,13 +117,53 @@ impl Upstream {
         .await
     }
 
-    /// Verifies the response to a call of this endpoint.
-    pub(super) fn verify(
+    /// Verifies the response to a call of this endpoint: an envelope with status 200.
+    pub(super) async fn verify(
         &self,
         endpoint: Endpoint,
         call: &Call,
         response: &RawResponse,
     ) -> Result<Verified<PlatformResponse>, CallRejection> {
-        response::verify(response, call, endpoint.completeness(), &self.metrics)
+        let payload = platform::response::open(response, &call.merchant)?;
+        let verified = self.read(endpoint, call, payload).await?;
+        response.keep_connection();
+        Ok(verified)
+    }
+
+    /// Reads a verified payload as the response to a call. One that cannot be read is kept for review, as a callback's is.
+    async fn read(
+        &self,
+        endpoint: Endpoint,
+        call: &Call,
+        payload: Verified<Vec<u8>>,
+    ) -> Result<Verified<PlatformResponse>, CallRejection> {
+        let completeness = endpoint.completeness();
+        match response::read_response(payload, &call.json, &call.subject, completeness) {
+            Ok(verified) => {
+                self.metrics.count_oddities(&verified);
+                Ok(verified)
+            }
+            Err(UnreadResponse { error, payload }) => {
+                // The document of a further interface is not ours, so its payloads are no results.
+                if let (true, ResponseError::Read(error)) = (endpoint != Endpoint::Extra, &error) {
+                    self.review(call, &payload, error).await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn review(&self, call: &Call, payload: &[u8], error: &ReadError) {
+        let unread = UnreadPayload {
+            merid: &call.merchant.merid,
+            subject: &call.subject,
+            bytes: payload,
+            source: Source::Query,
+        };
+        let kept = review::keep(&*self.store, &self.metrics, unread, error).await;
+        if let Err(error) = kept {
+            let merid = call.merchant.merid.as_str();
+            tracing::error!(merid, %error, "a response could not be kept for review");
+        }
     }
 }

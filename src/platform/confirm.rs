@@ -5,6 +5,7 @@ use crate::config::Merchant;
 use crate::inbox::event::Event;
 use crate::protocol::response::ResponseError;
 use crate::protocol::result::{PaymentResult, ResultCode};
+use crate::protocol::subject::Subject;
 use crate::time::Millis;
 
 /// The share of an event's age that passes until the next query: the older it is, the less is changed by waiting.
@@ -30,7 +31,29 @@ impl PlatformQuery {
     pub async fn confirm(&self, merchant: &Merchant, event: &Event) -> Confirmation {
         match self.result(merchant, question(event)).await {
             Ok(result) => compare(event, &result),
-            Err(error) => not_yet(&error),
+            Err(error) => {
+                self.review_unread(event, &error).await;
+                not_yet(&error)
+            }
+        }
+    }
+
+    /// Keeps a response that cannot be read for review; the event itself goes on waiting.
+    async fn review_unread(&self, event: &Event, error: &QueryError) {
+        let QueryError::Payload {
+            error: ResponseError::Read(error),
+            payload,
+        } = error
+        else {
+            return;
+        };
+        let subject = Subject {
+            queryid: Some(event.queryid.clone()),
+            ..Subject::about(&event.merid, &event.orderid)
+        };
+        if let Err(error) = self.review(&subject, payload, error).await {
+            let event = event.id.as_str();
+            tracing::error!(event, %error, "a payload could not be kept for review");
         }
     }
 }

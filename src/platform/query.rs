@@ -7,16 +7,20 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::response::OpenError;
+use super::review;
+use super::review::UnreadPayload;
 use super::rotation::KeyRotation;
 use crate::config::{LiveConfig, Merchant};
 use crate::http::client::error::ClientError;
 use crate::http::client::{Client, RawResponse, Repeat};
+use crate::inbox::event::Source;
+use crate::inbox::store::{Store, StoreError};
 use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::json::quoted;
 use crate::protocol::key::Key;
 use crate::protocol::response::ResponseError;
 use crate::protocol::result;
-use crate::protocol::result::PaymentResult;
+use crate::protocol::result::{PaymentResult, ReadError};
 use crate::protocol::subject::Subject;
 use crate::relay;
 use crate::telemetry::metrics::Metrics;
@@ -32,6 +36,8 @@ pub struct PlatformQuery {
     client: Arc<Client>,
     rotation: Arc<KeyRotation>,
     metrics: Arc<Metrics>,
+    /// None for a command that has no store at hand: then nothing is kept for review.
+    store: Option<Arc<dyn Store>>,
 }
 
 /// The payment that a query names. The platform ignores `orderid` where `queryid` is sent (document §3.4.3), so one of them
@@ -67,12 +73,19 @@ pub enum QueryError {
 }
 
 impl PlatformQuery {
-    /// Queries through `client` with the keys that `rotation` chooses, and counts oddities in `metrics`.
-    pub fn new(client: Arc<Client>, rotation: Arc<KeyRotation>, metrics: Arc<Metrics>) -> Self {
+    /// Queries through `client` with the keys that `rotation` chooses, counts oddities in `metrics`, and keeps payloads for
+    /// review in `store`.
+    pub fn new(
+        client: Arc<Client>,
+        rotation: Arc<KeyRotation>,
+        metrics: Arc<Metrics>,
+        store: Option<Arc<dyn Store>>,
+    ) -> Self {
         Self {
             client,
             rotation,
             metrics,
+            store,
         }
     }
 
@@ -141,6 +154,25 @@ impl PlatformQuery {
                 payload: payload.into_inner(),
             }),
         }
+    }
+
+    /// Keeps the payload of a response for review, where it is one for review: the query was about `subject`.
+    pub async fn review(
+        &self,
+        subject: &Subject,
+        payload: &[u8],
+        error: &ReadError,
+    ) -> Result<(), StoreError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        let unread = UnreadPayload {
+            merid: subject.merid.as_deref().unwrap_or_default(),
+            subject,
+            bytes: payload,
+            source: Source::Query,
+        };
+        review::keep(&**store, &self.metrics, unread, error).await
     }
 
     /// Returns the verified payload of a query's response, whatever it states.

@@ -156,6 +156,15 @@ impl<T> Verified<T> {
         })
     }
 
+    /// Puts another reading of the same payload in the place of this one.
+    pub(super) fn replaced_by<U>(self, inner: U) -> Verified<U> {
+        Verified {
+            inner,
+            oddities: self.oddities,
+            key_index: self.key_index,
+        }
+    }
+
     /// Borrows the value with the proof that it was verified.
     pub(super) fn borrowed(&self) -> Verified<&T> {
         Verified {

@@ -4,7 +4,7 @@ use super::envelope::Verified;
 use super::field::{FieldError, optional_text};
 use super::json::Object;
 use super::oddity::{Oddities, Oddity};
-use super::result::{ReadError, ResultMembers, is_blank};
+use super::result::{self, ReadError, ResultMembers, is_blank, reports_nothing, unless_customer};
 use super::subject::Subject;
 
 /// A verified payload that does not answer the request.
@@ -42,37 +42,67 @@ pub struct PlatformResponse {
     pub json: Vec<u8>,
 }
 
+/// A verified payload that is no response to the request, and why.
+#[derive(Debug)]
+pub struct UnreadResponse {
+    /// The rule that it breaks.
+    pub error: ResponseError,
+    /// The payload, which may need review.
+    pub payload: Vec<u8>,
+}
+
 /// Reads a verified payload as the response to a request about `asked`, whose bytes were `sent`.
 pub fn read_response(
     payload: Verified<Vec<u8>>,
     sent: &[u8],
     asked: &Subject,
     completeness: Completeness,
-) -> Result<Verified<PlatformResponse>, ResponseError> {
-    payload.try_map(|json, oddities| {
-        // One key signs both directions: an echo of the request carries a valid signature.
-        if json == sent {
-            return Err(ReadError::Reflected.into());
-        }
-        let object = Object::parse(&json).map_err(ReadError::from)?;
-        // Members of a request (§3.1.3): a submit of ours must not come back as its own response.
-        if object.raw("action").is_some() || object.raw("backurl").is_some() {
-            return Err(ReadError::Reflected.into());
-        }
-        let failed = match completeness {
-            Completeness::Any => false,
-            _ => check_completeness(&object, completeness, oddities)?,
-        };
-        // §3.4.3: where a queryid is sent, the platform ignores the orderid.
-        let by_queryid = completeness == Completeness::Query && asked.queryid.is_some();
-        let differs = asked.differs(&object, |name| {
-            (by_queryid && name == "orderid") || (failed && is_blank(&object, name))
-        });
-        match differs {
-            Some(member) => Err(ResponseError::Foreign(member)),
-            None => Ok(PlatformResponse { json }),
-        }
-    })
+) -> Result<Verified<PlatformResponse>, UnreadResponse> {
+    let checked = payload
+        .borrowed()
+        .try_map(|json, oddities| check(json, sent, asked, completeness, oddities));
+    let json = payload.into_inner();
+    match checked {
+        Ok(checked) => Ok(checked.replaced_by(PlatformResponse { json })),
+        Err(error) => Err(UnreadResponse {
+            error,
+            payload: json,
+        }),
+    }
+}
+
+fn check(
+    json: &[u8],
+    sent: &[u8],
+    asked: &Subject,
+    completeness: Completeness,
+    oddities: &mut Oddities,
+) -> Result<(), ResponseError> {
+    // One key signs both directions: an echo of the request carries a valid signature.
+    if json == sent {
+        return Err(ReadError::Reflected.into());
+    }
+    let object = result::parse(json)?;
+    let has = |name| object.raw(name).is_some();
+    // Members of a request (§3.1.3): a submit of ours must not come back as its own response. A query's response is held to
+    // more, and an echo of `backurl` in it changes nothing.
+    if has("action") || (has("backurl") && completeness != Completeness::Query) {
+        return Err(ReadError::Reflected.into());
+    }
+    let failed = match completeness {
+        Completeness::Any => false,
+        _ => check_completeness(&object, completeness, oddities)
+            .map_err(|error| unless_customer(&object, error))?,
+    };
+    // §3.4.3: where a queryid is sent, the platform ignores the orderid.
+    let by_queryid = completeness == Completeness::Query && asked.queryid.is_some();
+    let differs = asked.differs(&object, |name| {
+        (by_queryid && name == "orderid") || (failed && is_blank(&object, name))
+    });
+    match differs {
+        Some(member) => Err(ResponseError::Foreign(member)),
+        None => Ok(()),
+    }
 }
 
 /// Checks that the members are there, and returns true for a failure that reports no result.
@@ -96,6 +126,9 @@ fn check_completeness(
         _ => {}
     }
     if completeness == Completeness::Query {
+        if reports_nothing(object) {
+            return Err(ReadError::Reflected);
+        }
         ResultMembers::read(object, oddities)?;
         oddities.add_if(respcode.is_none(), Oddity::NoRespcode);
     } else {
@@ -122,7 +155,7 @@ mod tests {
         let received = envelope::read(form.as_bytes(), "resp").unwrap();
         let subject = Subject::of(&Object::parse(asked.as_bytes()).unwrap());
         let payload = received.verify([&key]).unwrap();
-        read_response(payload, asked.as_bytes(), &subject, completeness)
+        read_response(payload, asked.as_bytes(), &subject, completeness).map_err(|it| it.error)
     }
 
     #[test]
@@ -169,5 +202,27 @@ mod tests {
         // A success with nothing in it says nothing.
         let success = blank.replace("25", "\"00\"");
         assert!(read(&success, asked, Completeness::Query).is_err());
+    }
+
+    #[test]
+    fn a_response_is_read_as_a_notification_is() {
+        let asked = r#"{"merid":"1","orderid":"ABCDEFGH"}"#;
+        let with = |member: &str| RESULT.replacen('{', &format!("{{{member},"), 1);
+        let echoed = with(r#""backurl":"https://shop.example.com/""#);
+        assert!(read(&echoed, asked, Completeness::Query).is_ok());
+        let reflected = ResponseError::Read(ReadError::Reflected);
+        for json in [
+            with(r#""action":"Bank""#),
+            with(r#""accno":"1","paytime":[]"#),
+            with(r#""accno":"1""#).replace('}', ""),
+            r#"{"respcode":"00","merid":"1","orderid":"ABCDEFGH"}"#.to_owned(),
+        ] {
+            let error = read(&json, asked, Completeness::Query).unwrap_err();
+            assert_eq!(error, reflected, "{json}");
+        }
+        for completeness in [Completeness::Submit, Completeness::Any] {
+            let error = read(&echoed, asked, completeness).unwrap_err();
+            assert_eq!(error, reflected);
+        }
     }
 }

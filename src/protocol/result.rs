@@ -12,7 +12,7 @@ use super::oddity::Oddities;
 pub enum ReadError {
     /// A request of ours, or the response to a failed query, sent back as a result. It carries our signature or the
     /// platform's, names no payment, and anyone who saw it can send it: nothing to review.
-    #[error("the payload is a request or a failed query's response, not a result")]
+    #[error("the payload is a request, or a response that names no payment")]
     Reflected,
     /// A result with a mandatory member that is missing, or with one of another type. Needs manual review.
     #[error("{field}: expected {expected}")]
@@ -25,6 +25,18 @@ pub enum ReadError {
     /// Not one strict JSON object. Needs manual review.
     #[error("the payload is malformed: {0}")]
     Malformed(#[from] JsonError),
+}
+
+impl ReadError {
+    /// Returns the field that a review names, empty for a payload that is no strict JSON object; `None` where there is
+    /// nothing to review.
+    pub fn field_in_review(&self) -> Option<&'static str> {
+        match self {
+            Self::Reflected => None,
+            Self::Unreadable { field, .. } => Some(field),
+            Self::Malformed(_) => Some(""),
+        }
+    }
 }
 
 impl From<FieldError> for ReadError {
@@ -57,7 +69,22 @@ pub struct PaymentResult {
 pub fn read_result(payload: &Verified<Vec<u8>>) -> Result<Verified<PaymentResult>, ReadError> {
     payload
         .borrowed()
-        .try_map(|bytes, oddities| read(&Object::parse(bytes)?, oddities))
+        .try_map(|bytes, oddities| read(&parse(bytes)?, oddities))
+}
+
+/// Parses a verified payload. One that is broken, and has a member that only requests have, is [`ReadError::Reflected`].
+pub(super) fn parse(payload: &[u8]) -> Result<Object<'_>, ReadError> {
+    Object::parse(payload).map_err(|error| broken(payload, error))
+}
+
+/// Returns the reading of a verified payload that cannot be parsed.
+pub fn broken(payload: &[u8], error: JsonError) -> ReadError {
+    const MEMBERS: [&[u8]; 3] = [b"\"action\"", b"\"accname\"", b"\"accno\""];
+    let is_there = |member: &&[u8]| memchr::memmem::find(payload, member).is_some();
+    match MEMBERS.iter().any(is_there) {
+        true => ReadError::Reflected,
+        false => ReadError::Malformed(error),
+    }
 }
 
 /// Reads a verified payload that was parsed already as a result, as [`read_result`] does.
@@ -77,10 +104,29 @@ pub fn failed_respcode(payload: &[u8]) -> Option<String> {
 }
 
 fn read(object: &Object<'_>, oddities: &mut Oddities) -> Result<PaymentResult, ReadError> {
+    read_members(object, oddities).map_err(|error| unless_customer(object, error))
+}
+
+/// Returns the error of a payload that cannot be read; [`ReadError::Reflected`] where the payload names a customer. Only a
+/// submit does that (§3.1.3), and a review would put the name and the number into the store.
+pub(super) fn unless_customer(object: &Object<'_>, error: ReadError) -> ReadError {
+    let is_there = |name: &&str| object.raw(name).is_some();
+    match ["accname", "accno"].iter().any(is_there) {
+        true => ReadError::Reflected,
+        false => error,
+    }
+}
+
+/// Returns true for a payload that reports nothing of a payment, as requests (§3.1.3, §3.4.3) and failures do.
+pub(super) fn reports_nothing(object: &Object<'_>) -> bool {
     let has = |name| object.raw(name).is_some();
+    !(has("resultcode") || has("txnamt"))
+}
+
+fn read_members(object: &Object<'_>, oddities: &mut Oddities) -> Result<PaymentResult, ReadError> {
     // One key signs both directions, so our own request verifies when it is sent back. A submit has `action` (§3.1.3),
     // a query neither of the other two (§3.4.3), and a result has at least one of them.
-    if has("action") || !(has("resultcode") || has("txnamt")) {
+    if object.raw("action").is_some() || reports_nothing(object) {
         return Err(ReadError::Reflected);
     }
     let respcode = optional_text(object, "respcode", oddities)?;
@@ -362,5 +408,22 @@ mod tests {
         }
         let malformed = read_result(&verified(r#"{"merid":"1","merid":"1"}"#));
         assert!(matches!(malformed, Err(ReadError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_payload_that_names_a_customer_is_read_or_reflected_and_never_reviewed() {
+        let with = |member: &str| PAID.replacen('{', &format!("{{{member},"), 1);
+        for member in [r#""accname":"x""#, r#""accno":1"#, r#""accn\u006f":"1""#] {
+            let whole = with(member);
+            assert!(read_result(&verified(&whole)).is_ok(), "{member}");
+            let unreadable = whole.replacen(":1280", ":1280.5", 1);
+            let error = read_result(&verified(&unreadable)).unwrap_err();
+            assert_eq!(error, ReadError::Reflected, "{member}");
+        }
+        for member in [r#""accname":"x""#, r#""accno":1"#, r#""action":"Bank""#] {
+            let cut = with(member);
+            let error = read_result(&verified(&cut[..cut.len() - 1])).unwrap_err();
+            assert_eq!(error.field_in_review(), None, "{member}");
+        }
     }
 }

@@ -187,6 +187,7 @@ impl Parts {
             self.client.clone(),
             self.rotation.clone(),
             self.metrics.clone(),
+            Some(self.store.clone()),
         );
         Results {
             drain: self.drain.clone(),

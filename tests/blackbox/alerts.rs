@@ -1,9 +1,11 @@
 //! The alert rules and the dashboard in `conf/`: they ask for what is exported, and each alert has its steps.
 
-use crate::harness::{is_installed, skip};
+use crate::harness::{KEY, eventually, is_installed, skip};
 use crate::metrics::page;
+use crate::shop::{Payment, SOON, Shop, callback, refused};
+use crate::wire;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -127,6 +129,97 @@ fn promtool_accepts_the_rules_and_every_panel_of_the_dashboard() {
         let output = output.unwrap();
         assert!(output.status.success(), "{what} {file:?}: {output:?}");
     }
+}
+
+/// The series of a metric as `promtool test` wants them: scraped every 15 s, twice as on the one page, then as on the other.
+fn series(name: &str, before: &str, after: &str) -> Vec<Value> {
+    let samples = |page: &str| -> BTreeMap<String, String> {
+        let lines = page.lines().filter(|line| line.starts_with(name));
+        lines
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(series, value)| (series.to_owned(), value.to_owned()))
+            .collect()
+    };
+    let (before, after) = (samples(before), samples(after));
+    let scraped = after.into_iter().map(|(series, value)| {
+        // One that begins later has no earlier samples.
+        let first = before.get(&series).map_or("_", String::as_str);
+        let labelled = series.replacen('{', "{instance=\"a\",", 1);
+        json!({"series": labelled, "values": format!("{first} {first} {value}x20")})
+    });
+    scraped.collect()
+}
+
+#[test]
+fn ten_notifications_that_cannot_be_read_ring_within_a_minute_and_are_in_the_console() {
+    let name = "ten_notifications_that_cannot_be_read_ring_within_a_minute_and_are_in_the_console";
+    let shop = Shop::open();
+    let before = shop.sidecar.admin("/metrics").text();
+    let changes = [
+        (":1280", ":12.80", "txnamt"),
+        ("\"0000\"", "0", "resultcode"),
+        ("\"queryid\"", "\"queryId\"", "queryid"),
+        ("\"orderid\"", "\"orderid\":true,\"order\"", "orderid"),
+        ("\"2017-03-01 12:00:05\"", "{}", "paytime"),
+        ("{", "{\"respcode\":\"01\",", "respcode"),
+        ("}", "", ""),
+    ];
+    for (from, to, field) in changes {
+        let payment = Payment::of(&shop.order());
+        let json = payment.json().replacen(from, to, 1);
+        assert_ne!(json, payment.json());
+        // As often as the platform calls (§3.3.1).
+        for _ in 0..10 {
+            refused(&json, &callback(shop.address(), wire::answer(&json, KEY)));
+        }
+        let shown = shop.sidecar.admin("/events?state=disputed&lang=en").text();
+        let is_read = !["", "orderid"].contains(&field);
+        assert!(shown.contains(field) && (!is_read || shown.contains(&payment.orderid)));
+        let line = |line: &str| line.contains("needs manual review") && line.contains(field);
+        eventually(field, SOON, || shop.sidecar.output().lines().any(line));
+    }
+    assert_eq!(shop.list().len(), changes.len());
+    assert_eq!(shop.app.count(), 0);
+    if !is_installed("promtool") {
+        return skip(name, "promtool is not installed");
+    }
+    let after = shop.sidecar.admin("/metrics").text();
+    let alerts: Vec<_> = changes
+        .iter()
+        .map(|(_, _, field)| match *field {
+            "" => json!({
+                "exp_labels": {"instance": "a", "severity": "critical"},
+                "exp_annotations": {"summary": "a cannot read a verified result"},
+            }),
+            field => json!({
+                "exp_labels": {"instance": "a", "severity": "critical", "field": field},
+                "exp_annotations": {"summary": format!("a cannot read a verified result: {field}")},
+            }),
+        })
+        .collect();
+    let alert = "CountersignResultsUnreadable";
+    let test = json!({
+        "rule_files": [Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/alerts.yml")],
+        "evaluation_interval": "15s",
+        "tests": [{
+            "interval": "15s",
+            "input_series": series("countersign_disputes_total", &before, &after),
+            "alert_rule_test": [
+                {"eval_time": "15s", "alertname": alert},
+                // They came right after the second scrape.
+                {"eval_time": "75s", "alertname": alert, "exp_alerts": alerts},
+            ],
+        }],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("test.yml");
+    fs::write(&file, test.to_string()).unwrap();
+    let output = Command::new("promtool")
+        .args(["test", "rules"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{test:#}: {output:?}");
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod harness;
 mod platform;
 mod shop;
 mod skip;
+#[path = "../variants/mod.rs"]
+mod variants;
 mod web_pages;
 mod webdriver;
 mod wire;
@@ -29,6 +31,7 @@ mod calls;
 mod dialects;
 mod fields;
 mod listener;
+mod metamorphic;
 mod oddities;
 mod refusals;
 mod relay;
@@ -62,6 +65,7 @@ mod handing_out;
 mod inbox;
 mod pages;
 mod public_port;
+mod reviews;
 mod watch;
 
 // The platform to develop against.
