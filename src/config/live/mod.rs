@@ -3,6 +3,7 @@
 //! One thread looks every two seconds, or less often where there are so many files that a look costs something, and at
 //! once after a file event. It outlives its own panics: the snapshot stays, the log says why, and it looks again.
 
+mod mass_deletion;
 mod reload;
 
 use std::fmt;

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::mass_deletion;
 use crate::config::file;
 use crate::config::file::{Contents, Seen, Stamp};
 use crate::config::merchants;
 use crate::config::merchants::{Merchant, MerchantRules, Snapshot};
-use crate::config::problem::{Problem, Problems};
+use crate::config::problem::Problems;
 
 /// Covers an editor that empties a file before it writes it.
 const QUIET: Duration = Duration::from_millis(300);
@@ -22,8 +23,6 @@ const QUIET: Duration = Duration::from_millis(300);
 const QUIET_WHERE_MERCHANTS_VANISH: Duration = Duration::from_secs(5);
 /// Content is read, not only looked at, this often.
 const READ_ALL: Duration = Duration::from_secs(120);
-/// Merchants; taking out fewer at a time is everyday work.
-const MASS_DELETION: usize = 5;
 
 /// The outcome of one reload.
 #[derive(Debug, Clone)]
@@ -200,7 +199,9 @@ impl Follower {
         let trial = self.load();
         let quiet = match &trial.result {
             // Loaded at first sight, because only the result shows how long to wait.
-            Ok(new) if vanished(&current.load(), new) > 0 => QUIET_WHERE_MERCHANTS_VANISH,
+            Ok(new) if mass_deletion::vanished(&current.load(), new) > 0 => {
+                QUIET_WHERE_MERCHANTS_VANISH
+            }
             _ => QUIET,
         };
         Pending {
@@ -223,7 +224,9 @@ impl Follower {
 
     fn decide(&mut self, trial: ReloadTrial, current: &ArcSwap<Snapshot>) -> ReloadOutcome {
         let old = current.load_full();
-        let checked = trial.result.and_then(|new| self.guard(&old, new));
+        let checked = trial
+            .result
+            .and_then(|new| mass_deletion::guard(&self.path, &old, new));
         match checked {
             Ok(new) => {
                 let outcome = applied(&old, &new, trial.took);
@@ -239,20 +242,6 @@ impl Follower {
             }
         }
     }
-
-    /// A file cut short at the end of an entry is a good file; only its author can tell that it is meant.
-    fn guard(&self, old: &Snapshot, new: Snapshot) -> Result<Snapshot, Problems> {
-        let vanished = vanished(old, &new);
-        if new.count_stated() || vanished < MASS_DELETION || vanished * 2 <= old.len() {
-            return Ok(new);
-        }
-        let expected = format!(
-            "{vanished} of {} merchants would vanish, add [end] with merchants = {} if this is meant",
-            old.len(),
-            new.len()
-        );
-        Err(Problem::new(&self.path, "end.merchants", expected).into())
-    }
 }
 
 /// Returns true if every file of `wanted` was seen as it is there; nothing holds an empty load.
@@ -263,11 +252,6 @@ fn holds(seen: &Contents, wanted: &Contents) -> bool {
             .all(|(path, content)| seen.get(path) == Some(content))
 }
 
-fn vanished(old: &Snapshot, new: &Snapshot) -> usize {
-    let gone = |merchant: &&Arc<Merchant>| new.merchant(&merchant.merid).is_none();
-    old.iter().filter(gone).count()
-}
-
 fn applied(old: &Snapshot, new: &Snapshot, took: Duration) -> ReloadOutcome {
     let differs = |before: &&Arc<Merchant>| {
         new.merchant(&before.merid)
@@ -276,8 +260,8 @@ fn applied(old: &Snapshot, new: &Snapshot, took: Duration) -> ReloadOutcome {
     ReloadOutcome::Applied {
         merchants: new.len(),
         digest: new.digest().into(),
-        added: vanished(new, old),
-        removed: vanished(old, new),
+        added: mass_deletion::vanished(new, old),
+        removed: mass_deletion::vanished(old, new),
         changed: old.iter().filter(differs).count(),
         took,
         warnings: new.warnings().to_vec(),
