@@ -27,7 +27,9 @@ impl Place {
         fs::copy(self.file("countersign.db"), &copy).expect("a copy");
         let database = Database::open(&copy).expect("the copy");
         database
-            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -16384",
+            )
             .expect("a file");
         let ids: Vec<String> = database
             .prepare("SELECT id FROM events ORDER BY rowid LIMIT ?1")

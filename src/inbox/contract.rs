@@ -16,6 +16,7 @@ use super::review::{DecideOutcome, DecisionKind, Operator, REVIEWS_EACH, Review,
 use super::store::{ActivityFilter, Arrival, KeySwitch, PutOutcome, Store, StoreError};
 use crate::config::StoreAddress;
 use crate::config::store_address;
+use crate::config::store_address::PostgresAddress;
 use crate::protocol::envelope;
 use crate::protocol::envelope::{Envelope, Verified};
 use crate::protocol::key::Key;
@@ -58,20 +59,23 @@ impl StoreUnderTest {
         })
     }
 
+    pub(super) fn postgres(&self) -> &PostgresAddress {
+        match &self.address {
+            StoreAddress::Postgres(at) => at,
+            StoreAddress::Sqlite(path) => panic!("no database: {}", path.display()),
+        }
+    }
+
     /// Does some SQL in its database, as a DBA would.
     pub(super) fn sql(&self, sql: &str) -> String {
-        let StoreAddress::Postgres(at) = &self.address else {
-            panic!("no database");
-        };
+        let at = self.postgres();
         let cluster = cluster::Cluster::shared("").unwrap();
         cluster.sql(at.config.get_dbname().unwrap(), sql)
     }
 
     /// Does some SQL in a transaction that stays open until the process is killed.
     pub(super) fn hold(&self, sql: &str) -> std::process::Child {
-        let StoreAddress::Postgres(at) = &self.address else {
-            panic!("no database");
-        };
+        let at = self.postgres();
         let cluster = cluster::Cluster::shared("").unwrap();
         let database = at.config.get_dbname().unwrap();
         let child = cluster.hold(database, sql);

@@ -18,6 +18,11 @@ fn library() -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// Whether libfaketime is there: enough where the test has a fleet of its own.
+pub(crate) fn is_installed() -> bool {
+    library().is_some()
+}
+
 /// Whether the clock can be moved on this machine; where not, the test says that it was skipped.
 pub(crate) fn can_be_moved(test: &str) -> bool {
     if library().is_none() {

@@ -86,7 +86,7 @@ impl Cluster {
     pub(crate) fn run(&self) -> bool {
         let options = format!(
             "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=200 -c shared_buffers=32MB \
-             -c jit=off -c autovacuum=off",
+             -c autovacuum=off",
             self.port,
             self.folder.display()
         );
@@ -141,12 +141,25 @@ impl Cluster {
 
     /// Sets what every session begins with, until it is so.
     pub(crate) fn set(&self, setting: &str, value: &str) {
-        self.sql("postgres", &format!("ALTER SYSTEM SET {setting} = {value}"));
+        self.sql(
+            "postgres",
+            &format!("ALTER SYSTEM SET {setting} = '{value}'"),
+        );
         let is_set = || {
             self.sql("postgres", "SELECT pg_reload_conf()");
             self.sql("postgres", &format!("SHOW {setting}")) == value
         };
         assert!((0..100).any(|_| is_set()), "{setting} is never {value}");
+    }
+
+    /// What the server has logged so far.
+    #[allow(
+        dead_code,
+        reason = "the tests of the stores themselves do not read it"
+    )]
+    pub(crate) fn log(&self) -> String {
+        let log = fs::read(self.folder.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// A file in the server's folder that it alone may read.

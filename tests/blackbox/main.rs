@@ -49,6 +49,7 @@ mod reload;
 
 // What comes back.
 mod back;
+mod backlog;
 mod callbacks;
 mod confirm;
 mod database;
@@ -57,6 +58,7 @@ mod disputes;
 mod durability;
 mod fairness;
 mod fleet;
+mod fleet_work;
 mod forgeries;
 mod framing;
 mod front;

@@ -45,12 +45,15 @@ const DEMANDED: &str = "SELECT current_setting('fsync'), current_setting('full_p
 // lock_timeout is far below PATIENCE: a locked row fails its own statement, before the time limit condemns all
 // connections.
 /// Session settings. Plans are made before there are statistics, and every statement of ours has its index. The server gives
-/// up what we have given up, above all the locks of a sidecar that was cut off.
+/// up what we have given up, above all the locks of a sidecar that was cut off. It must not compile (JIT): a plan that avoids a
+/// sequential scan in vain counts as so expensive that each run of it would be compiled first, for half a second and more.
+/// Servers before version 11 have no such setting.
 pub(super) const SESSION: &str = "SET search_path = countersign; \
                        SET default_transaction_isolation = 'read committed'; SET statement_timeout = '2500ms'; \
                        SET idle_in_transaction_session_timeout = '5s'; SET enable_seqscan = off; \
                        SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
-                       SET lock_timeout = '300ms'";
+                       SET lock_timeout = '300ms'; \
+                       SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'jit'";
 
 type Params<'a> = [&'a (dyn ToSql + Sync)];
 

@@ -588,6 +588,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_session_compiles_its_statements() {
+        let Some(place) = StoreUnderTest::database("no_session_compiles_its_statements") else {
+            return;
+        };
+        let store = Postgres::open(place.postgres()).unwrap();
+        let database = &store.database;
+        let calls = database.rows("SHOW jit", &[]).await.unwrap();
+        let aside = database.rows_aside("SHOW jit", &[]).await.unwrap();
+        for rows in [calls, aside] {
+            assert_eq!(rows[0].get::<_, &str>(0), "off");
+        }
+    }
+
+    #[tokio::test]
     async fn a_late_record_of_a_former_holder_changes_nothing() {
         let test = "a_late_record_of_a_former_holder_changes_nothing";
         let Some(place) = StoreUnderTest::database(test) else {
@@ -725,6 +739,16 @@ mod tests {
                 for bad in ["Seq Scan on events", "Sort", "events_state", "Bitmap"] {
                     assert!(!plan.contains(bad), "{plan}");
                 }
+            }
+            // Statistics that know of few pending and no delivered events make the indexes of states look best.
+            let plan = place.sql(&format!(
+                "{}; PREPARE claim AS {}; EXPLAIN EXECUTE claim(1, '{{x}}', '{{0}}')",
+                database::SESSION,
+                deliver::claim_sql()
+            ));
+            assert!(plan.contains("events_pkey on events events_1"), "{plan}");
+            for bad in ["events_state", "events_pending", "Seq Scan"] {
+                assert!(!plan.contains(bad), "{plan}");
             }
         }
     }

@@ -65,14 +65,15 @@ fn copy(shared: &Connections) -> Result<bool, StoreError> {
 }
 
 fn begin_anew(shared: &Connections) -> Result<bool, StoreError> {
-    shared.alone(Lane::Checkpoint, |connection| {
+    let is_anew = shared.alone(Lane::Checkpoint, |connection| {
         // Without patience, since everybody waits.
         // It also takes the place of `connect`'s busy handler for good, which is harmless: PASSIVE never calls one.
         connection.busy_timeout(Duration::ZERO)?;
         // A write of the first page moves the change counter, by which an older copy of the file is known.
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         Ok(checkpoint(connection, "TRUNCATE")? == 0)
-    })
+    })?;
+    Ok(is_anew.unwrap_or(false))
 }
 
 /// Returns the number of pages that could not be copied yet.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rusqlite::Connection;
@@ -9,6 +10,9 @@ use rusqlite::Connection;
 use super::file::{abandon, connect};
 use super::identity::StoreFile;
 use crate::inbox::store::StoreError;
+
+/// Time that the gate is waited for by one who wants it alone; commits wait behind it.
+const ALONE_PATIENCE: Duration = Duration::from_millis(10);
 
 /// A lane for reading. One of them keeps the console and the metrics out of the delivery's way.
 #[derive(Debug, Clone, Copy)]
@@ -55,15 +59,19 @@ impl Connections {
         self.work(&mut slot, work)
     }
 
-    /// Works on a lane, and lets nothing else of this process go on meanwhile.
+    /// Works on a lane, and lets nothing else of this process go on meanwhile. Returns `None`, and does nothing, where
+    /// that cannot begin soon.
     pub(super) fn alone<T>(
         &self,
         lane: Lane,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<Option<T>, StoreError> {
         let mut slot = self.lanes[lane as usize].lock();
-        let _gate = self.gate.write();
-        self.work(&mut slot, work)
+        // Whoever waits for the gate alone holds up all that come after it: a long read must not stop callbacks.
+        let Some(_gate) = self.gate.try_write_for(ALONE_PATIENCE) else {
+            return Ok(None);
+        };
+        self.work(&mut slot, work).map(Some)
     }
 
     /// After an error the lane is opened anew: it may have left its connection with a lock.

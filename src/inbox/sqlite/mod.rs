@@ -37,7 +37,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::activity::ActivityEntry;
@@ -510,22 +510,8 @@ impl Events for Sqlite {
         state: Option<EventState>,
         limit: u32,
     ) -> Result<Vec<Event>, StoreError> {
-        self.read(move |connection| {
-            let sql = |wanted| {
-                format!("SELECT {EVENT} FROM events {wanted} ORDER BY received_at DESC LIMIT ?1")
-            };
-            match state {
-                None => collect(connection, &sql(""), [limit], read_event),
-                // A statement of its own, so that the index serves it.
-                Some(state) => collect(
-                    connection,
-                    &sql("INDEXED BY events_state WHERE state = ?2"),
-                    params![limit, state.name()],
-                    read_event,
-                ),
-            }
-        })
-        .await
+        self.read(move |connection| notes::newest_events(connection, state, limit))
+            .await
     }
 
     async fn events_of(
@@ -865,6 +851,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn commits_do_not_wait_for_a_long_read_when_the_log_is_to_be_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _beside) = store_with_events(&folder.path().join("a.db"), 1).await;
+        let (reading, is_reading) = sync_channel(0);
+        let (end, ended) = sync_channel::<()>(0);
+        let shared = store.shared.clone();
+        let reader = std::thread::spawn(move || {
+            shared.on(Lane::View, |_| {
+                reading.send(()).unwrap();
+                let _ = ended.recv();
+                Ok(())
+            })
+        });
+        is_reading.recv().unwrap();
+        let shared = store.shared.clone();
+        let alone = std::thread::spawn(move || shared.alone(Lane::Checkpoint, |_| Ok(())));
+        let result = outcome("1", "ORDER777", "Q777", "0000", 1);
+        store.put(&result, ARRIVAL).await.unwrap();
+        assert!(alone.join().unwrap().unwrap().is_none(), "beside a reader");
+        end.send(()).unwrap();
+        reader.join().unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn an_older_copy_beside_the_log_of_a_later_one_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
@@ -876,7 +886,8 @@ mod tests {
             connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         };
         beside.execute_batch("ROLLBACK").ok();
-        store.shared.alone(Lane::Checkpoint, alone).unwrap();
+        let done = store.shared.alone(Lane::Checkpoint, alone).unwrap();
+        assert!(done.is_some());
         if let Some(held) = &*store.lock.borrow() {
             held.note_counter(file.counter().unwrap());
         }

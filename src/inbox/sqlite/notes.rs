@@ -6,7 +6,7 @@ use super::row::{EVENT, collect, read_event};
 use super::upkeep::FORGOTTEN;
 use crate::inbox::activity;
 use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
-use crate::inbox::event::Event;
+use crate::inbox::event::{Event, EventState};
 use crate::inbox::store::{ActivityFilter, OldKey};
 use crate::time::Millis;
 
@@ -102,6 +102,37 @@ pub(super) fn find(
     collect(connection, sql, params![number, limit], |row| {
         Ok((row.get(0)?, row.get(1)?))
     })
+}
+
+/// The newest events of each state that is in the index, then of all: without it every row would be read and sorted. A
+/// damaged state is one of them, so that its row is shown.
+const NEWEST: &str = "WITH RECURSIVE states(name) AS (
+        SELECT min(state) FROM events INDEXED BY events_state
+        UNION ALL
+        SELECT (SELECT min(state) FROM events INDEXED BY events_state WHERE state > states.name)
+        FROM states WHERE states.name IS NOT NULL
+    )";
+
+/// Reads events of one state or of all, newest first.
+pub(super) fn newest_events(
+    connection: &Connection,
+    state: Option<EventState>,
+    limit: u32,
+) -> rusqlite::Result<Vec<Event>> {
+    let Some(state) = state else {
+        let sql = format!(
+            "{NEWEST} SELECT {EVENT} FROM states CROSS JOIN events ON events.rowid IN (
+                SELECT newest.rowid FROM events AS newest INDEXED BY events_state
+                WHERE newest.state = states.name ORDER BY newest.received_at DESC LIMIT ?1)
+            ORDER BY received_at DESC LIMIT ?1"
+        );
+        return collect(connection, &sql, [limit], read_event);
+    };
+    let sql = format!(
+        "SELECT {EVENT} FROM events INDEXED BY events_state WHERE state = ?2
+        ORDER BY received_at DESC LIMIT ?1"
+    );
+    collect(connection, &sql, params![limit, state.name()], read_event)
 }
 
 pub(super) fn events_of(
