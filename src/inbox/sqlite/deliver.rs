@@ -11,8 +11,8 @@ use crate::inbox::decide::is_superseded;
 use crate::inbox::event::{Event, EventState, WaitReason};
 use crate::time::Millis;
 
-/// Events that one step sets aside or makes due again.
-const STEP: u32 = 1000;
+/// Events that one step sets aside or makes due again: some 10 ms, for which callbacks wait.
+const STEP: u32 = 200;
 
 /// From merchant to merchant by the index: a long backlog of one costs the others nothing. The index is named, because
 /// the planner has no statistics and would walk every pending event.

@@ -7,8 +7,8 @@ use crate::inbox::event::EventState;
 use crate::inbox::store::{Counts, KeySwitch};
 use crate::time::Millis;
 
-/// Rows that one step of the retention removes, each with its entries in up to eight indexes: some 10 ms.
-pub(super) const FORGOTTEN: u32 = 200;
+/// Rows that one step of the retention removes, each with its entries in up to eight indexes: some 5 ms.
+pub(super) const FORGOTTEN: u32 = 100;
 
 /// Reads the figures. Triggers keep them, so that a million rows cost nothing here.
 pub(super) fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
