@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use ::time::UtcOffset;
 use clap::Args;
 
 use super::config::Config;
 use super::failure::Failure;
 use crate::cli::print::{note, say};
 use crate::config::{Merchant, Settings};
+use crate::inbox::store::KeySwitch;
+use crate::platform::switches::signing_key;
 use crate::server;
 use crate::telemetry::metrics::Uncounted;
+use crate::time;
 
 #[derive(Args)]
 pub(super) struct CheckCommand {
@@ -62,8 +66,13 @@ pub(super) fn check(args: &CheckCommand) -> Result<(), Failure> {
         snapshot.digest(),
         snapshot.len()
     );
+    let is_rotating = snapshot.iter().any(|it| it.next_key.is_some());
+    let switches = match is_rotating && !args.files {
+        true => server::key_switches(&settings),
+        false => Vec::new(),
+    };
     for merchant in snapshot.iter() {
-        say!("  {}", line(merchant));
+        say!("  {}", line(merchant, &switches));
     }
     let of_client = client.warnings().iter().cloned();
     for warning in server::warnings(&settings, &snapshot)
@@ -87,10 +96,12 @@ fn try_resources(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-fn line(merchant: &Merchant) -> String {
+fn line(merchant: &Merchant, switches: &[KeySwitch]) -> String {
     let mut line = format!("{}  key {}", merchant.merid, merchant.key.fingerprint());
     if let Some(key) = &merchant.next_key {
         line += &format!(", next {}", key.fingerprint());
+        let switch = switches.iter().find(|it| it.merid == merchant.merid);
+        line += &signs(switch, merchant);
     }
     if !merchant.old_keys.is_empty() {
         let old: Vec<_> = merchant
@@ -111,4 +122,16 @@ fn line(merchant: &Merchant) -> String {
         }
     }
     line
+}
+
+/// Names the key that signs, where a switch was kept.
+fn signs(switch: Option<&KeySwitch>, merchant: &Merchant) -> String {
+    let signing = switch.and_then(|switch| Some((signing_key(switch, merchant)?, switch.at)));
+    match signing {
+        Some((key, at)) => {
+            let at = time::shown(at, UtcOffset::UTC);
+            format!(" ({} signs since {at} UTC)", key.name())
+        }
+        None => String::new(),
+    }
 }

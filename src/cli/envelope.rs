@@ -62,7 +62,10 @@ pub(super) fn verify(args: &VerifyCommand) -> Result<(), Failure> {
     for oddity in verified.oddities().names() {
         note!("note: tolerated oddity: {oddity}");
     }
-    if verified.key_index() > 0 {
+    let index = verified.key_index();
+    if merchant.is_next_key(index) {
+        note!("note: signed with next_key");
+    } else if merchant.old_key(index).is_some() {
         note!("note: signed with an old key");
     }
     Ok(())

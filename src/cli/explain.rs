@@ -40,7 +40,7 @@ pub(super) fn explain(args: &ExplainCommand) -> Result<(), Failure> {
                 .map(|(index, key)| Candidate {
                     merid: &merchant.merid,
                     key,
-                    old: index > 0,
+                    old: merchant.old_key(index).is_some(),
                 })
         })
         .collect();

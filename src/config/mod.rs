@@ -8,7 +8,7 @@ pub mod problem;
 mod document;
 mod file;
 pub mod secret_file;
-mod units;
+pub mod units;
 pub mod web_url;
 
 pub mod token;

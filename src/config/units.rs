@@ -24,7 +24,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Parses a duration. A bare number is rejected, because its unit is unknown.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     scaled(text, &TIME_UNITS)
         .map(Duration::from_millis)
         .ok_or_else(|| {

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use crate::config::StoreAddress;
 use postgres::Postgres;
 use sqlite::Sqlite;
-use store::{Store, StoreError};
+use store::{KeySwitch, Store, StoreError};
 
 /// Opens or creates the sidecar's own store. Rejects one that is damaged, newer, another program's, or cannot be written.
 pub fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
@@ -69,5 +69,13 @@ pub fn inspect(address: &StoreAddress, is_running: bool) -> Result<(), StoreErro
     match address {
         StoreAddress::Sqlite(path) => sqlite::inspect(path, is_running),
         StoreAddress::Postgres(at) => Postgres::inspect(at),
+    }
+}
+
+/// Reads the switches of signing keys, and creates nothing.
+pub fn key_switches(address: &StoreAddress) -> Result<Vec<KeySwitch>, StoreError> {
+    match address {
+        StoreAddress::Sqlite(path) => sqlite::key_switches(path),
+        StoreAddress::Postgres(at) => Postgres::inspect_key_switches(at),
     }
 }

@@ -48,6 +48,13 @@ impl CallReply {
         }
     }
 
+    /// Says beside the platform's own words that the order arrived: a signed rejection of a submit is one too.
+    pub(super) fn says_sent(mut self) -> Self {
+        let sent = HeaderValue::from_static(self.sent.name());
+        self.response.headers_mut().insert(SENT, sent);
+        self
+    }
+
     /// Passes on the platform's page or redirect, or with `error` what a gateway sent in its place; that says whether the
     /// order may have arrived.
     pub(super) fn page(mut page: Response<Bytes>, error: Option<Sent>) -> Self {

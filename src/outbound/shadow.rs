@@ -237,8 +237,9 @@ fn compare(
     let merchant = merid
         .and_then(|merid| snapshot.merchant(merid))
         .ok_or("no key is configured for its merid")?;
-    // Only the key that we would sign with: an old key would be a mismatch after the move.
-    if received.verify([&merchant.key]).is_err() {
+    // Only keys that we may sign with: an old key would be a mismatch after the move. Which of two the app has by now is
+    // its own affair.
+    if received.verify(merchant.signing_keys()).is_err() {
         let candidate = Candidate {
             merid: &merchant.merid,
             key: &merchant.key,

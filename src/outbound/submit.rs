@@ -49,9 +49,11 @@ async fn reply(
         let error = error_in_front(upstream, &response);
         return Ok(CallReply::page(relay::response(response), error));
     }
+    // An envelope in place of a page is a rejection, perhaps of the key; a submit is never repeated to find that out.
+    upstream.doubt_key(call);
     // Only what is signed comes through: no status, cookie or redirect beside it.
     let verified = upstream.verify(Endpoint::Submit, call, &response).await?;
-    Ok(CallReply::verified(call, verified))
+    Ok(CallReply::verified(call, verified).says_sent())
 }
 
 /// Returns whether the order may have arrived, where the response is a gateway's error.

@@ -81,6 +81,11 @@ impl Upstream {
         FormBody(Envelope::seal(&call.json, key))
     }
 
+    /// Has the key of a submit tried soon by a query.
+    pub(super) fn doubt_key(&self, call: &Call) {
+        self.rotation.doubt(&call.merchant);
+    }
+
     /// Sends a query and returns its verified response; around a switch of keys it may go out with either key.
     pub(super) async fn query(
         &self,

@@ -10,7 +10,7 @@ use super::response::OpenError;
 use super::review;
 use super::review::UnreadPayload;
 use super::rotation::KeyRotation;
-use crate::config::{LiveConfig, Merchant};
+use crate::config::{LiveConfig, Merchant, Snapshot};
 use crate::http::client::error::ClientError;
 use crate::http::client::{Client, RawResponse, Repeat};
 use crate::inbox::event::Source;
@@ -25,8 +25,10 @@ use crate::protocol::subject::Subject;
 use crate::relay;
 use crate::telemetry::metrics::Metrics;
 
-/// The pause between two probes of a merchant whose keys rotate.
-const PROBE_EVERY: Duration = Duration::from_secs(60);
+/// The pause between two looks for merchants that are due for a probe, or were edited.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Looks between two readings of what other sidecars of a fleet found out.
+const LOOKS_PER_READING: u32 = 12;
 /// Probes in flight; a platform that hangs holds each for `platform.timeout`.
 const PROBES_AT_ONCE: usize = 8;
 
@@ -91,27 +93,38 @@ impl PlatformQuery {
 
     /// Probes the merchants whose keys rotate, with a query about an order that no shop has, until the task is dropped.
     pub async fn probe_rotating(&self, merchants: &LiveConfig) {
-        let mut rounds = interval(PROBE_EVERY);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut looked, mut read) = (0_u32, None);
         loop {
-            rounds.tick().await;
+            tokio::select! {
+                _ = looks.tick() => looked = looked.wrapping_add(1),
+                () = self.rotation.doubted() => {}
+            }
             let snapshot = merchants.snapshot();
-            if let Err(error) = self.rotation.keep_in_step(&snapshot).await {
-                tracing::error!(%error, "the switches of keys cannot be brought up to date");
-                continue;
-            }
-            let mut rotating: Vec<_> = snapshot.iter().cloned().collect();
-            rotating.retain(|merchant| self.rotation.is_waiting(merchant));
-            let mut probes = JoinSet::new();
-            for merchant in rotating {
-                if probes.len() >= PROBES_AT_ONCE {
-                    probes.join_next().await;
+            let turn = Some((snapshot.digest().to_owned(), looked / LOOKS_PER_READING));
+            if read != turn {
+                if let Err(error) = self.rotation.keep_in_step(&snapshot).await {
+                    tracing::error!(%error, "the switches of signing keys cannot be brought up to date");
                 }
-                let platform = self.clone();
-                probes.spawn(async move { platform.probe(&merchant).await });
+                read = turn;
             }
-            while probes.join_next().await.is_some() {}
+            self.probe_due(&snapshot).await;
+            self.rotation.count(&snapshot);
         }
+    }
+
+    async fn probe_due(&self, snapshot: &Snapshot) {
+        let due = snapshot.iter().filter(|it| self.rotation.is_due(it));
+        let mut probes = JoinSet::new();
+        for merchant in due.cloned() {
+            if probes.len() >= PROBES_AT_ONCE {
+                probes.join_next().await;
+            }
+            let platform = self.clone();
+            probes.spawn(async move { platform.probe(&merchant).await });
+        }
+        while probes.join_next().await.is_some() {}
     }
 
     async fn probe(&self, merchant: &Merchant) {

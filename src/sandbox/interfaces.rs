@@ -62,7 +62,7 @@ impl Sandbox {
         };
         let member = |name| object.string(name).and_then(Result::ok).unwrap_or_default();
         let (merid, orderid) = (member("merid"), member("orderid"));
-        let Some(key) = self.state().keys.get(merid.as_ref()).cloned() else {
+        let Some(key) = self.state().keys.of(&merid) else {
             return unsigned("96", "商户号不存在");
         };
         let outcome = match received.verify([&key]) {

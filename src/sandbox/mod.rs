@@ -9,6 +9,8 @@ pub mod fault;
 
 mod framed;
 
+mod keys;
+
 pub mod order;
 
 mod notify;
@@ -39,6 +41,7 @@ use crate::time;
 use crate::web::reply::{see_other, text, typed};
 use dialect::Dialect;
 use fault::{CutOff, SandboxFault, Sealed};
+use keys::SandboxKeys;
 use order::{Message, SandboxOrder};
 
 /// Orders that are remembered.
@@ -73,7 +76,7 @@ pub struct Sandbox {
 
 #[derive(Default)]
 struct SandboxState {
-    keys: HashMap<String, Key>,
+    keys: SandboxKeys,
     /// Oldest first.
     orders: Vec<SandboxOrder>,
     /// For all orders, and for single ones by their orderid.
@@ -96,17 +99,20 @@ impl Sandbox {
         }
     }
 
-    /// Gives a merchant a key, or another one.
-    pub fn set_key(&self, merid: &str, key: Key) {
-        self.state().keys.insert(merid.to_owned(), key);
+    /// Gives a merchant a key, and the one to change to.
+    pub fn set_keys(&self, merid: &str, key: Key, next: Option<Key>) {
+        self.state().keys.set(merid, key, next);
     }
 
     /// Knows these merchants and no others.
     pub fn set_merchants(&self, snapshot: &Snapshot) {
-        let keys = snapshot
-            .iter()
-            .map(|merchant| (merchant.merid.clone(), merchant.key.clone()));
-        self.state().keys = keys.collect();
+        self.state().keys.follow(snapshot);
+    }
+
+    /// Changes the keys of all merchants that have a next one, and returns their merids. From now on the other key verifies
+    /// what they send, and signs all that they get.
+    pub fn rotate(&self) -> Vec<String> {
+        self.state().keys.rotate()
     }
 
     /// Goes wrong in these ways from now on: for one order by its orderid, or for all.
@@ -188,7 +194,7 @@ impl Sandbox {
     ) -> Option<(String, Sealed)> {
         let amount = order.amount + u64::from(faults.contains(&SandboxFault::WrongAmount));
         let plain = order.result_json(result, amount, is_answer, &SandboxFault::dialects(faults));
-        let key = self.state().keys.get(&order.merid)?.clone();
+        let key = self.state().keys.of(&order.merid)?;
         let sealed = fault::seal(&plain, &key, faults);
         Some((plain, sealed))
     }
@@ -207,6 +213,7 @@ impl Sandbox {
             (&Method::GET, "/sandbox/live") => self.live(request.headers()),
             (&Method::GET, "/sandbox/orders") => self.orders_json(),
             (&Method::POST, "/sandbox/faults") => self.take_faults(request.body()),
+            (&Method::POST, "/sandbox/rotate") => self.rotated(),
             _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
         }
     }
@@ -313,6 +320,19 @@ impl Sandbox {
                 format!("faults: {expected}\n"),
             ),
         }
+    }
+
+    /// Changes the keys by hand.
+    fn rotated(&self) -> Response<Bytes> {
+        let merids = self.rotate();
+        if merids.is_empty() {
+            return text(
+                StatusCode::CONFLICT,
+                "no merchant has a next_key to change to\n",
+            );
+        }
+        let merids = serde_json::json!({ "rotated": merids }).to_string();
+        typed(StatusCode::OK, "application/json", merids)
     }
 
     fn orders_json(&self) -> Response<Bytes> {

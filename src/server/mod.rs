@@ -40,7 +40,7 @@ use shutdown::{End, socket_files};
 use start::Start;
 use wiring::Parts;
 
-pub use preflight::{StartError, check_files, check_resources, to_platform};
+pub use preflight::{StartError, check_files, check_resources, key_switches, to_platform};
 pub use process::catch_early_signals;
 pub use report::warnings;
 

@@ -8,7 +8,7 @@ use crate::http::client::Client;
 use crate::http::client::connect::{Connector, Count};
 use crate::http::server::tls::Certificate;
 use crate::inbox;
-use crate::inbox::store::StoreError;
+use crate::inbox::store::{KeySwitch, StoreError};
 use crate::process::sockets::{ListenError, Sockets};
 use crate::process::upgrade::{Running, UpgradeError};
 use crate::telemetry::metrics::Uncounted;
@@ -94,6 +94,11 @@ pub fn check_resources(settings: &Settings) -> Vec<StartError> {
         errors.push(StartError::of_store(address, &error));
     }
     errors
+}
+
+/// Returns the switches of signing keys that a running sidecar made, where the store has any; none where it cannot be read.
+pub fn key_switches(settings: &Settings) -> Vec<KeySwitch> {
+    inbox::key_switches(&settings.inbox.store).unwrap_or_default()
 }
 
 /// The client for the platform, as settings say.

@@ -156,7 +156,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
             activity: self.activity.clone(),
-            callback_lines: Arc::default(),
+            line_limits: Arc::default(),
         }
     }
 

@@ -36,7 +36,7 @@ pub struct Telemetry {
     /// The entries of orders' timelines.
     pub activity: Arc<ActivityLog>,
     /// Bounds of what strangers can make the log write.
-    pub callback_lines: Arc<LineLimits>,
+    pub line_limits: Arc<LineLimits>,
 }
 
 /// One finished piece of work.
@@ -109,11 +109,16 @@ impl Telemetry {
         }
         match done.work {
             Work::Callback { kind, outcome, .. } => {
-                if let Some(left_out) = self.callback_lines.admit(kind, outcome) {
+                if let Some(left_out) = self.line_limits.admit(kind, outcome) {
                     write_callback(&done, took, left_out);
                 }
             }
-            _ => write_line(&done, took),
+            Work::Call { outcome, .. } => {
+                if let Some(left_out) = self.line_limits.admit_call(outcome) {
+                    write_call(&done, took, left_out);
+                }
+            }
+            Work::Delivery { .. } | Work::Reconcile(_) => write_line(&done, took),
         }
         end_span(&done, span);
         self.enter(done);
@@ -231,29 +236,37 @@ fn entry(work: Work<'_>) -> Option<ActivityEntry> {
     })
 }
 
+/// Writes the line of a call. `left_out` counts the lines of the same outcome that were not written since the last one.
+fn write_call(done: &Finished<'_>, took: Duration, left_out: u64) {
+    let Work::Call {
+        kind,
+        outcome,
+        sent,
+        status,
+    } = done.work
+    else {
+        return;
+    };
+    tracing::info!(
+        request_id = done.request_id,
+        endpoint = kind.name(),
+        merid = done.subject.shown_merid(),
+        orderid = done.subject.shown_orderid(),
+        outcome = outcome.name(),
+        left_out = Some(left_out).filter(|left_out| *left_out > 0),
+        status = status.as_u16(),
+        sent = sent.name(),
+        ms = log::millis(took),
+        "call"
+    );
+}
+
 /// Writes the log line. Each kind of work has its own fields, which `tracing` wants to know when it is compiled.
 fn write_line(done: &Finished<'_>, took: Duration) {
-    let request_id = done.request_id;
     let (merid, orderid) = (done.subject.shown_merid(), done.subject.shown_orderid());
     let ms = log::millis(took);
     match done.work {
-        Work::Call {
-            kind,
-            outcome,
-            sent,
-            status,
-        } => tracing::info!(
-            request_id,
-            endpoint = kind.name(),
-            merid,
-            orderid,
-            outcome = outcome.name(),
-            status = status.as_u16(),
-            sent = sent.name(),
-            ms,
-            "call"
-        ),
-        Work::Callback { .. } => {}
+        Work::Call { .. } | Work::Callback { .. } => {}
         Work::Delivery {
             outcome,
             event,

@@ -12,6 +12,7 @@ use super::listed::{CounterTable, Counters, Durations};
 use super::outcome::{
     CallKind, CallOutcome, CallbackKind, CallbackOutcome, DeliveryOutcome, ReconcileOutcome,
 };
+use crate::config::SigningKey;
 use crate::http::client::connect::Count;
 use crate::http::server::admission::listener_metrics::{
     HandshakeFailure, ListenerMetrics, ShedReason,
@@ -53,8 +54,10 @@ pub struct Metrics {
     pub oddities: IntCounterVec,
     /// Answers that fitted an old key only.
     pub old_key_answers: IntCounter,
-    /// Merchants whose signing key was switched to `next_key`.
-    pub key_switches: IntCounter,
+    /// Switches of a merchant's signing key, by the key that signs since.
+    key_switches: IntCounterVec,
+    /// Merchants with a `next_key`, by the key that signs.
+    rotating: IntGaugeVec,
     /// Reloads of the merchants file: `applied`, `refused`, or `unchanged` after a request for one.
     pub reloads: IntCounterVec,
     /// Seconds to read, check and swap in a changed file.
@@ -210,10 +213,13 @@ impl Metrics {
                 "old_key_answers_total",
                 "Answers signed with one of a merchant's old keys",
             )?,
-            key_switches: counter(
+            key_switches: counters_of(
                 "key_switches_total",
-                "Switches of a merchant's signing key to its next_key",
+                "Switches of a merchant's signing key, to next_key or back to key",
+                "to",
+                &SigningKey::ALL.map(SigningKey::name),
             )?,
+            rotating: rotating(&registry)?,
             reloads: counters_of(
                 "reloads_total",
                 "Reloads of the merchants file, by result",
@@ -317,6 +323,17 @@ impl Metrics {
         );
     }
 
+    /// Returns the counter of switches to this key.
+    pub fn key_switches(&self, to: SigningKey) -> IntCounter {
+        self.key_switches.with_label_values(&[to.name()])
+    }
+
+    /// Sets the number of merchants with a `next_key` for whom this key signs.
+    pub fn set_rotating(&self, signs_with: SigningKey, merchants: i64) {
+        let labels = [signs_with.name()];
+        self.rotating.with_label_values(&labels).set(merchants);
+    }
+
     /// Sets what only the store knows.
     pub fn set_counts(&self, counts: &Counts, now: Millis) {
         for (state, count) in EventState::ALL.into_iter().zip(counts.events) {
@@ -338,6 +355,19 @@ impl Metrics {
         }
         String::from_utf8(text).unwrap_or_default()
     }
+}
+
+fn rotating(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
+    let about = Opts::new(
+        "rotating_merchants",
+        "Merchants with a next_key, by the key that signs for them",
+    );
+    let metric = IntGaugeVec::new(about, &["signs_with"])?;
+    registry.register(Box::new(metric.clone()))?;
+    for key in SigningKey::ALL {
+        metric.with_label_values(&[key.name()]);
+    }
+    Ok(metric)
 }
 
 /// Each reason is initialised to 0, and each field that a result can be unreadable in.

@@ -349,7 +349,7 @@ fn allow_from_is_about_notifications_and_says_what_it_could_not_read() {
     for entry in ["\u{ff}", "nonsense", "203.0.113.7:"] {
         refused(entry, &proxied(entry));
     }
-    let said = "unreadable X-Forwarded-For entry nonsense from 127.0.7.1";
+    let said = "unreadable X-Forwarded-For entry nonsense from 127.0.7.1, expected an IP address";
     eventually(said, SOON, || shop.sidecar.output().contains(said));
 }
 

@@ -75,6 +75,7 @@ mod browser;
 mod conformance;
 mod connecting;
 mod rotation;
+mod rotation_campaign;
 mod sandbox;
 mod session;
 
@@ -92,6 +93,7 @@ mod metrics;
 mod packages;
 mod process;
 mod proxies;
+mod proxy_cost;
 mod shutdown;
 mod store_file;
 mod strangers;

@@ -33,9 +33,13 @@ impl Sandbox {
     }
 
     fn with(flags: &[&str]) -> Self {
+        Self::of(&merchant(MERID, KEY), flags)
+    }
+
+    fn of(entries: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let merchants = folder.path().join("merchants.toml");
-        fs::write(&merchants, merchant(MERID, KEY)).unwrap();
+        fs::write(&merchants, entries).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let process = command()
             .args(["sandbox", "--listen", &address.to_string()])
@@ -645,6 +649,86 @@ fn the_calls_stop_at_0000() {
     let sandbox = Sandbox::start("600");
     assert_eq!(calls_until(&sandbox, 1).len(), 1);
     assert_eq!(calls_until(&sandbox, 3).len(), 3);
+}
+
+#[test]
+fn a_sandbox_that_rotates_is_followed_and_check_says_so() {
+    const NEXT: &str = "a94f0e1d7c2b48d1b5e6f70819a2b3c4";
+    let next = format!("next_key = \"{NEXT}\"");
+    let merchants = with_line(&merchant(MERID, KEY), &next);
+    let sandbox = Sandbox::of(&merchants, &["--rotate-at", "1s"]);
+    let url = format!("http://{}", sandbox.address);
+    let sidecar = Sidecar::start(|conf| {
+        conf.platform = url;
+        conf.merchants = merchants.clone();
+        conf.callbacks = Some(String::new());
+    });
+    let check = || {
+        let conf = sidecar.setup.conf_file();
+        let output = command().arg("check").arg("-c").arg(conf).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let is_switched = || {
+        let metrics = sidecar.metrics();
+        metrics.sum(&["rotating_merchants", "next_key"]) == 1.0
+    };
+    if !is_switched() {
+        assert!(!check().contains("next_key signs"), "{}", check());
+    }
+    // Whatever the moment: no query of an order fails.
+    let orderid = fresh_orderid();
+    let order = json!({
+        "action": "AliPay", "txnamt": 1280, "orderid": orderid,
+        "backurl": format!("http://{}/cashier/notify/back", sidecar.setup.callbacks),
+    });
+    let submitted = sidecar.submit(order.to_string());
+    assert_eq!(submitted.status, 302, "{}", submitted.text());
+    // Another one to ask about: the sandbox remembers so many messages of an order.
+    let other = fresh_orderid();
+    assert_eq!(sidecar.submit(submit(&other, None)).status, 302);
+    eventually("the platform rotates", PATIENCE, || {
+        let answer = sidecar.query(query_json(MERID, &other));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()["respcode"], "00", "{}", answer.text());
+        is_switched()
+    });
+    assert!(check().contains(" (next_key signs since "), "{}", check());
+    // A notification is signed with the new key, and taken.
+    drop(sandbox.pay(&orderid));
+    eventually("the result is kept", PATIENCE, || {
+        let order = sandbox.order(&orderid);
+        let messages = order["messages"].as_array().unwrap().iter();
+        let told = |it: &&Value| it["kind"] == "notification" && it["answer"] == "0000";
+        messages
+            .rev()
+            .find(told)
+            .is_some_and(|it| signature_is(it["wire"].as_str().unwrap(), NEXT))
+    });
+    let again = client::post(sandbox.address, "/sandbox/rotate", "");
+    assert_eq!(again.json()["rotated"], json!([MERID]), "{}", again.text());
+    let answer = sidecar.query(query_json(MERID, &orderid));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // An edit ends it.
+    fs::write(sidecar.merchants_file(), merchant(MERID, KEY)).unwrap();
+    assert_eq!(sidecar.reload().status, 200);
+    assert!(!check().contains("signs since"), "{}", check());
+}
+
+/// Whether an envelope in a URL is signed with this key.
+fn signature_is(url: &str, key: &str) -> bool {
+    let query = url.split_once('?').unwrap().1;
+    let text = wire::value(query, "resp").unwrap();
+    wire::value(query, "sign").unwrap() == wire::sign(&text, key)
+}
+
+#[test]
+fn a_sandbox_without_a_next_key_has_nothing_to_rotate_to() {
+    let sandbox = Sandbox::start("1");
+    let answer = client::post(sandbox.address, "/sandbox/rotate", "");
+    assert_eq!(answer.status, 409, "{}", answer.text());
+    let refused = command().args(["sandbox", "--rotate-at", "tomorrow"]).output();
+    assert_eq!(refused.unwrap().status.code(), Some(2));
 }
 
 #[test]

@@ -380,6 +380,183 @@ fn a_tls_client_that_never_ends_a_record_takes_little_memory() {
     assert!(above <= 48, "{above} MiB");
 }
 
+/// What a stranger begins with, and what it goes on with: never a whole request that is answered and read.
+fn unfinished_kinds() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    let post = |fields: &str| format!("POST {BACK} HTTP/1.1\r\nHost: shop\r\n{fields}").into_bytes();
+    let with = |mut bytes: Vec<u8>, more: &[u8]| {
+        bytes.extend_from_slice(more);
+        bytes
+    };
+    let chunked = post("Transfer-Encoding: chunked\r\n\r\n");
+    vec![
+        ("tiny header fields", post(&"a:b\r\n".repeat(60)), b"c".to_vec()),
+        ("too many header fields", post(&"a:b\r\n".repeat(3000)), b"c".to_vec()),
+        ("a byte at a time", b"P".to_vec(), b"O".to_vec()),
+        ("a body that does not come", post("Content-Length: 60000\r\n\r\n"), b"x".to_vec()),
+        (
+            "a body that nearly comes",
+            with(post("Content-Length: 30001\r\n\r\n"), &[b'x'; 30_000]),
+            Vec::new(),
+        ),
+        ("tiny chunks", with(chunked, &b"1\r\nx\r\n".repeat(3000)), b"1\r\nx\r\n".to_vec()),
+        (
+            "requests whose answers are not read",
+            b"GET /nothing HTTP/1.1\r\nHost: shop\r\n\r\n".repeat(200),
+            Vec::new(),
+        ),
+    ]
+}
+
+#[test]
+fn whatever_strangers_leave_unfinished_takes_little_memory_and_delays_no_callback() {
+    for (what, first, more) in unfinished_kinds() {
+        let shop = Shop::open();
+        shop.goes_well();
+        let idle = memory_kib(&shop.sidecar);
+        let mut took = Vec::new();
+        let mut held = Vec::new();
+        for n in 0..512 {
+            let Ok(stream) = connect_from(stranger(n % 8), shop.address()) else {
+                continue;
+            };
+            stream.set_nonblocking(true).unwrap();
+            let _ = (&stream).write(&first);
+            held.push(stream);
+            if held.len() % 64 == 0 {
+                for stream in &held[held.len() - 64..] {
+                    let _ = (&*stream).write(&more);
+                }
+                let form = Payment::of(&shop.order()).form();
+                let began = Instant::now();
+                acknowledged(&callback_from(Ipv4Addr::LOCALHOST, shop.address(), form));
+                took.push(began.elapsed());
+            }
+        }
+        let above = memory_kib(&shop.sidecar).saturating_sub(idle) / 1024;
+        took.sort();
+        let median = took[took.len() / 2];
+        println!("{what}: {above} MiB, callbacks: {median:?}, worst {:?}", took[took.len() - 1]);
+        assert!(above <= 20, "{what}: {above} MiB");
+        let bound = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 100 });
+        assert!(median < bound, "{what}: {median:?}");
+        drop(held);
+        shop.goes_well();
+    }
+}
+
+#[test]
+fn handshakes_that_stop_in_the_middle_take_little_memory() {
+    let platform = Platform::honest(&[]);
+    let setup = Shop::setup(
+        &platform,
+        "http://127.0.0.1:9",
+        allowing("tls = { cert = \"cert.pem\", key = \"key.pem\" }"),
+    );
+    let root = certify(setup.folder.path());
+    let sidecar = setup.start();
+    let idle = memory_kib(&sidecar);
+    let held: Vec<_> = (0..4096)
+        .filter_map(|n| {
+            let stream = connect_from(stranger(n % 64), sidecar.setup.callbacks).ok()?;
+            stream.set_nonblocking(true).unwrap();
+            // A third of a ClientHello (RFC 8446 §4.1.2), and a byte more of it now and then.
+            let mut bytes = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
+            bytes.resize(170, b'r');
+            let _ = (&stream).write(&bytes);
+            let _ = (&stream).write(b"r");
+            Some(stream)
+        })
+        .collect();
+    assert!(held.len() > 4000);
+    let shed = ["countersign_connections_shed_total", "callbacks", "memory"];
+    eventually("some are shed", SOON, || sidecar.metrics().sum(&shed) > 0.0);
+    let above = memory_kib(&sidecar).saturating_sub(idle) / 1024;
+    println!("{} handshakes: {above} MiB", held.len());
+    assert!(above <= 64, "{above} MiB");
+    drop(held);
+    eventually("a caller is served again", SOON, || {
+        notify_tls(&sidecar.setup, &root, "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 400"))
+    });
+}
+
+#[test]
+fn pipelined_junk_writes_few_lines_on_every_listener() {
+    let sidecar = Sidecar::start(|conf| conf.callbacks = Some(String::new()));
+    let setup = &sidecar.setup;
+    let get = |further: &str| format!("GET / HTTP/1.1\r\nHost: localhost\r\n{further}\r\n");
+    let post = |path: &str, further: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{further}Content-Length: 2\r\n\r\n{{]")
+    };
+    let floods = [
+        get("").repeat(500),
+        get("X: \u{7f}\r\n"),
+        "\0junk\r\n\r\n".to_owned(),
+        post("/api/query", "Origin: https://example.com\r\n").repeat(500),
+        post("/nothing", "").repeat(500),
+        post("/api/query", "").repeat(500),
+        "POST /api/query HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n;\r\n".to_owned(),
+    ];
+    for address in [setup.app, setup.callbacks, setup.admin] {
+        for flood in &floods {
+            for n in 0..6 {
+                let Ok(mut stream) = connect_from(stranger(n), address) else {
+                    continue;
+                };
+                stream.set_read_timeout(Some(SOON)).unwrap();
+                // The sidecar may close before it has read all of it.
+                drop(stream.write_all(flood.as_bytes()));
+                drop(stream.shutdown(std::net::Shutdown::Write));
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        }
+    }
+    let metrics = sidecar.metrics();
+    let calls = metrics.sum(&["countersign_calls_total"]);
+    assert!(calls > 5000.0, "{calls}");
+    let lines = sidecar.output().lines().count();
+    // What is wrong in an app's JSON is the app's own, and has a larger share.
+    assert!((10..1200).contains(&lines), "{lines} lines");
+    let of_pages = sidecar.output().matches("browser-request").count();
+    assert!((1..60).contains(&of_pages), "{of_pages} lines");
+    fetch(setup.app, "/").unwrap();
+    eventually("left_out", SOON, || sidecar.output().contains("left_out="));
+}
+
+#[test]
+fn a_new_token_file_counts_without_a_restart() {
+    let (old, new) = ("3f786850e387550fdab836ed7e6dc881", "a94a8fe5ccb19ba61c4c0873d391e987");
+    let setup = Setup::new(|conf| conf.admin = "token_file = \"admin.token\"".to_owned());
+    let file = setup.folder.path().join("admin.token");
+    std::fs::write(&file, old).unwrap();
+    let sidecar = setup.start();
+    let status = |token: &str| {
+        let line = format!("Authorization: Bearer {token}");
+        let mut connection = Connection::open(sidecar.setup.admin).unwrap();
+        let request = format!("GET /version HTTP/1.1\r\nHost: localhost\r\n{line}\r\n\r\n");
+        connection.exchange(request).unwrap().status
+    };
+    assert_eq!((status(old), status(new)), (200, 401));
+    // In place, by rename as editors do, and through a link that is swapped as Kubernetes does.
+    std::fs::write(&file, format!("{new}\n")).unwrap();
+    eventually("the new token counts", SOON, || status(new) == 200);
+    assert_ne!(status(old), 200);
+    let beside = file.with_extension("new");
+    std::fs::write(&beside, old).unwrap();
+    std::fs::rename(&beside, &file).unwrap();
+    eventually("the old token counts again", SOON, || status(old) == 200);
+    for broken in ["short", "", "with a space in the midst of it"] {
+        std::fs::write(&file, broken).unwrap();
+        assert_eq!(status(old), 200, "{broken:?}: the last good one stays");
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(&beside, &file).unwrap();
+    std::fs::write(&beside, new).unwrap();
+    eventually("the token behind the link counts", SOON, || status(new) == 200);
+    for secret in [old, new] {
+        assert!(!sidecar.output().contains(secret));
+    }
+}
+
 #[test]
 fn request_ids_of_the_public_port_reveal_nothing() {
     let shop = Shop::open();

@@ -10,8 +10,9 @@ use url::{Position, Url};
 use super::page::Visit;
 use crate::admin::context::AdminContext;
 use crate::admin::health;
-use crate::config::{Merchant, ReloadOutcome};
-use crate::inbox::store::{OldKey, StoreError};
+use crate::config::{Merchant, ReloadOutcome, SigningKey};
+use crate::inbox::store::{KeySwitch, OldKey, StoreError};
+use crate::platform::switches::signing_key;
 use crate::time::Millis;
 use crate::web::reply::see_other;
 
@@ -23,6 +24,7 @@ pub async fn merchants(
     visit: &Visit<'_>,
 ) -> Result<Response<Bytes>, StoreError> {
     let seen = admin.store.old_keys().await?;
+    let switches = admin.store.key_switches().await?;
     let snapshot = admin.watch.snapshot();
     let (at, last) = admin.watch.last();
     let wanted = visit.parameter("merid").unwrap_or_default();
@@ -65,7 +67,7 @@ pub async fn merchants(
                 }
                 thead { tr { @for label in labels(visit) { th scope="col" { (label) } } } }
                 tbody {
-                    @for merchant in listed { (row(visit, merchant, &seen)) }
+                    @for merchant in listed { (row(visit, merchant, &seen, &switches)) }
                 }
             }
         }
@@ -86,12 +88,43 @@ fn labels(visit: &Visit<'_>) -> [&'static str; 5] {
     )
 }
 
-fn row(visit: &Visit<'_>, merchant: &Merchant, seen: &[OldKey]) -> Markup {
+/// Renders the key that signs, and what is known of a rotation to `next_key`.
+fn keys(visit: &Visit<'_>, merchant: &Merchant, switches: &[KeySwitch]) -> Markup {
+    let Some(next_key) = &merchant.next_key else {
+        return html! { code { (merchant.key.fingerprint()) } };
+    };
+    let switch = switches.iter().find(|it| it.merid == merchant.merid);
+    let signing = switch.and_then(|switch| Some((signing_key(switch, merchant)?, switch.at)));
+    let (key, since) = signing.map_or((SigningKey::Key, None), |(key, at)| (key, Some(at)));
+    let signs = html! {
+        " " span.good { (visit.say("正在签名", "signs")) }
+        @if let Some(at) = since { " " (visit.say("自 ", "since ")) (visit.when(at)) }
+    };
+    html! {
+        div {
+            div { code { (merchant.key.fingerprint()) } @if key == SigningKey::Key { (signs) } }
+            div {
+                code { (next_key.fingerprint()) } " next_key"
+                @if key == SigningKey::NextKey {
+                    (signs)
+                    div { span.warn { (visit.say("请在文件中把它改为 key", "make it key in the file")) } }
+                }
+            }
+        }
+    }
+}
+
+fn row(
+    visit: &Visit<'_>,
+    merchant: &Merchant,
+    seen: &[OldKey],
+    switches: &[KeySwitch],
+) -> Markup {
     let [merid, key, old_keys, back, front] = labels(visit);
     html! {
         tr {
             th scope="row" data-label=(merid) { span.number { (merchant.merid) } }
-            td data-label=(key) { code { (merchant.key.fingerprint()) } }
+            td data-label=(key) { (keys(visit, merchant, switches)) }
             td data-label=(old_keys) {
                 div {
                     @if merchant.old_keys.is_empty() { span.soft { "–" } }

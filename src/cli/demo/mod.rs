@@ -4,7 +4,7 @@ mod shop;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -129,7 +129,7 @@ impl Stage {
         // The sidecar's own process listens on these three.
         drop((for_app, for_callbacks, for_admin));
         let platform = sandbox::platform(&for_platform, 1.0, false, Vec::new(), false)?;
-        platform.set_key(DEMO_MERID, demo_key(0));
+        platform.set_keys(DEMO_MERID, demo_key(0), Some(demo_key(1)));
         sandbox::open(for_platform, &platform);
         let shop = start_shop(for_shop, at)?;
         let folder = TempDir::with_prefix("countersign-demo-")
@@ -189,14 +189,13 @@ impl Stage {
         );
         self.pay("DEMO20170301").await?;
         self.wait_for_result("DEMO20170301").await?;
-        self.change_key().await?;
-        self.step(
-            "5. The app asks again, and knows nothing of the new key",
-            "/api/query",
-            &query,
-            "DEMO20170301",
-        )
-        .await?;
+        self.announce_key().await?;
+        self.platform.rotate();
+        let title = "5. The platform changes to the new key; the app asks again, and knows nothing of it";
+        self.step(title, "/api/query", &query, "DEMO20170301")
+            .await?;
+        say!("   rotated   countersign signs with next_key from now on");
+        self.finish_rotation().await?;
         let another = order("DEMO20170302");
         let title = "6. It submits another order, and is down when the result arrives";
         self.step(title, "/api/icashier", &another, "DEMO20170302")
@@ -305,26 +304,47 @@ impl Stage {
         Ok(())
     }
 
-    /// Edits the key file as ops would, and waits until the sidecar has it in force.
-    async fn change_key(&self) -> Result<(), Failure> {
-        let file = self.folder.path().join("merchants.toml");
+    /// Adds the key that the platform will change to, as ops would.
+    async fn announce_key(&self) -> Result<(), Failure> {
         say!(
-            "\n4. The platform gives out a new key, and ops edit {} while all is running.",
-            file.display()
+            "\n4. The platform announces a new key, and ops add it to {} as next_key while all is running.",
+            self.merchants_file().display()
         );
-        self.platform.set_key(DEMO_MERID, demo_key(1));
+        let keys = format!("{:?}\nnext_key = {:?}", DEMO_KEYS[0], DEMO_KEYS[1]);
+        let took = self.edit(&keys).await?;
+        say!(
+            "   in force after {} ms, without a restart; the old key goes on signing",
+            took.as_millis()
+        );
+        Ok(())
+    }
+
+    /// Makes the new key the merchant's key, once the sidecar was seen to sign with it.
+    async fn finish_rotation(&self) -> Result<(), Failure> {
+        self.wait("the sidecar does not sign with next_key", async || {
+            let metrics = self.get("/metrics").await?;
+            Ok(metrics.contains("countersign_key_switches_total{to=\"next_key\"} 1"))
+        })
+        .await?;
+        self.edit(&format!("{:?}", DEMO_KEYS[1])).await?;
+        say!("   ops make it the key whenever they like");
+        Ok(())
+    }
+
+    /// Writes the merchant with these keys, and returns how long it took until they were in force.
+    async fn edit(&self, keys: &str) -> Result<Duration, Failure> {
         let before = self.loaded_at().await?;
         let started = Instant::now();
-        write(&file, &merchants(DEMO_KEYS[1], self.at))?;
+        write(&self.merchants_file(), &merchants(keys, self.at))?;
         self.wait("the new key is not in force", async || {
             Ok(self.loaded_at().await? != before)
         })
         .await?;
-        say!(
-            "   in force after {} ms, without a restart",
-            started.elapsed().as_millis()
-        );
-        Ok(())
+        Ok(started.elapsed())
+    }
+
+    fn merchants_file(&self) -> PathBuf {
+        self.folder.path().join("merchants.toml")
     }
 
     /// Reads the time of the last reload from the metrics.
@@ -431,13 +451,15 @@ fn write_config(folder: &Path, at: DemoAddresses) -> Result<(), Failure> {
          [callbacks]\nlisten = [\"{callbacks}\"]\npublic_url = \"http://{callbacks}\"\n\n[admin]\nlisten = \"{admin}\"\n"
     );
     write(&folder.join("countersign.toml"), &settings)?;
-    write(&folder.join("merchants.toml"), &merchants(DEMO_KEYS[0], at))
+    let keys = format!("{:?}", DEMO_KEYS[0]);
+    write(&folder.join("merchants.toml"), &merchants(&keys, at))
 }
 
-fn merchants(key: &str, at: DemoAddresses) -> String {
+/// The merchants file; `keys` is written after `key = `.
+fn merchants(keys: &str, at: DemoAddresses) -> String {
     let shop = at.shop;
     format!(
-        "[[merchant]]\nmerid = \"{DEMO_MERID}\"\nkey = \"{key}\"\n\
+        "[[merchant]]\nmerid = \"{DEMO_MERID}\"\nkey = {keys}\n\
          back = \"http://{shop}/pay/back\"\nfront = \"http://{shop}/pay/front\"\n"
     )
 }

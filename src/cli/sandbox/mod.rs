@@ -2,6 +2,8 @@
 
 mod conformance;
 
+mod moment;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::process::holder::holder;
 use crate::sandbox::fault::SandboxFault;
 use crate::sandbox::{Options, Sandbox as Platform};
 use crate::telemetry::metrics::Uncounted;
+use moment::PointInTime;
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -47,6 +50,10 @@ pub(super) struct SandboxCommand {
     /// Go wrong on purpose, for all orders; the page and POST /sandbox/faults change it
     #[arg(long, value_name = "FAULT", value_parser = SandboxFault::parse)]
     fault: Vec<SandboxFault>,
+    /// Change to the next_key of each merchant that has one at this time: so long from now, as in 30s, or a moment, as
+    /// in 2026-03-01T12:00:00+08:00; POST /sandbox/rotate does it at once
+    #[arg(long, value_name = "WHEN", value_parser = PointInTime::parse)]
+    rotate_at: Option<PointInTime>,
     /// Write each message in other dialects, without changing what it means
     #[arg(long, value_name = "DIALECT", value_parser = ["random"])]
     dialect: Option<String>,
@@ -77,12 +84,19 @@ pub(super) fn sandbox(args: &SandboxCommand) -> Result<(), Failure> {
         let _watch = match &args.merchants {
             Some(file) => Some(follow(file, &platform)?),
             None => {
-                platform.set_key(DEMO_MERID, demo_key(0));
-                say!("merchant {DEMO_MERID}, key {}", DEMO_KEYS[0]);
+                platform.set_keys(DEMO_MERID, demo_key(0), Some(demo_key(1)));
+                say!(
+                    "merchant {DEMO_MERID}, key {}, next_key {}",
+                    DEMO_KEYS[0],
+                    DEMO_KEYS[1]
+                );
                 None
             }
         };
         open(listener, &platform);
+        if let Some(moment) = args.rotate_at {
+            tokio::spawn(rotate(platform, moment));
+        }
         say!(
             "platform http://{}, what happened: http://{}/",
             args.listen,
@@ -131,6 +145,14 @@ pub(super) fn platform(
 pub(super) fn open(listener: TcpListener, platform: &Arc<Platform>) {
     let service = Service::unmeasured("platform", platform.clone());
     tokio::spawn(serve(listener, Arc::new(service)));
+}
+
+async fn rotate(platform: Arc<Platform>, moment: PointInTime) {
+    tokio::time::sleep(moment.left()).await;
+    match platform.rotate().as_slice() {
+        [] => note!("--rotate-at: no merchant has a next_key to change to"),
+        merids => say!("next_key counts from now on for {}", merids.join(", ")),
+    }
 }
 
 fn follow(file: &Path, platform: &Arc<Platform>) -> Result<config::LiveConfig, Failure> {

@@ -50,6 +50,9 @@ pub enum SigningKey {
 }
 
 impl SigningKey {
+    /// Both, the key that signs without a rotation first.
+    pub const ALL: [Self; 2] = [Self::Key, Self::NextKey];
+
     /// The setting's name.
     pub fn name(self) -> &'static str {
         match self {
@@ -77,9 +80,12 @@ impl Merchant {
 
     /// The keys that a signature may be made with: `key`, then `next_key`, then the old ones.
     pub fn verifying_keys(&self) -> impl Iterator<Item = &Key> {
-        std::iter::once(&self.key)
-            .chain(&self.next_key)
-            .chain(&self.old_keys)
+        self.signing_keys().chain(&self.old_keys)
+    }
+
+    /// The keys that a signature of ours may be made with: `key`, then `next_key`.
+    pub fn signing_keys(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.key).chain(&self.next_key)
     }
 
     /// The old key that a signature was made with, by its place among [`Merchant::verifying_keys`].

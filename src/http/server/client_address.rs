@@ -82,7 +82,10 @@ impl fmt::Display for ClientAddress {
         match self {
             Self::Known(address) => address.fmt(f),
             Self::Unreadable { proxy, entry } => {
-                write!(f, "unreadable X-Forwarded-For entry {entry} from {proxy}")
+                write!(
+                    f,
+                    "unreadable X-Forwarded-For entry {entry} from {proxy}, expected an IP address with or without a port"
+                )
             }
             Self::Local => f.write_str("local"),
         }

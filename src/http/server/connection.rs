@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request};
 use tokio::io::{self, AsyncWriteExt};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::admission::admit::Admitted;
@@ -23,12 +24,14 @@ use super::framing::{Framing, readable_head};
 use super::handler::{Handler, Rejection};
 use super::service::{Service, Tls};
 use super::session::{self, WholeRequest};
-use super::tls::{self, HandshakeError};
+use super::tls::{self, HandshakeError, TLS_STATE};
 use crate::http::io::buffer::{discard, read_more};
 use crate::http::io::deadline::{Deadline, within};
 use crate::http::io::stream::{IoStream, ReceivedBytes};
 use crate::process::drain::{Busy, Subscription};
 
+/// Bytes that a session takes up until its response is written.
+const RESPONSE_STATE: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A connection, in one of these states at a time. `buffer` begins with the request that the state is about.
@@ -168,11 +171,16 @@ async fn run<H: Handler>(mut connection: Connection<'_, H>) {
         state = match state {
             State::Head => connection.read_head().await,
             State::Body(wanted) => connection.read_body(wanted).await,
-            State::Plain(request, keep_alive) => connection.answer(request, keep_alive).await,
+            State::Plain(request, keep_alive) => {
+                let next = connection.answer(request, keep_alive).await;
+                connection.make_way().await;
+                next
+            }
             // In boxes: their states are large, and most requests need neither.
             State::Unusual(length) => match Box::pin(connection.exchange(length)).await {
                 Some(next) => {
                     connection = next;
+                    connection.make_way().await;
                     State::Head
                 }
                 None => return,
@@ -325,7 +333,7 @@ impl<'s, H: Handler> Connection<'s, H> {
                 match (&polled, admitted.as_mut()) {
                     (Poll::Ready(_), _) => *passed_on = received.total(),
                     (Poll::Pending, Some(admitted)) => {
-                        admitted.hold(own + received.total() - *passed_on);
+                        admitted.hold(TLS_STATE + own + received.total() - *passed_on);
                     }
                     _ => {}
                 }
@@ -339,14 +347,28 @@ impl<'s, H: Handler> Connection<'s, H> {
         }
     }
 
+    /// Lets other connections have their turn before a request that is there already: a client that sends thousands at once
+    /// would make the platform wait for all of them.
+    async fn make_way(&self) {
+        if !self.buffer.is_empty() {
+            yield_now().await;
+        }
+    }
+
     /// Sets the bytes that an unfinished request takes up. False where the connection has been cut.
     fn hold(&mut self, bytes: usize) -> bool {
-        self.admitted.as_mut().is_none_or(|it| it.hold(bytes))
+        let tls = self.tls.as_ref().map_or(0, |_| TLS_STATE);
+        self.admitted.as_mut().is_none_or(|it| it.hold(tls + bytes))
+    }
+
+    /// Marks the request as whole: what it takes up is no reason to cut it. False where the connection has been cut.
+    fn release(&mut self) -> bool {
+        self.admitted.as_mut().is_none_or(|it| it.hold(0))
     }
 
     /// Marks the beginning of a request. False where the connection has been cut.
     fn begin(&mut self) -> bool {
-        self.hold(0) && self.admitted.as_ref().is_none_or(Admitted::begin)
+        self.release() && self.admitted.as_ref().is_none_or(Admitted::begin)
     }
 
     /// Writes all of it in time, or `None`.
@@ -400,7 +422,13 @@ impl<'s, H: Handler> Connection<'s, H> {
             length,
             peer: self.peer,
         };
-        let exchange = session::exchange(service, request, &mut self.subscription);
+        let admitted = &mut self.admitted;
+        // The request is handled by then. A client that does not take its response holds it, and may be cut.
+        let responded = || {
+            let hold = |admitted: &mut Admitted| admitted.hold(RESPONSE_STATE);
+            admitted.as_mut().is_none_or(hold)
+        };
+        let exchange = session::exchange(service, request, &mut self.subscription, responded);
         let (stream, buffer) = exchange.await?;
         drop(busy);
         let mut next = Self {
@@ -420,7 +448,7 @@ impl<'s, H: Handler> Connection<'s, H> {
         // memory.
         let head = readable_head(&self.buffer);
         self.buffer = BytesMut::new();
-        self.hold(0);
+        self.release();
         let mut response = service.handler.reject(&head, why, Instant::now());
         // HEAD announces the length that GET would have had (RFC 9110 §9.3.2).
         let announced = response.body().len();

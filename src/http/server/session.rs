@@ -31,11 +31,13 @@ pub(super) struct WholeRequest {
     pub(super) peer: Option<IpAddr>,
 }
 
-/// Answers a request. Gives the stream back where it can carry another, with the bytes behind the request.
+/// Answers a request. `responded` is called before its response is written, and returns false where the connection has been
+/// cut. Gives the stream back where it can carry another, with the bytes behind the request.
 pub(super) async fn exchange<H: Handler>(
     service: &Service<H>,
     request: WholeRequest,
     subscription: &mut Subscription<'_>,
+    responded: impl FnOnce() -> bool,
 ) -> Option<(Stream, BytesMut)> {
     let started = Instant::now();
     let behind = request.bytes.len() - request.length;
@@ -59,6 +61,9 @@ pub(super) async fn exchange<H: Handler>(
         session.set_keepalive(None);
     }
     let cuts_off = service.handler.cuts_off(&response);
+    if !responded() {
+        return None;
+    }
     let written = write(&mut session, response, cuts_off);
     timeout(service.limits.write_time, written)
         .await

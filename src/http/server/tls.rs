@@ -109,6 +109,8 @@ pub fn acceptor(certificate: Arc<Certificate>) -> Acceptor {
 const HANDSHAKE: u8 = 0x16;
 /// Bytes that a client sends up to the end of a handshake. One without a certificate of its own needs some 2 KiB.
 const MAX_HANDSHAKE: usize = 16 * 1024;
+/// Bytes that TLS keeps for a connection beside what came in, open or in its handshake. Measured: 4,096 of them took 77 MiB.
+pub(super) const TLS_STATE: usize = 12 * 1024;
 /// Response to a client that speaks HTTP without TLS.
 const EXPECTS_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
     content-length: 44\r\nconnection: close\r\n\r\nthis port expects HTTPS: use an https:// URL\n";
@@ -129,7 +131,7 @@ impl From<HandshakeFailure> for HandshakeError {
 }
 
 /// Does the handshake of one connection within `time`. Pingora's own listeners would give it a minute. `hold` is called with
-/// the bytes that came so far.
+/// the bytes that the handshake takes up.
 pub(super) async fn handshake(
     acceptor: &Acceptor,
     stream: IoStream,
@@ -146,7 +148,7 @@ pub(super) async fn handshake(
     let mut handshake = pin!(acceptor.tls_handshake(stream));
     let bounded = poll_fn(|context| {
         let polled = handshake.as_mut().poll(context);
-        hold(received.total());
+        hold(TLS_STATE + received.total());
         match polled {
             Poll::Pending if received.total() > MAX_HANDSHAKE => Poll::Ready(None),
             polled => polled.map(Some),

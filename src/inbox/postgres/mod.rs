@@ -111,6 +111,16 @@ impl Postgres {
         Self::start(at, Opening::Inspection).map(|_| ())
     }
 
+    /// Reads the switches of signing keys, and changes nothing in the database.
+    pub fn inspect_key_switches(at: &Address) -> Result<Vec<KeySwitch>, StoreError> {
+        let store = Self::start(at, Opening::Inspection)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| StoreError::Failed(format!("no runtime: {error}")))?;
+        runtime.block_on(upkeep::key_switches(&store.database))
+    }
+
     fn start(at: &Address, opening: Opening) -> Result<Self, StoreError> {
         let failed = |error: std::io::Error| StoreError::Failed(format!("no thread: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread()

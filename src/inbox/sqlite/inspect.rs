@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Access, access};
 
-use super::schema;
-use crate::inbox::store::StoreError;
+use super::{schema, upkeep};
+use crate::inbox::store::{KeySwitch, StoreError};
 
 /// Finds out whether a sidecar could use the store, or create it. `is_running`: our own sidecar has it open.
 pub(in crate::inbox) fn inspect(path: &Path, is_running: bool) -> Result<(), StoreError> {
@@ -42,6 +42,14 @@ pub(in crate::inbox) fn inspect(path: &Path, is_running: bool) -> Result<(), Sto
     }
     let connection = open(path)?;
     schema::check(&connection)
+}
+
+/// Reads the switches of signing keys; none where there is no store yet.
+pub(in crate::inbox) fn key_switches(path: &Path) -> Result<Vec<KeySwitch>, StoreError> {
+    if path.metadata().map_or(0, |file| file.len()) == 0 {
+        return Ok(Vec::new());
+    }
+    Ok(upkeep::key_switches(&open(path)?)?)
 }
 
 fn is_unlocked(lock: &Path) -> Result<(), StoreError> {

@@ -59,7 +59,7 @@ use crate::time::Millis;
 use connections::{Connections, Lane};
 use file::{Held, Lock, check_pages, connect, has_lock_file, is_small, noted_counter};
 use identity::StoreFile;
-pub(super) use inspect::inspect;
+pub(super) use inspect::{inspect, key_switches};
 use row::{EVENT, collect, read_event};
 use writer::{WriteJob, Writer, in_savepoint};
 

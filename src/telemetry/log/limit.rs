@@ -1,12 +1,14 @@
-//! A bound on the log lines of callbacks: strangers on the public port could otherwise fill a disk.
+//! Bounds on the log lines that anybody can cause: a stranger on the public port, or a web page that found the app's, could
+//! otherwise fill a disk.
 
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use crate::telemetry::outcome::{CallbackKind, CallbackOutcome, Listed};
+use crate::telemetry::outcome::{CallOutcome, CallbackKind, CallbackOutcome, Code, Listed};
 
 /// Lines of one kind and outcome that are written at once, and then each second.
+#[derive(Clone, Copy)]
 struct Rate {
     burst: f64,
     each_second: f64,
@@ -17,7 +19,8 @@ const UNVERIFIED: Rate = Rate {
     burst: 20.0,
     each_second: 2.0,
 };
-/// Outcomes that need a signature of the platform, which a customer's browser can bring again and again.
+/// Outcomes that need a signature of the platform, which a customer's browser can bring again and again, and calls that an
+/// app got wrong.
 const VERIFIED: Rate = Rate {
     burst: 500.0,
     each_second: 100.0,
@@ -25,31 +28,71 @@ const VERIFIED: Rate = Rate {
 
 /// The lines of one kind and outcome that may still be written.
 struct Bucket {
+    rate: Rate,
     lines: f64,
     filled_at: Instant,
     left_out: u64,
 }
 
-/// One bound for each kind and outcome, so that a flood of one hides no line of another.
-pub struct LineLimits(Vec<Mutex<Bucket>>);
+impl Bucket {
+    fn full(rate: Rate) -> Mutex<Self> {
+        Mutex::new(Self {
+            lines: rate.burst,
+            rate,
+            filled_at: Instant::now(),
+            left_out: 0,
+        })
+    }
+
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        // A thread that read the clock later may have locked first.
+        let passed = now.saturating_duration_since(self.filled_at);
+        let filled = self.lines + passed.as_secs_f64() * self.rate.each_second;
+        self.lines = filled.min(self.rate.burst);
+        self.filled_at = now;
+        if self.lines < 1.0 {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines -= 1.0;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+/// One bound for each outcome, and for callbacks for each kind too, so that a flood of one hides no line of another.
+pub struct LineLimits {
+    callbacks: Vec<Mutex<Bucket>>,
+    calls: Vec<Mutex<Bucket>>,
+}
 
 impl Default for LineLimits {
     fn default() -> Self {
-        let places = CallbackKind::ALL.len() * CallbackOutcome::ALL.len();
-        let bucket = |place: usize| {
-            let outcome = CallbackOutcome::ALL[place % CallbackOutcome::ALL.len()];
-            Mutex::new(Bucket {
-                lines: rate(outcome).burst,
-                filled_at: Instant::now(),
-                left_out: 0,
-            })
-        };
-        Self((0..places).map(bucket).collect())
+        let kinds = CallbackKind::ALL.iter();
+        let outcomes = kinds.flat_map(|_| CallbackOutcome::ALL);
+        let calls = Code::ALL.iter().map(|code| call_rate(*code));
+        Self {
+            callbacks: outcomes.map(|it| Bucket::full(rate(*it))).collect(),
+            calls: calls
+                .map(|rate| Bucket::full(rate.unwrap_or(VERIFIED)))
+                .collect(),
+        }
     }
 }
 
 impl LineLimits {
-    /// Counts a line. Returns how many were left out before it, or `None` where this one is left out too.
+    /// Counts the line of a call. Returns how many were left out before it, or `None` where this one is left out too.
+    ///
+    /// A call that reached the platform, or should have, is never left out.
+    pub fn admit_call(&self, outcome: CallOutcome) -> Option<u64> {
+        match outcome {
+            CallOutcome::Failed(code) if call_rate(code).is_some() => {
+                self.calls[code.place()].lock().take(Instant::now())
+            }
+            _ => Some(0),
+        }
+    }
+
+    /// Counts the line of a callback, likewise.
     pub fn admit(&self, kind: CallbackKind, outcome: CallbackOutcome) -> Option<u64> {
         self.admit_at(kind, outcome, Instant::now())
     }
@@ -60,18 +103,26 @@ impl LineLimits {
             return Some(0);
         }
         let place = kind.place() * CallbackOutcome::ALL.len() + outcome.place();
-        let Rate { burst, each_second } = rate(outcome);
-        let mut bucket = self.0[place].lock();
-        // A thread that read the clock later may have locked first.
-        let passed = now.saturating_duration_since(bucket.filled_at);
-        bucket.lines = (bucket.lines + passed.as_secs_f64() * each_second).min(burst);
-        bucket.filled_at = now;
-        if bucket.lines < 1.0 {
-            bucket.left_out += 1;
-            return None;
-        }
-        bucket.lines -= 1.0;
-        Some(std::mem::take(&mut bucket.left_out))
+        self.callbacks[place].lock().take(now)
+    }
+}
+
+/// The bound of a rejection that no call of an app is behind, or a wrong one; `None` for what concerns an order.
+fn call_rate(code: Code) -> Option<Rate> {
+    match code {
+        Code::BadRequest
+        | Code::BrowserRequest
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::RequestTimeout
+        | Code::BodyTooLarge
+        | Code::Overloaded
+        | Code::Draining => Some(UNVERIFIED),
+        Code::InvalidJson
+        | Code::DuplicateMember
+        | Code::InvalidField
+        | Code::UnknownMerchant => Some(VERIFIED),
+        _ => None,
     }
 }
 
@@ -86,6 +137,19 @@ fn rate(outcome: CallbackOutcome) -> Rate {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_flood_of_calls_leaves_out_no_line_about_an_order() {
+        let limits = LineLimits::default();
+        let written = |code| {
+            let outcome = CallOutcome::Failed(code);
+            (0..10_000).filter_map(|_| limits.admit_call(outcome)).count()
+        };
+        assert!((20..40).contains(&written(Code::NotFound)));
+        assert!((500..1000).contains(&written(Code::InvalidJson)));
+        assert_eq!(written(Code::PlatformTimeout), 10_000);
+        assert_eq!(written(Code::OrderConflict), 10_000);
+    }
 
     #[test]
     fn a_flood_writes_few_lines_and_says_how_many_it_left_out() {
