@@ -117,11 +117,11 @@ impl PlatformQuery {
     async fn probe_due(&self, snapshot: &Snapshot) {
         let due = snapshot.iter().filter(|it| self.rotation.is_due(it));
         let mut probes = JoinSet::new();
-        for merchant in due.cloned() {
+        for merchant in due {
             if probes.len() >= PROBES_AT_ONCE {
                 probes.join_next().await;
             }
-            let platform = self.clone();
+            let (platform, merchant) = (self.clone(), merchant.clone());
             probes.spawn(async move { platform.probe(&merchant).await });
         }
         while probes.join_next().await.is_some() {}

@@ -169,7 +169,8 @@ impl KeyRotation {
             }
         }
         self.metrics.set_rotating(SigningKey::Key, with_key);
-        self.metrics.set_rotating(SigningKey::NextKey, with_next_key);
+        self.metrics
+            .set_rotating(SigningKey::NextKey, with_next_key);
     }
 
     async fn current(&self, merchant: &Merchant) -> SigningKey {
@@ -307,7 +308,13 @@ mod tests {
             let json = format!(r#"{{"respcode":"97","respmsg":"{respmsg}"}}"#);
             speaks_of_key(json.as_bytes())
         };
-        for words in ["签名错误", "验签失败", "商户密钥不正确", "Invalid signature", "bad SIGN"] {
+        for words in [
+            "签名错误",
+            "验签失败",
+            "商户密钥不正确",
+            "Invalid signature",
+            "bad SIGN",
+        ] {
             assert!(speaks(words), "{words}");
         }
         for words in ["订单不存在", "no such order", ""] {

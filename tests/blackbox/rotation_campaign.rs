@@ -55,7 +55,10 @@ fn merid(number: usize) -> String {
 }
 
 fn key(merchant: usize, round: usize) -> String {
-    format!("{:032x}", 0x7d0f_1c0a_9be8_4e6e_u128 + (round * 100 + merchant) as u128)
+    format!(
+        "{:032x}",
+        0x7d0f_1c0a_9be8_4e6e_u128 + (round * 100 + merchant) as u128
+    )
 }
 
 fn change(merchant: usize, round: usize) -> Change {
@@ -125,7 +128,9 @@ impl Campaign {
     }
 
     fn query(&self, number: usize) {
-        let answer = self.sidecar.query(query_json(&merid(number), "ORD2017030100000001"));
+        let answer = self
+            .sidecar
+            .query(query_json(&merid(number), "ORD2017030100000001"));
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.json()["respcode"], "00", "{}", answer.text());
         self.queries.fetch_add(1, Ordering::Relaxed);
@@ -133,7 +138,9 @@ impl Campaign {
 
     fn submit(&self, number: usize) -> Response {
         self.submitted.fetch_add(1, Ordering::Relaxed);
-        let answer = self.sidecar.submit(submit_of(&merid(number), &order(), 1280));
+        let answer = self
+            .sidecar
+            .submit(submit_of(&merid(number), &order(), 1280));
         if !is_page(&answer) {
             self.rejected.fetch_add(1, Ordering::Relaxed);
             assert_is_rejected_for_its_key(&answer);
@@ -217,7 +224,13 @@ impl Campaign {
 }
 
 fn file(keys: impl Fn(usize) -> String) -> String {
-    let entry = |number| format!("[[merchant]]\nmerid = \"{}\"\n{}\n\n", merid(number), keys(number));
+    let entry = |number| {
+        format!(
+            "[[merchant]]\nmerid = \"{}\"\n{}\n\n",
+            merid(number),
+            keys(number)
+        )
+    };
     (0..MERCHANTS).map(entry).collect()
 }
 
@@ -346,5 +359,9 @@ fn a_rejected_submit_has_the_key_tried_before_the_next_one() {
     assert!(books.submits.values().all(|count| *count == 1));
     drop(books);
     let page = client::fetch(campaign.sidecar.setup.admin, "/merchants").unwrap();
-    assert!(page.text().contains("make it key in the file"), "{}", page.text());
+    assert!(
+        page.text().contains("make it key in the file"),
+        "{}",
+        page.text()
+    );
 }

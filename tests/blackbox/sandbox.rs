@@ -727,7 +727,9 @@ fn a_sandbox_without_a_next_key_has_nothing_to_rotate_to() {
     let sandbox = Sandbox::start("1");
     let answer = client::post(sandbox.address, "/sandbox/rotate", "");
     assert_eq!(answer.status, 409, "{}", answer.text());
-    let refused = command().args(["sandbox", "--rotate-at", "tomorrow"]).output();
+    let refused = command()
+        .args(["sandbox", "--rotate-at", "tomorrow"])
+        .output();
     assert_eq!(refused.unwrap().status.code(), Some(2));
 }
 
@@ -757,6 +759,39 @@ fn nobody_deploys_the_demos_keys() {
             assert!(!said.contains(key), "{said}");
         }
     }
+}
+
+#[test]
+fn a_running_sidecar_takes_no_public_key_and_check_agrees() {
+    let sidecar = Sidecar::start(|conf| conf.platform = "https://pay.example.com".to_owned());
+    let good = fs::read_to_string(sidecar.merchants_file()).unwrap();
+    let entry = |line: &str| format!("[[merchant]]\nmerid = \"{MERID}\"\n{line}\n");
+    for bad in [
+        entry("key = \"demo-key-one-0123456789abcdef0123\""),
+        entry("key = \"placeholder-put-the-key-from-the-platform-here\""),
+        entry("key = \"${PAY_KEY}\""),
+        entry("key = \"<PUT-KEY-HERE>\""),
+        entry(&format!(
+            "key = \"{KEY}\"\nnext_key = \"demo-key-two-0123456789abcdef0123\""
+        )),
+    ] {
+        fs::write(sidecar.merchants_file(), &bad).unwrap();
+        let answer = sidecar.reload();
+        assert_ne!(answer.status, 200, "{bad}: {}", answer.text());
+        assert!(answer.text().contains("merchant[1]."), "{}", answer.text());
+        for further in [&["--files"][..], &[]] {
+            let conf = sidecar.setup.conf_file();
+            let check = command()
+                .arg("check")
+                .args(further)
+                .arg("-c")
+                .arg(conf)
+                .output();
+            assert_eq!(check.unwrap().status.code(), Some(78), "{bad} {further:?}");
+        }
+    }
+    fs::write(sidecar.merchants_file(), good).unwrap();
+    assert_eq!(sidecar.reload().status, 200);
 }
 
 #[test]

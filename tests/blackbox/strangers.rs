@@ -382,23 +382,40 @@ fn a_tls_client_that_never_ends_a_record_takes_little_memory() {
 
 /// What a stranger begins with, and what it goes on with: never a whole request that is answered and read.
 fn unfinished_kinds() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
-    let post = |fields: &str| format!("POST {BACK} HTTP/1.1\r\nHost: shop\r\n{fields}").into_bytes();
+    let post =
+        |fields: &str| format!("POST {BACK} HTTP/1.1\r\nHost: shop\r\n{fields}").into_bytes();
     let with = |mut bytes: Vec<u8>, more: &[u8]| {
         bytes.extend_from_slice(more);
         bytes
     };
     let chunked = post("Transfer-Encoding: chunked\r\n\r\n");
     vec![
-        ("tiny header fields", post(&"a:b\r\n".repeat(60)), b"c".to_vec()),
-        ("too many header fields", post(&"a:b\r\n".repeat(3000)), b"c".to_vec()),
+        (
+            "tiny header fields",
+            post(&"a:b\r\n".repeat(60)),
+            b"c".to_vec(),
+        ),
+        (
+            "too many header fields",
+            post(&"a:b\r\n".repeat(3000)),
+            b"c".to_vec(),
+        ),
         ("a byte at a time", b"P".to_vec(), b"O".to_vec()),
-        ("a body that does not come", post("Content-Length: 60000\r\n\r\n"), b"x".to_vec()),
+        (
+            "a body that does not come",
+            post("Content-Length: 60000\r\n\r\n"),
+            b"x".to_vec(),
+        ),
         (
             "a body that nearly comes",
             with(post("Content-Length: 30001\r\n\r\n"), &[b'x'; 30_000]),
             Vec::new(),
         ),
-        ("tiny chunks", with(chunked, &b"1\r\nx\r\n".repeat(3000)), b"1\r\nx\r\n".to_vec()),
+        (
+            "tiny chunks",
+            with(chunked, &b"1\r\nx\r\n".repeat(3000)),
+            b"1\r\nx\r\n".to_vec(),
+        ),
         (
             "requests whose answers are not read",
             b"GET /nothing HTTP/1.1\r\nHost: shop\r\n\r\n".repeat(200),
@@ -435,7 +452,10 @@ fn whatever_strangers_leave_unfinished_takes_little_memory_and_delays_no_callbac
         let above = memory_kib(&shop.sidecar).saturating_sub(idle) / 1024;
         took.sort();
         let median = took[took.len() / 2];
-        println!("{what}: {above} MiB, callbacks: {median:?}, worst {:?}", took[took.len() - 1]);
+        println!(
+            "{what}: {above} MiB, callbacks: {median:?}, worst {:?}",
+            took[took.len() - 1]
+        );
         assert!(above <= 20, "{what}: {above} MiB");
         let bound = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 100 });
         assert!(median < bound, "{what}: {median:?}");
@@ -524,7 +544,10 @@ fn pipelined_junk_writes_few_lines_on_every_listener() {
 
 #[test]
 fn a_new_token_file_counts_without_a_restart() {
-    let (old, new) = ("3f786850e387550fdab836ed7e6dc881", "a94a8fe5ccb19ba61c4c0873d391e987");
+    let (old, new) = (
+        "3f786850e387550fdab836ed7e6dc881",
+        "a94a8fe5ccb19ba61c4c0873d391e987",
+    );
     let setup = Setup::new(|conf| conf.admin = "token_file = \"admin.token\"".to_owned());
     let file = setup.folder.path().join("admin.token");
     std::fs::write(&file, old).unwrap();
@@ -551,7 +574,9 @@ fn a_new_token_file_counts_without_a_restart() {
     std::fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink(&beside, &file).unwrap();
     std::fs::write(&beside, new).unwrap();
-    eventually("the token behind the link counts", SOON, || status(new) == 200);
+    eventually("the token behind the link counts", SOON, || {
+        status(new) == 200
+    });
     for secret in [old, new] {
         assert!(!sidecar.output().contains(secret));
     }

@@ -1,6 +1,8 @@
 //! TLS towards the platform: the good certificate works, everything else is refused before anything is sent.
 
-use crate::harness::{KEY, MERID, ORDERID, Sidecar, fresh_orderid, query_json, submit_json};
+use crate::harness::{
+    KEY, MERID, ORDERID, Setup, Sidecar, command, fresh_orderid, query_json, submit_json,
+};
 use crate::platform::{Action, Platform, honestly};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd,
@@ -294,4 +296,71 @@ pub(crate) fn server_of(certificate: &str, key: &str) -> Arc<rustls::ServerConfi
     use rustls::pki_types::pem::PemObject as _;
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     server(certificate, &KeyPair::from_pem(key).unwrap())
+}
+
+/// What `check` and the log of `run` warn of, and the expiry that the metric has.
+fn own_certificate(pem: &str, key: &str) -> (String, String, f64) {
+    let setup = Setup::new(|conf| {
+        conf.callbacks = Some("tls = { cert = \"cert.pem\", key = \"key.pem\" }".to_owned());
+    });
+    std::fs::write(setup.folder.path().join("cert.pem"), pem).unwrap();
+    std::fs::write(setup.folder.path().join("key.pem"), key).unwrap();
+    let check = command()
+        .arg("check")
+        .arg("-c")
+        .arg(setup.conf_file())
+        .output()
+        .unwrap();
+    assert_eq!(check.status.code(), Some(0), "{check:?}");
+    let sidecar = setup.start();
+    let expiry = sidecar.metrics().sum(&["certificate_expiry_timestamp"]);
+    let said = String::from_utf8(check.stderr).unwrap();
+    (said, sidecar.output(), expiry)
+}
+
+#[test]
+fn faults_of_our_own_certificate_are_warned_of_and_its_expiry_is_a_metric() {
+    let authority = Authority::new("an authority");
+    let root = std::fs::read_to_string(authority.file()).unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    let in_days = |days| now + time::Duration::days(days);
+    for (name, days, is_whole, warning) in [
+        ("127.0.0.1", 20, true, None),
+        ("127.0.0.1", 10, true, Some("expires in 9 days")),
+        ("127.0.0.1", -1, true, Some("has expired")),
+        (
+            "shop.example.com",
+            20,
+            true,
+            Some("is not for 127.0.0.1, the host of callbacks.public_url"),
+        ),
+        (
+            "127.0.0.1",
+            20,
+            false,
+            Some("has no intermediate certificate beside it"),
+        ),
+    ] {
+        let (certificate, key) = authority.certify(&[name], |params| {
+            params.not_before = in_days(-30);
+            params.not_after = in_days(days);
+        });
+        let chain = certificate.pem() + if is_whole { &root } else { "" };
+        let (check, log, expiry) = own_certificate(&chain, &key.serialize_pem());
+        assert_eq!(
+            expiry,
+            in_days(days).unix_timestamp() as f64,
+            "{name}, {days} days"
+        );
+        for said in [check, log] {
+            match warning {
+                Some(warning) => assert!(said.contains(warning), "{warning}: {said}"),
+                None => {
+                    for word in ["expire", "is not for", "intermediate"] {
+                        assert!(!said.contains(word), "{said}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -114,12 +114,7 @@ fn keys(visit: &Visit<'_>, merchant: &Merchant, switches: &[KeySwitch]) -> Marku
     }
 }
 
-fn row(
-    visit: &Visit<'_>,
-    merchant: &Merchant,
-    seen: &[OldKey],
-    switches: &[KeySwitch],
-) -> Markup {
+fn row(visit: &Visit<'_>, merchant: &Merchant, seen: &[OldKey], switches: &[KeySwitch]) -> Markup {
     let [merid, key, old_keys, back, front] = labels(visit);
     html! {
         tr {

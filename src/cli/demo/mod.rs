@@ -191,7 +191,8 @@ impl Stage {
         self.wait_for_result("DEMO20170301").await?;
         self.announce_key().await?;
         self.platform.rotate();
-        let title = "5. The platform changes to the new key; the app asks again, and knows nothing of it";
+        let title =
+            "5. The platform changes to the new key; the app asks again, and knows nothing of it";
         self.step(title, "/api/query", &query, "DEMO20170301")
             .await?;
         say!("   rotated   countersign signs with next_key from now on");

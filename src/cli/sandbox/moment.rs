@@ -41,7 +41,14 @@ mod tests {
         assert!((28..=30).contains(&left("30s").unwrap()));
         assert_eq!(left("2017-03-01T12:00:00+08:00"), Ok(0));
         assert!(left("2117-03-01T12:00:00Z").unwrap() > 2_000_000_000);
-        for wrong in ["", "30", "tomorrow", "2017-03-01", "-5s", "99999999999999999999s"] {
+        for wrong in [
+            "",
+            "30",
+            "tomorrow",
+            "2017-03-01",
+            "-5s",
+            "99999999999999999999s",
+        ] {
             assert!(left(wrong).is_err(), "{wrong}");
         }
     }

@@ -118,10 +118,9 @@ fn call_rate(code: Code) -> Option<Rate> {
         | Code::BodyTooLarge
         | Code::Overloaded
         | Code::Draining => Some(UNVERIFIED),
-        Code::InvalidJson
-        | Code::DuplicateMember
-        | Code::InvalidField
-        | Code::UnknownMerchant => Some(VERIFIED),
+        Code::InvalidJson | Code::DuplicateMember | Code::InvalidField | Code::UnknownMerchant => {
+            Some(VERIFIED)
+        }
         _ => None,
     }
 }
@@ -143,7 +142,9 @@ mod tests {
         let limits = LineLimits::default();
         let written = |code| {
             let outcome = CallOutcome::Failed(code);
-            (0..10_000).filter_map(|_| limits.admit_call(outcome)).count()
+            (0..10_000)
+                .filter_map(|_| limits.admit_call(outcome))
+                .count()
         };
         assert!((20..40).contains(&written(Code::NotFound)));
         assert!((500..1000).contains(&written(Code::InvalidJson)));
