@@ -14,8 +14,12 @@ const BATCH: usize = 60;
 const BATCHES: usize = 5;
 /// Rounds of batches in which the cheapest one of each is looked for: other work on the machine only adds to a batch.
 const ROUNDS: usize = 8;
-/// A call through the proxy may cost so many times as much as a direct one.
-const MOST: f64 = 1.1;
+/// A call through the proxy may cost so many times as much as a direct one; connecting for each call costs twice as much.
+/// `COUNTERSIGN_PROXY_COST=1.1` measures a release build on a machine that has nothing else to do.
+fn most() -> f64 {
+    let most = std::env::var("COUNTERSIGN_PROXY_COST").ok();
+    most.map_or(1.5, |most| most.parse().unwrap())
+}
 
 /// A proxy that opens tunnels, each on two threads of its own.
 fn tunnels() -> SocketAddr {
@@ -125,7 +129,7 @@ fn a_call_through_the_proxy_costs_no_more_than_a_direct_one() {
                 }
                 proxied.cost() as f64 / direct.cost() as f64
             })
-            .find(|ratio| *ratio <= MOST)
+            .find(|ratio| *ratio <= most())
             .unwrap_or(f64::INFINITY);
         for caller in [&direct, &proxied] {
             let metrics = caller.sidecar.metrics();
@@ -137,6 +141,6 @@ fn a_call_through_the_proxy_costs_no_more_than_a_direct_one() {
             proxied.cost(),
             direct.cost()
         );
-        assert!(ratio <= MOST, "{}: {ratio:.3}", platform.url());
+        assert!(ratio <= most(), "{}: {ratio:.3}", platform.url());
     }
 }

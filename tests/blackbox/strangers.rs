@@ -457,7 +457,7 @@ fn whatever_strangers_leave_unfinished_takes_little_memory_and_delays_no_callbac
             took[took.len() - 1]
         );
         assert!(above <= 20, "{what}: {above} MiB");
-        let bound = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 100 });
+        let bound = Duration::from_millis(if cfg!(debug_assertions) { 3000 } else { 100 });
         assert!(median < bound, "{what}: {median:?}");
         drop(held);
         shop.goes_well();
@@ -534,8 +534,11 @@ fn pipelined_junk_writes_few_lines_on_every_listener() {
     let calls = metrics.sum(&["countersign_calls_total"]);
     assert!(calls > 5000.0, "{calls}");
     let lines = sidecar.output().lines().count();
-    // What is wrong in an app's JSON is the app's own, and has a larger share.
-    assert!((10..1200).contains(&lines), "{lines} lines");
+    // What is wrong in an app's JSON is the app's own, and has a larger share: 500 lines, and 100 more each second.
+    assert!(
+        lines > 10 && (lines as f64) < calls / 3.0,
+        "{lines} lines of {calls}"
+    );
     let of_pages = sidecar.output().matches("browser-request").count();
     assert!((1..60).contains(&of_pages), "{of_pages} lines");
     fetch(setup.app, "/").unwrap();
