@@ -6,6 +6,10 @@ mod failure;
 
 mod config;
 
+mod manual;
+
+mod init;
+
 mod keys;
 
 mod sandbox;
@@ -30,7 +34,7 @@ mod demo;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::print::note;
@@ -48,6 +52,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write a starter configuration
+    Init(init::InitCommand),
     /// Run the sidecar
     Run(run::RunCommand),
     /// Check both files: every problem, or what would be in force
@@ -70,6 +76,10 @@ enum Command {
     Sandbox(sandbox::SandboxCommand),
     /// Show a whole payment on this machine: a stand-in platform, the sidecar and a small shop
     Demo(demo::DemoCommand),
+    /// Print the completions of a shell
+    Completions(manual::CompletionsCommand),
+    /// Print a manual page
+    Man(manual::ManCommand),
 }
 
 /// Runs what the arguments ask for.
@@ -79,6 +89,7 @@ pub fn main() -> ExitCode {
         server::catch_early_signals();
     }
     let result = match Cli::parse().command {
+        Command::Init(args) => init::init(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::check(&args),
         Command::Healthcheck(config) => healthcheck::healthcheck(&config),
@@ -90,6 +101,8 @@ pub fn main() -> ExitCode {
         Command::Inbox(inbox) => inbox::inbox(&inbox),
         Command::Sandbox(sandbox) => sandbox::sandbox(&sandbox),
         Command::Demo(demo) => demo::demo(&demo),
+        Command::Completions(args) => manual::completions(&args, Cli::command()),
+        Command::Man(args) => manual::man(&args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

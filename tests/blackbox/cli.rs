@@ -11,6 +11,7 @@ use crate::wire;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
@@ -70,6 +71,91 @@ fn wrong_usage_ends_with_2() {
         let output = ends_with(2, arguments, "");
         assert!(!output.stderr.is_empty(), "{arguments:?}");
     }
+}
+
+#[test]
+fn a_starter_configuration_passes_the_check_and_replaces_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("etc/countersign");
+    ends_with(0, &["init", path_text(&folder)], "");
+    let settings = folder.join("countersign.toml");
+    ends_with(0, &["check", "--files", "-c", path_text(&settings)], "");
+    for secret in ["merchants.toml", "100000000000001.key"] {
+        let mode = fs::metadata(folder.join(secret))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{secret}");
+    }
+    fs::write(folder.join("merchants.toml"), "mine").unwrap();
+    fs::remove_file(&settings).unwrap();
+    let output = ends_with(2, &["init", path_text(&folder)], "");
+    assert!(text(&output.stderr).contains("merchants.toml exists"));
+    assert_eq!(
+        fs::read_to_string(folder.join("merchants.toml")).unwrap(),
+        "mine"
+    );
+}
+
+#[test]
+fn a_starter_configuration_for_a_real_platform_waits_for_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let arguments = [
+        "init",
+        path_text(folder),
+        "--platform",
+        "https://pay.example.com",
+        "--merid",
+        "200000000000002",
+    ];
+    let said = text(&ends_with(0, &arguments, "").stdout);
+    let key = folder.join("200000000000002.key");
+    assert!(said.contains(path_text(&key)), "{said}");
+    let settings = folder.join("countersign.toml");
+    let check = ["check", "--files", "-c", path_text(&settings)];
+    let refused = text(&ends_with(78, &check, "").stderr);
+    assert!(refused.contains("key_file: no such file"), "{refused}");
+    fs::write(&key, "7d0f1c0a9be84e6e8e1f0b7c3a6d5e42\n").unwrap();
+    ends_with(0, &check, "");
+    for wrong in [
+        ["--platform", "pay.example.com"],
+        ["--merid", "a b"],
+        ["--back", "/pay"],
+    ] {
+        ends_with(
+            2,
+            &["init", path_text(&folder.join("other")), wrong[0], wrong[1]],
+            "",
+        );
+        assert!(!folder.join("other").exists(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    let commands = ["init", "run", "check", "inbox", "sandbox", "probe"];
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = text(&ends_with(0, &["completions", shell], "").stdout);
+        for name in commands {
+            assert!(script.contains(name), "{shell}: {name}");
+        }
+    }
+    let page = text(&ends_with(0, &["man"], "").stdout);
+    assert!(page.contains(".TH countersign 1"), "{page}");
+    for name in commands {
+        assert!(
+            page.contains(&format!("countersign\\-{name}")),
+            "{name}: {page}"
+        );
+    }
+    let page = text(&ends_with(0, &["man", "sandbox", "conformance"], "").stdout);
+    assert!(
+        page.contains("countersign\\-sandbox\\-conformance"),
+        "{page}"
+    );
+    ends_with(2, &["man", "no-such-command"], "");
+    ends_with(2, &["completions", "cmd.exe"], "");
 }
 
 #[test]
