@@ -24,6 +24,8 @@ pub(super) struct KnownOrder {
     pub(super) was_sent: bool,
     /// A result that says paid was acknowledged.
     pub(super) is_paid: bool,
+    /// A day passed since its newest try, so it is queried no more.
+    pub(super) is_given_up: bool,
 }
 
 /// What happened in the step that is being judged, as far as it permits something.
@@ -171,7 +173,8 @@ impl Model {
     /// Judges which orders are still queried.
     pub(super) fn judge_orders(&self, open: &BTreeSet<usize>) -> Result<(), String> {
         for (order, known) in &self.orders {
-            if known.was_sent && !known.is_paid && !self.has_forgotten && !open.contains(order) {
+            let is_due = known.was_sent && !known.is_paid && !known.is_given_up;
+            if is_due && !self.has_forgotten && !open.contains(order) {
                 return Err(format!(
                     "tries: order {order} may be paid, and is not queried any more"
                 ));

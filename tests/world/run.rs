@@ -27,6 +27,8 @@ const AMOUNT: u64 = 1280;
 const MINUTE: Millis = 60_000;
 /// Time for which an event is attempted.
 const RETRY_FOR: Millis = 72 * 60 * MINUTE;
+/// Time since its newest try for which an order is queried.
+const LAST_QUERY: Millis = 24 * 60 * MINUTE;
 const KEEP: Millis = 30 * 24 * 60 * MINUTE;
 /// The platform's states by the number in a step.
 const STATES: [&str; 5] = ["1001", "1003", "1002", "0000", "1004"];
@@ -187,11 +189,19 @@ impl World {
             return Ok(());
         }
         known.was_sent = true;
+        known.is_given_up = false;
+        let is_paid = known.is_paid;
         if sent == Sending::Unknown {
             store
                 .hasten(MERID, &signed.orderid, self.now)
                 .await
                 .map_err(failed)?;
+            let due = store.open_orders(self.now, 1_000).await.map_err(failed)?;
+            if !is_paid && !due.iter().any(|it| it.orderid == signed.orderid) {
+                return Err(format!(
+                    "tries: order {order} may have arrived, and is not queried at once"
+                ));
+            }
         }
         self.payments.push(PaymentAtPlatform {
             order,
@@ -426,8 +436,12 @@ impl World {
                     self.put(payment, state, AMOUNT, Source::Query).await?;
                 }
             }
-            let next = Some(self.now + 20 * MINUTE);
+            let is_given_up = self.now - open.signed_at >= LAST_QUERY;
+            let next = (!is_given_up).then(|| self.now + 20 * MINUTE);
             store.asked(&open, next).await.map_err(failed)?;
+            for (order, known) in &mut self.model.orders {
+                known.is_given_up |= is_given_up && orderid(*order) == open.orderid;
+            }
         }
         Ok(())
     }
