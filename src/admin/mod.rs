@@ -9,6 +9,8 @@ pub mod auth;
 
 pub mod pulse;
 
+pub mod decisions;
+
 pub mod context;
 
 mod health;

@@ -8,8 +8,9 @@ use super::config::Config;
 use super::failure::Failure;
 use crate::cli::print::say;
 use crate::inbox;
+use crate::inbox::attempt::AttemptRecord;
 use crate::inbox::event::{Event, EventState, shown};
-use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
+use crate::inbox::review::{COMMAND_LINE, DecideOutcome, DecisionKind, DecisionRecord, Operator};
 use crate::inbox::store::{Store, StoreError};
 use crate::time;
 
@@ -103,24 +104,54 @@ async fn show(one: &One) -> Result<(), Failure> {
     if event.state == EventState::Pending {
         say!("next       {} ms since 1970", event.next_attempt);
     }
-    for attempt in store.attempts(&one.id).await.map_err(failed)? {
-        say!(
-            "attempt {:<3}{} ms since 1970, {} ms: {}",
-            attempt.number,
-            attempt.at,
-            attempt.took,
-            shown(&attempt.outcome)
-        );
+    if let Some(reason) = event.review {
+        let reason = format!("review     {} {}", reason.name(), shown(&event.field));
+        say!("{}", reason.trim_end());
+    }
+    if let Some(reason) = event.waits {
+        say!("waits      {}", reason.name());
+    }
+    let attempts = store.attempts(&one.id).await.map_err(failed)?;
+    let decisions = store.decisions(&one.id).await.map_err(failed)?;
+    let mut steps: Vec<_> = attempts
+        .iter()
+        .map(|attempt| (attempt.at, of_attempt(attempt)))
+        .collect();
+    steps.extend(decisions.iter().map(|it| (it.at, of_decision(it))));
+    steps.sort_by_key(|(at, _)| *at);
+    for (_, step) in steps {
+        say!("{step}");
     }
     Ok(())
+}
+
+fn of_attempt(attempt: &AttemptRecord) -> String {
+    let AttemptRecord {
+        number, at, took, ..
+    } = attempt;
+    let outcome = shown(&attempt.outcome);
+    format!("attempt {number:<3}{at} ms since 1970, {took} ms: {outcome}")
+}
+
+fn of_decision(decision: &DecisionRecord) -> String {
+    let done = match decision.kind {
+        DecisionKind::Replay => "replayed",
+        DecisionKind::Release => "released",
+        DecisionKind::Discard => "discarded",
+    };
+    let Operator { who, from } = &decision.operator;
+    let (at, before) = (decision.at, decision.from.name());
+    let (who, from) = (shown(who), shown(from));
+    format!("{done:<11}{at} ms since 1970: {done} by {who} ({from}); it was {before}")
 }
 
 async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
     let store = open(&one.config)?;
     let operator = Operator {
         // For the record only: anyone can set the variable.
-        who: std::env::var("USER").unwrap_or_default(),
-        from: "command line".to_owned(),
+        who: std::env::var("USER")
+            .unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw())),
+        from: COMMAND_LINE.to_owned(),
     };
     let decided = store.decide(&one.id, kind, &operator, time::now()).await;
     match decided.map_err(failed)? {

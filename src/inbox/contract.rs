@@ -519,6 +519,12 @@ async fn an_event_is_claimed_as_it_was_read_or_not_at_all() {
                 .iter()
                 .all(|it| it.operator == operator && it.at == 9)
         );
+        let all = store.decisions_since(8).await.unwrap();
+        assert!(all.iter().all(|(id, _)| *id == read.id));
+        let all: Vec<_> = all.into_iter().map(|(_, decision)| decision).collect();
+        assert_eq!(all.len(), decisions.len());
+        assert!(all.iter().all(|it| decisions.contains(it)));
+        assert!(store.decisions_since(9).await.unwrap().is_empty());
         let nothing = store
             .decide("none", DecisionKind::Replay, &operator, 9)
             .await;

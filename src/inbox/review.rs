@@ -9,6 +9,12 @@ pub const REVIEWS_EACH: u32 = 1000;
 /// Decisions about one event that are kept, the newest.
 pub(super) const KEPT_DECISIONS: u32 = 100;
 
+/// Decisions of all events that are read at a time.
+pub const RECENT_DECISIONS: u32 = 1000;
+
+/// The origin of a decision that was made on the command line.
+pub const COMMAND_LINE: &str = "command line";
+
 /// A verified payload that cannot be read as a result.
 #[derive(Debug, Clone)]
 pub struct Review {

@@ -317,6 +317,14 @@ pub trait Events {
     /// Returns the decisions about one event, in their order.
     async fn decisions(&self, id: &str) -> Result<Vec<DecisionRecord>, StoreError>;
 
+    /// Returns decisions that were made after `after`, each with its event: the oldest, at most [`RECENT_DECISIONS`].
+    ///
+    /// [`RECENT_DECISIONS`]: super::review::RECENT_DECISIONS
+    async fn decisions_since(
+        &self,
+        after: Millis,
+    ) -> Result<Vec<(String, DecisionRecord)>, StoreError>;
+
     /// Returns the apps whose deliveries failed when it was last written down.
     async fn failing(&self) -> Result<Vec<FailingApp>, StoreError>;
 

@@ -131,6 +131,11 @@ pub(super) fn optional_text<'a>(
 ) -> Result<Option<Cow<'a, str>>, FieldError> {
     match message.string(field) {
         None => Ok(None),
+        // PostgreSQL keeps no NUL in a text, and a result that cannot be kept would be notified for nothing.
+        Some(Ok(text)) if text.contains('\0') => Err(FieldError {
+            field,
+            expected: "a text without NUL",
+        }),
         Some(Ok(text)) => Ok(Some(text)),
         Some(Err(_)) => match message.raw(field) {
             Some(raw) if is_integer(raw) => {

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::process::listen_for;
 use super::report::status;
+use crate::admin::decisions::DecisionWatch;
 use crate::admin::pulse::Pulse;
 use crate::config::LiveConfig;
 use crate::delivery::{Delivery, land};
@@ -34,6 +35,7 @@ pub(super) struct Upkeep {
     pub(super) supervisor: Arc<Systemd>,
     pub(super) activity: Arc<ActivityLog>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) decisions: DecisionWatch,
 }
 
 #[async_trait]
@@ -45,7 +47,8 @@ impl BackgroundService for Upkeep {
             upgrade_on_sigusr2(),
             self.supervisor.keep_posted(),
             self.activity.run(),
-            self.pulse.run()
+            self.pulse.run(),
+            self.decisions.run()
         );
     }
 }

@@ -8,6 +8,7 @@ use super::report::{log_start, watch};
 use crate::admin::Admin;
 use crate::admin::auth::Guard;
 use crate::admin::context::AdminContext;
+use crate::admin::decisions::DecisionWatch;
 use crate::admin::pulse::Pulse;
 use crate::config::settings::{CallbackSettings, Settings};
 use crate::config::{Listen, LiveConfig, Snapshot, StoreAddress};
@@ -178,6 +179,10 @@ impl Parts {
             supervisor: self.supervisor.clone(),
             activity: self.activity.clone(),
             pulse: self.pulse.clone(),
+            decisions: DecisionWatch {
+                store: self.store.clone(),
+                metrics: self.metrics.clone(),
+            },
         }
     }
 

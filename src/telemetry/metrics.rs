@@ -18,6 +18,7 @@ use crate::http::server::admission::listener_metrics::{
     HandshakeFailure, ListenerMetrics, ShedReason,
 };
 use crate::inbox::event::{EventState, ReviewReason};
+use crate::inbox::review::DecisionKind;
 use crate::inbox::store::Counts;
 use crate::protocol::envelope::Verified;
 use crate::protocol::oddity::{Oddities, Oddity};
@@ -80,6 +81,8 @@ pub struct Metrics {
     pub disputes: IntCounterVec,
     /// Payloads and results that were not kept for review, because the merchant has too many there.
     pub review_full: IntCounter,
+    /// Operators' decisions about results.
+    pub decisions: IntCounterVec,
     /// Questions about open orders, by what came of them.
     pub watch_queries: Counters<ReconcileOutcome>,
     /// Events in the store, by state.
@@ -259,6 +262,7 @@ impl Metrics {
                 "review_full_total",
                 "Payloads and results that were not kept for review, because their merchant has too many there",
             )?,
+            decisions: decisions(&registry)?,
             watch_queries: Counters::register(
                 &registry,
                 "watch_queries_total",
@@ -371,6 +375,19 @@ fn rotating(registry: &Registry) -> prometheus::Result<IntGaugeVec> {
 }
 
 /// Each reason is initialised to 0, and each field that a result can be unreadable in.
+fn decisions(registry: &Registry) -> prometheus::Result<IntCounterVec> {
+    let about = Opts::new(
+        "decisions_total",
+        "Operators' decisions about results, at the console and on the command line",
+    );
+    let metric = IntCounterVec::new(about, &["decision"])?;
+    registry.register(Box::new(metric.clone()))?;
+    for kind in DecisionKind::ALL {
+        metric.with_label_values(&[kind.name()]);
+    }
+    Ok(metric)
+}
+
 fn disputes(registry: &Registry) -> prometheus::Result<IntCounterVec> {
     let about = Opts::new(
         "disputes_total",

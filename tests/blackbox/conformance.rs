@@ -1,5 +1,7 @@
 //! `countersign sandbox conformance`: what it finds of a good app and of bad ones behind a real sidecar, and whom it leaves alone.
 
+use crate::client;
+use crate::demo::Demo;
 use crate::harness::{
     KEY, MERID, OTHER_KEY, command, eventually, exit_within, is_installed, merchant, skip,
 };
@@ -245,9 +247,64 @@ fn an_app_that_says_0001_does_not_conform() {
 }
 
 #[test]
+fn an_app_that_has_no_such_page_does_not_conform() {
+    let test = "an_app_that_has_no_such_page_does_not_conform";
+    is_found_out(test, |_| Action::Reply(http(404, &[], "not found")));
+}
+
+#[test]
 fn an_app_that_hangs_does_not_conform() {
     let test = "an_app_that_hangs_does_not_conform";
     is_found_out(test, |_| Action::Hang);
+}
+
+#[test]
+fn the_demo_s_own_shop_keeps_what_is_paid_and_its_404_is_no_page() {
+    let demo = Demo::start();
+    let [app, callbacks, admin] = demo
+        .countersign
+        .each_ref()
+        .map(|it| it.trim_end_matches('/'));
+    let run = command()
+        .args(["sandbox", "conformance", "--wait", "5"])
+        .args(["--back", &format!("{callbacks}/notify/back")])
+        .args(["--front", &format!("{callbacks}/notify/front")])
+        .args(["--app", app, "--admin", admin])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let table = String::from_utf8_lossy(&run.stdout).into_owned();
+    let line = |case: &str| {
+        let mut lines = table.lines();
+        let found = lines.find(|line| line.get(10..).is_some_and(|it| it.starts_with(case)));
+        found
+            .unwrap_or_else(|| panic!("{case}: {run:?}"))
+            .to_owned()
+    };
+    let (_, told) = TOLD.split_last().unwrap();
+    for case in told
+        .iter()
+        .chain(&["wrong amount", "forged", "front page refused"])
+    {
+        assert!(line(case).starts_with("held "), "{case}: {table}");
+    }
+    // What is paid stays so, though 1002 came after.
+    let reordered = line("out of order");
+    let mut words = reordered.split_whitespace();
+    let orderid = words.find(|word| word.starts_with("CONF")).unwrap();
+    let shop = demo
+        .shop
+        .trim_start_matches("http://")
+        .trim_end_matches('/');
+    let page = client::fetch(shop.parse().unwrap(), &format!("/orders/{orderid}")).unwrap();
+    let page = page.text();
+    assert!(page.contains("已支付") || page.contains("Paid"), "{page}");
+    // The shop never sold the order of the last case, and a 404 is no page.
+    let shown = line("front page shown");
+    assert!(
+        shown.starts_with("NOT HELD") && shown.contains("404"),
+        "{shown}"
+    );
 }
 
 #[test]

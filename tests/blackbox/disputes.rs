@@ -109,3 +109,30 @@ fn a_dispute_outlives_a_restart() {
     shop.listed(&payment.orderid, "disputed");
     refused("another amount", &shop.notify(&payment));
 }
+
+#[test]
+fn a_failure_after_a_payment_waits_for_review_and_another_try_does_not() {
+    let shop = Shop::open();
+    for state in ["0000", "1002"] {
+        let paid = Payment::of(&shop.order()).with_result(state);
+        acknowledged(&shop.notify(&paid));
+        shop.hears(&paid.orderid, 1);
+        let failed = paid.clone().with_result("1003");
+        // Settlement may fail after 1002; after 0000 nothing may.
+        match state {
+            "0000" => refused("a failure after 0000", &shop.notify(&failed)),
+            _ => acknowledged(&shop.notify(&failed)),
+        }
+        let other = failed.with_queryid(&format!("QOTHER{state}"));
+        acknowledged(&shop.notify(&other));
+    }
+    let disputed = shop
+        .list()
+        .into_iter()
+        .filter(|line| line.contains("disputed"));
+    let disputed: Vec<_> = disputed.collect();
+    assert_eq!(disputed.len(), 1, "{disputed:?}");
+    let shown = shop.inbox(&["show", id_of(&disputed[0])]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("failed-after-paid"), "{shown}");
+}

@@ -3,7 +3,7 @@
 use crate::harness::{KEY, MERID, eventually, merchant, submit_of};
 use crate::platform::{Action, Platform, Seen, http};
 use crate::shop::{
-    Payment, SOON, Shop, acknowledged, deliveries, merchant_at, refused_by_app, taken,
+    Payment, SOON, Shop, acknowledged, deliveries, id_of, merchant_at, refused_by_app, taken,
 };
 use crate::wire;
 use std::fs;
@@ -255,12 +255,16 @@ fn a_merchant_without_an_app_for_a_moment_parks_nothing() {
     let file = shop.sidecar.merchants_file();
     let with_back = merchant_at(&shop.app.url(), MERID, KEY);
     let nobody = merchant("300000000000003", "9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f");
-    for without in [merchant(MERID, KEY), nobody] {
+    for (without, reason) in [(merchant(MERID, KEY), "no-back"), (nobody, "no-merchant")] {
         fs::write(file, without).unwrap();
         assert_eq!(shop.sidecar.reload().status, 200);
-        std::thread::sleep(Duration::from_millis(2_500));
         for payment in &payments {
-            shop.listed(&payment.orderid, "pending");
+            let line = shop.listed(&payment.orderid, "pending");
+            let waits = format!("waits      {reason}");
+            eventually(&waits, 2 * SOON, || {
+                let shown = shop.inbox(&["show", id_of(&line)]);
+                String::from_utf8_lossy(&shown.stdout).contains(&waits)
+            });
         }
         let before = shop.app.count();
         std::thread::sleep(Duration::from_millis(500));

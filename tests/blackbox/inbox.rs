@@ -1,6 +1,6 @@
 //! `countersign inbox`: what a person sees of the events and does about them, while the sidecar runs.
 
-use crate::harness::{fresh_orderid, run_with_input};
+use crate::harness::{MERID, eventually, fresh_orderid, run_with_input};
 use crate::shop::{
     Payment, SOON, Shop, acknowledged, callback, id_of, inbox, is_acknowledged, list,
 };
@@ -222,4 +222,81 @@ fn events_that_were_kept_long_enough_are_forgotten_but_never_undelivered_ones() 
         lines.iter().any(|line| line.contains(&open.orderid)),
         "{lines:?}"
     );
+}
+
+#[test]
+fn decisions_on_the_command_line_are_history_and_change_no_receipt() {
+    let shop = Shop::open();
+    let delivered = shop.goes_well();
+    let disputed = Payment::of(&shop.order()).with_amount(1);
+    shop.notify(&disputed);
+    let disputed = id_of(&shop.listed(&disputed.orderid, "disputed")).to_owned();
+    let show = |id: &str| stdout(&shop.inbox(&["show", id]));
+    let kept = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("kept"));
+        line.map(str::to_owned).unwrap()
+    };
+    eventually("the first delivery is recorded", SOON, || {
+        show(&delivered.event).contains("attempt 1")
+    });
+    let before = [show(&delivered.event), show(&disputed)];
+    assert!(
+        before[1].contains("review     other-amount"),
+        "{}",
+        before[1]
+    );
+    // A user's name as the shell has it.
+    let decide = |verb: &str, id: &str| {
+        let mut command = crate::harness::command();
+        let command = command.env("USER", "wang").args(["inbox", verb, id, "-c"]);
+        let output = command
+            .arg(shop.sidecar.setup.conf_file())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    };
+    decide("replay", &delivered.event);
+    shop.hears(&delivered.orderid(), 2);
+    decide("discard", &disputed);
+    eventually("the second delivery is recorded", SOON, || {
+        show(&delivered.event).contains("attempt 2")
+    });
+    let after = [show(&delivered.event), show(&disputed)];
+    let steps: Vec<_> = after[0]
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|word| ["attempt", "replayed"].contains(word))
+        .collect();
+    assert_eq!(steps, ["attempt", "replayed", "attempt"], "{}", after[0]);
+    let replayed = "replayed by wang (command line); it was delivered";
+    assert!(after[0].contains(replayed), "{}", after[0]);
+    let discarded = "discarded by wang (command line); it was disputed";
+    assert!(after[1].contains(discarded), "{}", after[1]);
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(kept(before), kept(after));
+    }
+    // In the log, the metrics and the timeline of the sidecar that runs beside, too.
+    let decided = |kind: &str| {
+        let kind = format!("decision=\"{kind}\"");
+        shop.sidecar
+            .metrics()
+            .sum(&["countersign_decisions_total{", &kind])
+    };
+    eventually("both are counted", SOON, || {
+        [decided("replay"), decided("discard"), decided("release")] == [1.0, 1.0, 0.0]
+    });
+    let output = shop.sidecar.output();
+    let logged = |id: &str| {
+        let line = |line: &&str| line.contains("decided on the command line") && line.contains(id);
+        let line = output.lines().find(line).unwrap().to_owned();
+        assert!(line.contains("wang"), "{line}");
+    };
+    logged(&delivered.event);
+    logged(&disputed);
+    let page = format!(
+        "/order?merid={MERID}&orderid={}&lang=en",
+        delivered.orderid()
+    );
+    let page = shop.sidecar.admin(&page).text();
+    assert!(page.contains("Replayed by an operator") && page.contains("wang"));
 }

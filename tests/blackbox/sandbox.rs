@@ -399,6 +399,35 @@ fn the_sandbox_refuses_what_a_platform_refuses() {
 }
 
 #[test]
+fn the_sandbox_takes_an_envelope_from_the_url_of_a_post() {
+    let sandbox = Sandbox::with(&[]);
+    let orderid = fresh_orderid();
+    let order = wire::request(submit(&orderid, None), KEY);
+    let query = wire::request(json!({"merid": MERID, "orderid": orderid}).to_string(), KEY);
+    // §2.3: `post/get`, with the envelope behind the question mark.
+    assert_eq!(sandbox.asked(&format!("/api/icashier?{order}"), "").0, 302);
+    for (url, body) in [(query.as_str(), ""), ("", &query), (&query, &query)] {
+        let (status, json, signed) = sandbox.asked(&format!("/api/query?{url}"), body);
+        let respcode = json["respcode"].as_str();
+        assert_eq!(
+            (status, respcode, signed),
+            (200, Some("00"), true),
+            "{url} {body}"
+        );
+        assert_eq!(json["orderid"], orderid.as_str());
+    }
+    let other = query.replace("sign=", "sign=0");
+    for (url, body) in [
+        (query.as_str(), other.as_str()),
+        (&other, ""),
+        ("sign=0", &query),
+    ] {
+        let (_, json, _) = sandbox.asked(&format!("/api/query?{url}"), body);
+        assert_ne!(json["respcode"], "00", "{url} {body}");
+    }
+}
+
+#[test]
 fn a_notification_that_comes_twice_is_delivered_once() {
     let stage = Stage::set();
     let orderid = stage.order_with("doubled");

@@ -43,6 +43,8 @@ pub(crate) struct FormStyle {
     pub(crate) sign_first: bool,
     pub(crate) further: bool,
     pub(crate) empty_pairs: bool,
+    /// `/` and `=` as they are.
+    pub(crate) specials: bool,
 }
 
 /// A compression of a body.
@@ -232,6 +234,9 @@ impl Draft {
         if let Some(plus) = plus {
             assert!(text.contains('+') || self.edit_payload.is_some());
             value = value.replace("%2B", plus).replace("%2b", plus);
+        }
+        if style.specials {
+            value = value.replace("%2F", "/").replace("%3D", "=");
         }
         let name = |name: &str| match style.escaped_names {
             true => percent(

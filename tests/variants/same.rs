@@ -142,6 +142,9 @@ pub(crate) const SAME: &[SameKind] = &[
     kind("escapes-in-lower-case", |draft, _| {
         styled(draft, |form| &mut form.escaping.lower)
     }),
+    kind("unescaped-specials", |draft, _| {
+        styled(draft, |form| &mut form.specials)
+    }),
     kind("escaped-parameter-names", |draft, _| {
         styled(draft, |form| &mut form.escaped_names)
     }),

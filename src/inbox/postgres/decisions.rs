@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use super::database::Database;
 use crate::inbox::event::EventState;
 use crate::inbox::review::{
-    DecideOutcome, DecisionKind, DecisionRecord, KEPT_DECISIONS, Operator, stays,
+    DecideOutcome, DecisionKind, DecisionRecord, KEPT_DECISIONS, Operator, RECENT_DECISIONS, stays,
 };
 use crate::inbox::store::StoreError;
 use crate::time::Millis;
@@ -66,16 +66,31 @@ pub(super) async fn decisions(
 ) -> Result<Vec<DecisionRecord>, StoreError> {
     let sql = "SELECT at, decision, from_state, who, origin FROM decisions WHERE event = $1 ORDER BY number";
     let rows = database.rows(sql, &[&id]).await?;
-    let read = |row: &Row| {
-        Ok(DecisionRecord {
-            at: row.try_get(0)?,
-            kind: DecisionKind::stored(row.try_get(1)?),
-            from: EventState::stored(row.try_get(2)?),
-            operator: Operator {
-                who: row.try_get(3)?,
-                from: row.try_get(4)?,
-            },
-        })
-    };
+    rows.iter().map(|row| record(row, 0)).collect()
+}
+
+/// Reads the oldest decisions after `after`.
+pub(super) async fn decisions_since(
+    database: &Database,
+    after: Millis,
+) -> Result<Vec<(String, DecisionRecord)>, StoreError> {
+    let sql = "SELECT event, at, decision, from_state, who, origin FROM decisions
+        WHERE at > $1 ORDER BY at LIMIT $2";
+    let limit = i64::from(RECENT_DECISIONS);
+    let rows = database.rows_aside(sql, &[&after, &limit]).await?;
+    let read = |row: &Row| Ok((row.try_get(0)?, record(row, 1)?));
     rows.iter().map(read).collect()
+}
+
+/// Reads a decision whose columns begin at `first`.
+fn record(row: &Row, first: usize) -> Result<DecisionRecord, StoreError> {
+    Ok(DecisionRecord {
+        at: row.try_get(first)?,
+        kind: DecisionKind::stored(row.try_get(first + 1)?),
+        from: EventState::stored(row.try_get(first + 2)?),
+        operator: Operator {
+            who: row.try_get(first + 3)?,
+            from: row.try_get(first + 4)?,
+        },
+    })
 }

@@ -483,6 +483,13 @@ impl Events for Postgres {
         decisions::decisions(&self.database, id).await
     }
 
+    async fn decisions_since(
+        &self,
+        after: Millis,
+    ) -> Result<Vec<(String, DecisionRecord)>, StoreError> {
+        decisions::decisions_since(&self.database, after).await
+    }
+
     async fn failing(&self) -> Result<Vec<FailingApp>, StoreError> {
         deliver::failing(&self.database).await
     }

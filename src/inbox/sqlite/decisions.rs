@@ -1,11 +1,11 @@
 //! Operators' decisions in the file.
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::row::{collect, state, text};
 use crate::inbox::event::EventState;
 use crate::inbox::review::{
-    DecideOutcome, DecisionKind, DecisionRecord, KEPT_DECISIONS, Operator, stays,
+    DecideOutcome, DecisionKind, DecisionRecord, KEPT_DECISIONS, Operator, RECENT_DECISIONS, stays,
 };
 use crate::time::Millis;
 
@@ -59,15 +59,31 @@ pub(super) fn decisions(
 ) -> rusqlite::Result<Vec<DecisionRecord>> {
     let sql = "SELECT at, decision, from_state, who, origin FROM decisions
         WHERE event = ?1 ORDER BY number";
-    collect(connection, sql, [id], |row| {
-        Ok(DecisionRecord {
-            at: row.get(0)?,
-            kind: DecisionKind::stored(&text(row, 1)?),
-            from: EventState::stored(&text(row, 2)?),
-            operator: Operator {
-                who: text(row, 3)?,
-                from: text(row, 4)?,
-            },
-        })
+    collect(connection, sql, [id], |row| record(row, 0))
+}
+
+/// Reads the oldest decisions after `after`.
+pub(super) fn decisions_since(
+    connection: &Connection,
+    after: Millis,
+) -> rusqlite::Result<Vec<(String, DecisionRecord)>> {
+    // Without an index of its own: operators decide by hand, so the table stays small.
+    let sql = "SELECT event, at, decision, from_state, who, origin FROM decisions
+        WHERE at > ?1 ORDER BY at LIMIT ?2";
+    collect(connection, sql, params![after, RECENT_DECISIONS], |row| {
+        Ok((text(row, 0)?, record(row, 1)?))
+    })
+}
+
+/// Reads a decision whose columns begin at `first`.
+fn record(row: &Row<'_>, first: usize) -> rusqlite::Result<DecisionRecord> {
+    Ok(DecisionRecord {
+        at: row.get(first)?,
+        kind: DecisionKind::stored(&text(row, first + 1)?),
+        from: EventState::stored(&text(row, first + 2)?),
+        operator: Operator {
+            who: text(row, first + 3)?,
+            from: text(row, first + 4)?,
+        },
     })
 }

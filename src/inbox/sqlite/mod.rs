@@ -549,6 +549,14 @@ impl Events for Sqlite {
             .await
     }
 
+    async fn decisions_since(
+        &self,
+        after: Millis,
+    ) -> Result<Vec<(String, DecisionRecord)>, StoreError> {
+        self.read(move |connection| decisions::decisions_since(connection, after))
+            .await
+    }
+
     async fn failing(&self) -> Result<Vec<FailingApp>, StoreError> {
         self.read(deliver::failing).await
     }

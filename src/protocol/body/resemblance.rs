@@ -48,11 +48,12 @@ pub fn could_be_result(body: &[u8]) -> bool {
     if first == '<' {
         return false;
     }
+    let plain = without_guard(&text);
     // JSON of any kind, alone or inside a call, an assignment or a comment; Go's and Rust's readers stop at its end.
     text.contains('{')
-        || matches!(first, '[' | '"' | '\'' | '(')
-        || calls_with_a_literal(&text)
-        || is_json_scalar(&text)
+        || plain.starts_with(['[', '"', '\'', '('])
+        || calls_with_a_literal(plain)
+        || is_json_scalar(plain)
         // Compressed without saying so: some libraries look at the bytes.
         || body.starts_with(GZIP)
         || is_form(&text)
@@ -84,6 +85,13 @@ fn undisguised(body: &[u8]) -> String {
     text.trim_matches(is_padding).to_owned()
 }
 
+/// Takes off the line that some senders put before JSON, so that no script can include it; their clients take it off too.
+fn without_guard(text: &str) -> &str {
+    const GUARDS: [&str; 5] = [")]}',", ")]}'", "while(1);", "for(;;);", "throw 1;"];
+    let guarded = GUARDS.iter().find_map(|guard| text.strip_prefix(guard));
+    guarded.unwrap_or(text).trim_start()
+}
+
 /// Returns true for `name(["…`, `name("…` or `name(0…`: a JSONP call around something else than an object.
 fn calls_with_a_literal(text: &str) -> bool {
     let Some((name, rest)) = text.split_once('(') else {
@@ -101,6 +109,8 @@ fn is_json_scalar(text: &str) -> bool {
 
 /// Returns true for `name=…`, alone or first of several, as any form begins.
 fn is_form(text: &str) -> bool {
+    // Readers pass over empty pairs, and over the mark of a query.
+    let text = text.trim_start_matches(['?', '&', ';', '#']);
     let (name, rest) = match text.split_once('=') {
         Some(pair) => pair,
         None => return false,
@@ -208,6 +218,12 @@ mod tests {
             format!("var result = {RESULT};").into(),
             format!(")]}}',\n{RESULT}").into(),
             format!("while(1);{RESULT}").into(),
+            ")]}',\n[\"0000\"]".into(),
+            "for(;;);[\"resultcode\",\"0000\"]".into(),
+            "while(1);\"0000\"".into(),
+            "throw 1; 0000".into(),
+            "?a=b".into(),
+            "&&a=b&c=d".into(),
             format!("/* result */{RESULT}").into(),
             format!("// result\n{RESULT}").into(),
             format!("{RESULT}<html>").into(),
