@@ -252,6 +252,22 @@ fn quick_among(apps: usize, app: App, each: usize, seconds: Millis, bound: Milli
 }
 
 #[test]
+fn a_fresh_result_passes_the_backlog_of_apps_that_nobody_knows_yet() {
+    let crowd = (0..10_000).map(|merchant| (format!("dead{merchant:05}"), App::Refusing));
+    let mut world = World::new(crowd.chain([("quick".to_owned(), App::Quick)]));
+    for merchant in 0..10_000 {
+        world.put(&format!("dead{merchant:05}"), 5);
+    }
+    // A start finds the backlog in the store: nothing of it is announced.
+    world.rounds = Rounds::new(Ceilings::fitting(20_000));
+    world.run(50);
+    world.put("quick", 1);
+    world.run(2_000);
+    let waits = &world.waits["quick"];
+    assert!(waits[0] <= 50, "{waits:?}");
+}
+
+#[test]
 fn a_quick_app_waits_for_no_crowd_of_hanging_ones() {
     for (apps, each) in [(70, 30), (600, 8), (1_500, 3)] {
         quick_among(apps, App::Hanging, each, 15, 200);

@@ -70,6 +70,10 @@ pub(super) struct MerchantQueue {
     /// Attempts in flight that its app has shown to bear.
     width: usize,
     rejections: u32,
+    /// A fresh event announced it, and its app was never tried.
+    pub(super) is_newcomer: bool,
+    /// Its app was tried in this run.
+    pub(super) was_tried: bool,
     /// It has an address that results can be delivered to.
     pub(super) deliverable: bool,
 }
@@ -87,6 +91,8 @@ impl MerchantQueue {
             standing,
             width: 1,
             rejections: 0,
+            is_newcomer: false,
+            was_tried: false,
             deliverable,
         }
     }

@@ -52,6 +52,9 @@ pub struct Rounds {
     merchants: HashMap<Merid, MerchantQueue>,
     /// Merchants with queued events and room, by standing; each gets one attempt a round.
     rings: [VecDeque<Merid>; 3],
+    /// Unproven merchants whose first attempt comes before those of the others: a fresh result must not wait behind the
+    /// backlog of ten thousand apps that nobody knows yet. Each merchant passes them once.
+    newcomers: VecDeque<Merid>,
     /// Merchants whose events are to be read, and from when on.
     reads: BTreeSet<(Millis, Merid)>,
     flying: HashMap<String, Flying>,
@@ -73,6 +76,7 @@ impl Rounds {
             ceilings,
             merchants: HashMap::new(),
             rings: Default::default(),
+            newcomers: VecDeque::new(),
             reads: BTreeSet::new(),
             flying: HashMap::new(),
             young: VecDeque::new(),
@@ -127,6 +131,18 @@ impl Rounds {
         deliverable: impl Fn(&str) -> bool,
     ) -> bool {
         let merid = self.merid(merid, Standing::Unproven, &deliverable);
+        let mut at = at;
+        if let Some(merchant) = self.merchants.get_mut(&merid)
+            && merchant.standing == Standing::Unproven
+            && !merchant.was_tried
+        {
+            merchant.is_newcomer = true;
+            // Before all reads that are due: a time is only an order here.
+            at = at.min(0);
+            if merchant.ring.is_some() {
+                self.newcomers.push_back(merid.clone());
+            }
+        }
         self.expect(&merid, at);
         self.is_deliverable(&merid)
     }
@@ -249,7 +265,11 @@ impl Rounds {
             return None;
         }
         loop {
-            let merid = self.rings[slot].pop_front()?;
+            let newcomer = match standing {
+                Standing::Unproven => self.newcomers.pop_front(),
+                _ => None,
+            };
+            let merid = newcomer.or_else(|| self.rings[slot].pop_front())?;
             let Some(merchant) = self.merchants.get_mut(&merid) else {
                 continue;
             };
@@ -262,6 +282,8 @@ impl Rounds {
                 continue;
             };
             merchant.in_flight += 1;
+            merchant.is_newcomer = false;
+            merchant.was_tried = true;
             self.in_flight[slot] += 1;
             if standing == Standing::Failing {
                 self.pace.spend();
@@ -348,7 +370,9 @@ impl Rounds {
 
     fn is_open(&self, standing: Standing) -> bool {
         let slot = standing as usize;
-        !self.rings[slot].is_empty() && self.in_flight[slot] < self.ceilings.of(standing)
+        let is_waiting = !self.rings[slot].is_empty()
+            || (standing == Standing::Unproven && !self.newcomers.is_empty());
+        is_waiting && self.in_flight[slot] < self.ceilings.of(standing)
     }
 
     /// Attempts without a response so far.
@@ -389,8 +413,12 @@ impl Rounds {
         let ring = merchant.is_ready().then_some(merchant.standing);
         if ring != merchant.ring {
             merchant.ring = ring;
-            if let Some(standing) = ring {
-                self.rings[standing as usize].push_back(merid.clone());
+            match ring {
+                Some(Standing::Unproven) if merchant.is_newcomer => {
+                    self.newcomers.push_back(merid.clone());
+                }
+                Some(standing) => self.rings[standing as usize].push_back(merid.clone()),
+                None => {}
             }
         }
         let read_at = merchant.more_at.filter(|_| merchant.wants_more());
