@@ -64,6 +64,7 @@ mod framing;
 mod front;
 mod gateways;
 mod handing_out;
+mod histories;
 mod inbox;
 mod pages;
 mod public_port;

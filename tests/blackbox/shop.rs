@@ -114,7 +114,7 @@ impl Book {
         self.0.lock().unwrap().push(payment);
     }
 
-    fn find(&self, asked: &Seen) -> Payment {
+    pub(crate) fn find(&self, asked: &Seen) -> Payment {
         let (queryid, orderid) = (asked.member("queryid"), asked.member("orderid"));
         let book = self.0.lock().unwrap();
         let fits = |payment: &&Payment| {

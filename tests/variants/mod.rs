@@ -12,7 +12,7 @@ mod altered;
 mod draft;
 mod encoder;
 mod message;
-mod rng;
+pub(crate) mod rng;
 mod same;
 
 use std::collections::BTreeMap;
