@@ -80,8 +80,8 @@ impl History {
         })
     }
 
-    /// Leaves out what is not needed to fail, the larger parts first.
-    fn shrunk(mut self, keeping: Keeping) -> Self {
+    /// Leaves out what is not needed to fail, the larger parts first. Returns what the shorter one breaks, too.
+    fn shrunk(mut self, mut broken: String, keeping: Keeping) -> (Self, String) {
         let mut runs = number("COUNTERSIGN_HISTORIES_SHRINK").unwrap_or(SHRINK);
         let mut part = self.steps.len() / 2;
         while part > 0 {
@@ -91,13 +91,13 @@ impl History {
                 shorter.steps.drain(at..(at + part).min(self.steps.len()));
                 runs -= 1;
                 match shorter.play(keeping) {
-                    Err(_) => self = shorter,
+                    Err(its) => (self, broken) = (shorter, its),
                     Ok(()) => at += part,
                 }
             }
             part /= 2;
         }
-        self
+        (self, broken)
     }
 }
 
@@ -142,10 +142,10 @@ fn fail(name: &str, seed: u64, broken: &str, history: History, keeping: Keeping)
     let path = std::env::temp_dir().join(format!("countersign-{name}-{seed}.history"));
     // Written before it is shortened, which takes minutes.
     fs::write(&path, history.text()).unwrap();
-    let history = history.shrunk(keeping);
+    let (history, last) = history.shrunk(broken.to_owned(), keeping);
     fs::write(&path, history.text()).unwrap();
     panic!(
-        "{broken}\nseed {seed}, {} of {before} steps, COUNTERSIGN_HISTORIES={} replays them:\n{}",
+        "{last}\n(at first: {broken})\nseed {seed}, {} of {before} steps, COUNTERSIGN_HISTORIES={} replays them:\n{}",
         history.steps.len(),
         path.display(),
         history.text()

@@ -36,6 +36,15 @@ struct Paying {
     states: Vec<usize>,
 }
 
+impl Paying {
+    fn new() -> Self {
+        Self {
+            orderid: fresh_orderid(),
+            states: vec![0],
+        }
+    }
+}
+
 /// Everybody.
 pub(super) struct World {
     shop: Shop,
@@ -69,18 +78,14 @@ impl World {
                 confirms,
                 ..Model::default()
             },
-            payments: Vec::new(),
+            payments: (0..ORDERS).map(|_| Paying::new()).collect(),
             kept,
         };
         // No operator confirms a jump of the clock: the history has to do without.
         world.shop.sidecar.setup.clock_is_confirmed = false;
-        world.payments = (0..ORDERS)
-            .map(|_| Paying {
-                orderid: fresh_orderid(),
-                states: vec![0],
-            })
-            .collect();
         for order in 0..ORDERS {
+            // A platform knows each payment from its submit on, by its number too.
+            world.scene.book.enter(world.payment(order, 0));
             world.submit(order, false);
         }
         world
@@ -300,9 +305,9 @@ impl World {
     }
 
     fn decide(&mut self, order: usize, decision: &str) -> Broken {
-        let orderid = self.payments[order].orderid.clone();
+        let orderid = &self.payments[order].orderid;
         let lines = self.list();
-        let Some(line) = lines.iter().find(|line| line.key.0 == orderid) else {
+        let Some(line) = lines.iter().find(|line| line.key.0 == *orderid) else {
             return Ok(());
         };
         let before = self.shown(&line.id);
