@@ -45,7 +45,11 @@ pub fn trusted_now() -> Millis {
 /// Lets another host's clock decide, which showed `reference` now.
 pub fn follow(reference: Millis) {
     // Kept against the time since boot: this host's wall clock may jump before the database is read again.
-    REFERENCE.store(reference - since_boot(), Ordering::Relaxed);
+    let before = REFERENCE.swap(reference - since_boot(), Ordering::Relaxed);
+    // What was trusted until then came from this host's clock, which may be wrong by years.
+    if before == NONE {
+        *TRUST.lock() = None;
+    }
 }
 
 /// Takes the wall clock for true from now on.

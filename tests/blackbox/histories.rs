@@ -169,6 +169,16 @@ fn no_history_on_a_database_breaks_a_promise() {
 }
 
 #[test]
+fn a_start_with_a_wrong_clock_deletes_nothing_from_a_database() {
+    let name = "a_start_with_a_wrong_clock_deletes_nothing_from_a_database";
+    if let Some(cluster) = Cluster::shared(name) {
+        let text = "confirm none\nnotify 0 3\nwait 0 50\nclock 0 3\nwait 0 50\n";
+        let history = History::parse(text).unwrap();
+        history.play(Keeping::Database(cluster)).unwrap();
+    }
+}
+
+#[test]
 fn a_history_is_read_as_it_is_written() {
     let text = "confirm paid\nnotify 1 3\nkill-busy 0 20\n";
     assert_eq!(History::parse(text).unwrap().text(), text);

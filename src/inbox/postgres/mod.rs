@@ -173,10 +173,11 @@ async fn open(database: &Database, opening: Opening) -> Result<(), StoreError> {
     let opened = async {
         database.check_sessions().await?;
         match opening {
-            Opening::Sidecar => schema::migrate(database).await,
-            Opening::Beside => schema::check(database).await,
-            Opening::Inspection => schema::inspect(database).await,
+            Opening::Sidecar => schema::migrate(database).await?,
+            Opening::Beside => schema::check(database).await?,
+            Opening::Inspection => return schema::inspect(database).await,
         }
+        follow_clock(database).await
     };
     let in_time = tokio::time::timeout(START_PATIENCE, opened).await;
     in_time.unwrap_or_else(|_| {
@@ -184,6 +185,14 @@ async fn open(database: &Database, opening: Opening) -> Result<(), StoreError> {
         let words = format!("the server did not answer within {seconds} s");
         Err(StoreError::Absent(words))
     })
+}
+
+/// Reads the clock that decides for all, before anything can be deleted by this host's own.
+async fn follow_clock(database: &Database) -> Result<(), StoreError> {
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    let row = database.client().await?.query_one(sql, &[]).await?;
+    time::follow(row.try_get(0)?);
+    Ok(())
 }
 
 // The 15 s of the leases are those of `LEASE`.
