@@ -25,6 +25,8 @@ use crate::variants::rng::Rng;
 
 /// Steps of a run by default.
 const STEPS: u64 = 16;
+/// The seed of such a run: a build that fails, fails again.
+const SEED: u64 = 2344;
 /// Steps of one history at most.
 const LENGTH: usize = 32;
 /// Runs that shorten a history at most.
@@ -108,7 +110,7 @@ fn campaign(name: &str, keeping: Keeping) {
         return history.play(keeping).unwrap();
     }
     let seed = number("COUNTERSIGN_HISTORIES_SEED");
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    let seed = seed.unwrap_or(SEED);
     let steps = number("COUNTERSIGN_HISTORIES_STEPS").unwrap_or(STEPS) as usize;
     println!("{name}: COUNTERSIGN_HISTORIES_SEED={seed} COUNTERSIGN_HISTORIES_STEPS={steps}");
     let mut rng = Rng::new(seed);
