@@ -195,17 +195,11 @@ impl<'a> ResultMembers<'a> {
     }
 }
 
-/// Returns true for a code that is none of the document's, and that a comparison of numbers takes for one: in PHP
-/// `0 == "0000"` and `"1002.0" == "1002"` hold.
+/// Returns true for a code that is not the document's four digits (§3.2.3). An app may compare codes as numbers: in PHP
+/// `"0.00" == "0000"`, `"0e10" == "0000"` and `" 1002" == "1002"` hold.
 fn is_ambiguous(resultcode: &str) -> bool {
-    if resultcode.len() == 4 || resultcode.is_empty() {
-        return false;
-    }
-    let number = resultcode.trim().parse::<f64>();
-    number.is_ok_and(|number| {
-        let known = ResultCode::ALL.iter().map(|known| known.code().parse());
-        known.into_iter().any(|known| known == Ok(number))
-    })
+    let is_code = resultcode.len() == 4 && resultcode.bytes().all(|byte| byte.is_ascii_digit());
+    !is_code && !resultcode.is_empty()
 }
 
 /// Returns true for a member that says nothing: missing, `null`, `""`, or the `0` of an unset number.
@@ -382,6 +376,15 @@ mod tests {
             (r#""1003""#, r#""00000""#, "resultcode"),
             (r#""1003""#, r#""1002.0""#, "resultcode"),
             (r#""1003""#, r#"" 1002""#, "resultcode"),
+            (r#""1003""#, r#""0.00""#, "resultcode"),
+            (r#""1003""#, r#""0e10""#, "resultcode"),
+            (r#""1003""#, r#""+000""#, "resultcode"),
+            (r#""1003""#, r#"" 000""#, "resultcode"),
+            (r#""1003""#, r#""000 ""#, "resultcode"),
+            (r#""1003""#, r#""000\u0000""#, "resultcode"),
+            (r#""1003""#, r#""９""#, "resultcode"),
+            (r#""1003""#, r#""OKAY""#, "resultcode"),
+            (r#""1003""#, r#""10020""#, "resultcode"),
             (r#""x""#, "{}", "resultmsg"),
             (r#""2017-03-01 12:00:05""#, "[1]", "paytime"),
             ("{", r#"{"respcode":"25","#, "respcode"),
