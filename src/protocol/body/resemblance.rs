@@ -92,13 +92,19 @@ fn without_guard(text: &str) -> &str {
     guarded.unwrap_or(text).trim_start()
 }
 
-/// Returns true for `name(["…`, `name("…` or `name(0…`: a JSONP call around something else than an object.
+/// Returns true for `name([…`, `name("…`, `name(1002…` or `name(true…`: a JSONP call around something else than an object.
 fn calls_with_a_literal(text: &str) -> bool {
     let Some((name, rest)) = text.split_once('(') else {
         return false;
     };
-    let is_name = |c: char| c.is_ascii_alphanumeric() || " \t\r\n_$.;&|!/*=".contains(c);
-    name.chars().all(is_name) && rest.trim_start().starts_with(['[', '"', '\'', '0'])
+    // Quotes as in `typeof cb === 'function' && cb(0)`.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || " \t\r\n_$.;&|!/*='\"".contains(c);
+    let rest = rest.trim_start();
+    name.chars().all(is_name)
+        && (rest.starts_with(|c: char| c.is_ascii_digit() || "[\"'`+-.".contains(c))
+            || ["true", "false", "null"]
+                .iter()
+                .any(|word| rest.starts_with(word)))
 }
 
 /// Returns true for a number, `true`, `false` or `null`, and for digits of any kind: `0000` is one for an app.
@@ -214,6 +220,12 @@ mod tests {
             format!("/**/ cb && cb({RESULT});").into(),
             format!("jQuery.cb_1({string})").into(),
             format!("cb([{string}])").into(),
+            "cb(1002)".into(),
+            "cb( 1002 );".into(),
+            "cb(-1.5e3)".into(),
+            "cb(true)".into(),
+            "cb(null, 0)".into(),
+            "typeof cb === 'function' && cb(0)".into(),
             format!("({RESULT})").into(),
             format!("var result = {RESULT};").into(),
             format!(")]}}',\n{RESULT}").into(),
@@ -264,6 +276,7 @@ mod tests {
             "<?xml version=\"1.0\"?><html/>",
             "<script>location.href='https://pay.example.com/?a=1'</script>",
             "Service Unavailable",
+            "Service Unavailable (try again later)",
             "系统繁忙，请稍后再试",
             "\u{89}PNG",
         ] {
