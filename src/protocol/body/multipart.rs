@@ -70,7 +70,7 @@ fn add_part(part: &[u8], form: &mut Vec<u8>) -> Result<(), MultipartError> {
     let (head, value) = (&part[..end], &part[end + 4..]);
     let mut name = None;
     let mut is_plain = true;
-    for line in head.split(|&byte| byte == b'\n') {
+    for line in lines(head)? {
         let (field, content) = split(line, b':');
         let content = content.trim_ascii();
         if field.eq_ignore_ascii_case(b"content-disposition") {
@@ -103,6 +103,28 @@ fn add_part(part: &[u8], form: &mut Vec<u8>) -> Result<(), MultipartError> {
     let encoded = percent_encoding::percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
     form.extend(encoded.flat_map(str::bytes));
     Ok(())
+}
+
+/// Splits a part's header into its lines. A bare CR or LF ends a line for some readers only, and a folded line (RFC 5322
+/// §2.2.3) belongs to the one before it for some only: a file name could hide in either.
+fn lines(head: &[u8]) -> Result<Vec<&[u8]>, MultipartError> {
+    let mut lines = Vec::new();
+    let mut rest = Some(head);
+    while let Some(head) = rest {
+        let line;
+        (line, rest) = match memmem::find(head, b"\r\n") {
+            Some(at) => (&head[..at], Some(&head[at + 2..])),
+            None => (head, None),
+        };
+        if line.starts_with(b" ") || line.starts_with(b"\t") {
+            return Err(MultipartError("no folded line in a part's header"));
+        }
+        if memchr::memchr2(b'\r', b'\n', line).is_some() {
+            return Err(MultipartError("CR LF after each line of a part's header"));
+        }
+        lines.push(line);
+    }
+    Ok(lines)
 }
 
 /// Finds a parameter's value, out of its quotes. One with an escape in it is none of ours.
@@ -208,6 +230,11 @@ mod tests {
                 "\r\n\r\n",
                 "\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n",
             ),
+            good.replace("; name=", ";\r\n name="),
+            good.replace("\r\n\r\n", "\r\n\t; filename=\"f\"\r\n\r\n"),
+            good.replace("\r\n\r\n", "\n; filename=\"f\"\r\n\r\n"),
+            good.replace("\r\n\r\n", "\r; filename=\"f\"\r\n\r\n"),
+            good.replace("\r\n\r\n", "\nA: b\r\n\r\n"),
             field("a", "1").repeat(65) + "--B--",
         ] {
             assert!(read(&body).is_err(), "{body}");
