@@ -142,7 +142,8 @@ fn fields_to_set<'v>(
         if merchant.back.is_some() {
             fields.push(("backurl", notify.back.as_str()));
         }
-        if merchant.front.is_some() {
+        // Both are served below our own address; the browser has to come there first.
+        if merchant.front.is_some() || merchant.front_redirect.is_some() {
             fields.push(("fronturl", notify.front.as_str()));
         }
     }
@@ -190,5 +191,27 @@ mod tests {
         assert!(parse(Some("http://127.0.0.1/")).ends_with(ours));
         assert!(parse(None).ends_with(r#""backurl":"http://own/"}"#));
         assert!(parse(None).starts_with(r#"{"merid":"1","action""#));
+    }
+
+    #[test]
+    fn the_browser_comes_to_us_where_the_merchant_has_a_page_of_either_kind() {
+        let notify = Notify::below(&Url::parse("https://shop.example.com/cashier/").unwrap());
+        let body = br#"{"action":"Bank","txnamt":1,"orderid":"ABCDEFGH","backurl":"http://own/","fronturl":"http://own/done"}"#;
+        let page = Url::parse("https://shop.example.com/done").unwrap();
+        let fronturl = |front: Option<&Url>, front_redirect: Option<&Url>| {
+            let snapshot = Snapshot::from_merchants(vec![Merchant {
+                front: front.cloned(),
+                front_redirect: front_redirect.cloned(),
+                ..Merchant::new("1", Key::new("k").unwrap())
+            }]);
+            let body = Bytes::from_static(body);
+            let call = Call::parse(&body, Endpoint::Submit, &snapshot, Some(&notify)).unwrap();
+            let signed: serde_json::Value = serde_json::from_slice(&call.json).unwrap();
+            signed["fronturl"].as_str().unwrap().to_owned()
+        };
+        let ours = "https://shop.example.com/cashier/notify/front";
+        assert_eq!(fronturl(Some(&page), None), ours);
+        assert_eq!(fronturl(None, Some(&page)), ours);
+        assert_eq!(fronturl(None, None), "http://own/done");
     }
 }
