@@ -307,11 +307,12 @@ impl Reconcile {
                 }
                 (ReconcileOutcome::Disputed, None)
             }
+            // Nothing was kept of these two, so the order stays open: an operator may make room.
             Ok(PutOutcome::ReviewFull) => {
                 self.telemetry.metrics.review_full.inc();
-                (ReconcileOutcome::Disputed, None)
+                (ReconcileOutcome::Disputed, later(order, now))
             }
-            Ok(PutOutcome::Foreign) => (ReconcileOutcome::Disputed, None),
+            Ok(PutOutcome::Foreign) => (ReconcileOutcome::Disputed, later(order, now)),
             Err(error) => {
                 tracing::error!(%error, "a result could not be kept");
                 (ReconcileOutcome::NotStored, again(order, now))
