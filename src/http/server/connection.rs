@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Request};
-use tokio::io::{self, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -397,16 +397,24 @@ impl<'s, H: Handler> Connection<'s, H> {
         let keep_alive = keep_alive && !cuts_off && !service.drain.is_draining();
         let announced = response.body().len() + usize::from(cuts_off);
         let bytes = fast_path::write(&response, announced, keep_alive);
+        let written = self.write(&bytes).await;
+        // Not before: a connection that waits may be cut, and the app would not learn what became of its call.
         self.idle();
-        match self.write(&bytes).await {
+        match written {
             Some(()) if keep_alive => State::Head,
             Some(()) if !cuts_off => {
-                // The other side may be gone already.
-                let _: io::Result<()> = self.stream.shutdown().await;
+                self.shut_down().await;
                 State::Ended
             }
             _ => State::Ended,
         }
+    }
+
+    /// Ends our half of the connection in time. `None` where that fails: the other side may be gone already.
+    async fn shut_down(&mut self) -> Option<()> {
+        // Over TLS this writes close_notify, which a client that reads nothing would hold up for ever.
+        let ended = within(self.service.limits.write_time, pin!(self.stream.shutdown())).await;
+        ended?.ok()
     }
 
     /// Has a session handle a request. Gives the connection back where it can carry another.
@@ -456,7 +464,7 @@ impl<'s, H: Handler> Connection<'s, H> {
             *response.body_mut() = Bytes::new();
         }
         let bytes = fast_path::write(&response, announced, false);
-        if self.write(&bytes).await.is_some() && self.stream.shutdown().await.is_ok() {
+        if self.write(&bytes).await.is_some() && self.shut_down().await.is_some() {
             let rest = discard(&mut self.stream);
             let _: Result<(), _> = timeout(service.limits.linger_time, rest).await;
         }

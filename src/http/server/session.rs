@@ -64,12 +64,13 @@ pub(super) async fn exchange<H: Handler>(
     if !responded() {
         return None;
     }
-    let written = write(&mut session, response, cuts_off);
-    timeout(service.limits.write_time, written)
-        .await
-        .ok()?
-        .ok()?;
-    let (stream, rest) = session.finish().await.ok()??.into_parts();
+    // Ended within the same time: without keep-alive the end writes as well, TLS's close_notify.
+    let ended = async {
+        write(&mut session, response, cuts_off).await?;
+        session.finish().await
+    };
+    let ended = timeout(service.limits.write_time, ended);
+    let (stream, rest) = ended.await.ok()?.ok()??.into_parts();
     let rest = rest.unwrap_or_default();
     // The session found another end of the request than the framing did: the next one could be a part of this one.
     (rest.len() == behind).then_some((stream, rest))
