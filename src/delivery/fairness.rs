@@ -268,6 +268,43 @@ fn a_fresh_result_passes_the_backlog_of_apps_that_nobody_knows_yet() {
 }
 
 #[test]
+fn attempts_that_hang_beyond_the_ceiling_for_aged_ones_keep_nobody_awake() {
+    let mut rounds = Rounds::new(Ceilings::fitting(1));
+    let moment = |wall: Millis| Moment {
+        wall,
+        elapsed: Duration::from_millis(wall as u64),
+    };
+    let due = |merid: String| DueMerchant {
+        events: vec![DueEvent {
+            id: format!("{merid}-1"),
+            attempts: 0,
+        }],
+        merid,
+        next_at: None,
+    };
+    // More apps than may hang at once, one event each.
+    for round in 0..4 {
+        let now = moment(round * 300);
+        let merids = (0..16).map(|merchant| format!("{round}-{merchant}"));
+        rounds.survey(merids.map(due).collect(), now, |_| true);
+        let wanted = rounds.choose_reads(now);
+        let read = wanted.iter().map(|(merid, _)| due(merid.clone()));
+        rounds.found(&wanted, read.collect(), now);
+        assert_eq!(rounds.next(now, 64).len(), 16);
+    }
+    let later = moment(2_000);
+    assert_eq!(rounds.next(later, 64).len(), 0);
+    assert!(rounds.idle(later) > Duration::from_secs(1));
+    rounds.landed(
+        "0-0-1",
+        Landing::Silent,
+        Duration::from_secs(2),
+        String::new(),
+    );
+    assert_eq!(rounds.idle(later), Duration::ZERO, "one may age now");
+}
+
+#[test]
 fn a_quick_app_waits_for_no_crowd_of_hanging_ones() {
     for (apps, each) in [(70, 30), (600, 8), (1_500, 3)] {
         quick_among(apps, App::Hanging, each, 15, 200);

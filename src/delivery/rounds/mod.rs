@@ -362,7 +362,10 @@ impl Rounds {
         }
         let until = self.reads.first().map_or(Millis::MAX, |(at, _)| *at);
         let until_read = u64::try_from(until.saturating_sub(now.wall)).unwrap_or_default();
-        let until_aged = self.young.front().map_or(Duration::MAX, |(began, _)| {
+        // Without room for aged attempts the front stays where it is until one of them ends, and that is news.
+        let can_age = self.aged < self.ceilings.aged;
+        let oldest = self.young.front().filter(|_| can_age);
+        let until_aged = oldest.map_or(Duration::MAX, |(began, _)| {
             (*began + AGED_AFTER).saturating_sub(now.elapsed)
         });
         Duration::from_millis(until_read).min(until_aged)
