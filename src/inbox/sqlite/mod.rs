@@ -247,7 +247,9 @@ impl Sqlite {
             let result = in_savepoint(transaction, work);
             // A caller may have stopped waiting: then the result is dropped.
             Box::new(move |committed| {
-                let _ = confirm.send(committed.and_then(|()| result.map_err(StoreError::from)));
+                // The job's own error first: it may be why the commit failed, such as a full disk.
+                let result = result.map_err(StoreError::from);
+                let _ = confirm.send(result.and_then(|value| committed.map(|()| value)));
             })
         });
         let result = match self.jobs.try_send(job) {

@@ -74,9 +74,7 @@ impl Writer {
         // A deferred transaction that has read first fails with SQLITE_BUSY_SNAPSHOT where another process wrote
         // meanwhile, and no busy handler helps (sqlite.org/rescode.html#busy_snapshot).
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for job in group {
-            confirmations.push(job(&transaction));
-        }
+        run_jobs(&transaction, group, confirmations)?;
         transaction.commit()?;
         // Committed is not enough: the next start has to find it under the path.
         self.shared.file.verify()
@@ -91,6 +89,29 @@ impl Writer {
             Err(error) => tracing::error!(%error, "the store cannot be opened anew"),
         }
     }
+}
+
+/// Runs the jobs, and stops where the transaction has ended under them.
+fn run_jobs(
+    transaction: &Transaction<'_>,
+    group: impl Iterator<Item = WriteJob>,
+    confirmations: &mut Vec<CommitConfirmation>,
+) -> Result<(), StoreError> {
+    for job in group {
+        confirmations.push(job(transaction));
+        if was_rolled_back(transaction) {
+            // Each further job would commit alone, and be reported as failed.
+            let reason = "SQLite rolled the transaction back; nothing of it was kept";
+            return Err(StoreError::Failed(reason.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Returns true where SQLite has ended the transaction itself, as it does after some failures of the disk or of memory
+/// (sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction).
+fn was_rolled_back(transaction: &Transaction<'_>) -> bool {
+    transaction.is_autocommit()
 }
 
 /// Gives a connection the writer's room. Without it the writer is slower, and no less right.
@@ -114,9 +135,68 @@ pub(super) fn in_savepoint<T>(
     transaction.prepare_cached("SAVEPOINT job")?.execute([])?;
     let result = work(transaction);
     if result.is_err() {
+        if was_rolled_back(transaction) {
+            // The savepoint is gone with it, and the job's own error is the cause.
+            return result;
+        }
         transaction.prepare_cached("ROLLBACK TO job")?.execute([])?;
     }
     // Also after ROLLBACK TO, which leaves the savepoint on the stack (sqlite.org/lang_savepoint.html).
     transaction.prepare_cached("RELEASE job")?.execute([])?;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::ffi::{Error, SQLITE_FULL};
+    use std::sync::mpsc::channel;
+
+    /// A job that inserts a row; with `fails`, SQLite ends the transaction under it as a full disk makes it do.
+    fn job(row: i64, fails: bool, ran: &std::sync::mpsc::Sender<i64>) -> WriteJob {
+        let ran = ran.clone();
+        Box::new(move |transaction| {
+            let result = in_savepoint(transaction, |transaction| {
+                transaction.execute("INSERT INTO t VALUES (?1)", [row])?;
+                if fails {
+                    transaction.execute_batch("ROLLBACK")?;
+                    let full = Error::new(SQLITE_FULL);
+                    return Err(rusqlite::Error::SqliteFailure(full, None));
+                }
+                Ok(())
+            });
+            if fails {
+                let error = StoreError::from(result.unwrap_err());
+                assert!(matches!(error, StoreError::Full(_)), "{error}");
+            }
+            ran.send(row).unwrap();
+            Box::new(|_| {})
+        })
+    }
+
+    fn committed(group: [(i64, bool); 3]) -> (Result<(), StoreError>, Vec<i64>, i64) {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (i)").unwrap();
+        let (ran, rows) = channel();
+        let jobs = group.map(|(row, fails)| job(row, fails, &ran));
+        let transaction = connection.transaction().unwrap();
+        let result = run_jobs(&transaction, jobs.into_iter(), &mut Vec::new());
+        match result {
+            Ok(()) => transaction.commit().unwrap(),
+            Err(_) => drop(transaction),
+        }
+        let count = "SELECT count(*) FROM t";
+        let kept = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        (result, rows.try_iter().collect(), kept)
+    }
+
+    #[test]
+    fn a_transaction_that_sqlite_ends_takes_every_job_of_its_group_along() {
+        let (result, ran, kept) = committed([(1, false), (2, true), (3, false)]);
+        assert!(result.is_err());
+        assert_eq!((ran, kept), (vec![1, 2], 0));
+        let (result, ran, kept) = committed([(1, false), (2, false), (3, false)]);
+        assert!(result.is_ok());
+        assert_eq!((ran, kept), (vec![1, 2, 3], 3));
+    }
 }
