@@ -19,12 +19,13 @@ const RECORD_TURNS: usize = 5;
 
 // The parts see one snapshot and none of each other's rows (PostgreSQL, "Data-Modifying Statements in WITH"), so that
 // `found` has to put the row that is new beside the row that was there.
-/// The row that is there is locked against being freed until its new try is there.
+/// The row that is there is locked against being freed until its new try is there. Not FOR SHARE: two records of a closed
+/// order could both have that, and each would wait in `reopened` for the other to give it up.
 const RECORD: &str = "WITH new AS (
         INSERT INTO orders (merid, orderid, amount, action, signed_at, next_look)
         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING RETURNING amount, action
     ), old AS (
-        SELECT amount, action FROM orders WHERE merid = $1 AND orderid = $2 FOR SHARE
+        SELECT amount, action FROM orders WHERE merid = $1 AND orderid = $2 FOR NO KEY UPDATE
     ), found AS (
         SELECT amount, action, true AS created FROM new UNION ALL SELECT amount, action, false FROM old
     ), agreed AS (
