@@ -4,6 +4,7 @@
 //! wait in the kernel's queue are accepted and answered first, because they would be reset when their socket is closed.
 
 use std::io;
+use std::io::ErrorKind;
 use std::net;
 use std::os::unix;
 use std::sync::Arc;
@@ -138,10 +139,12 @@ impl Socket {
         };
         // Bounded, because connections go on arriving for as long as the socket is open.
         for _ in 0..MAX_WAITING {
-            let Ok(accepted) = accept() else {
-                return;
-            };
-            spawn(service, accepted);
+            match accept() {
+                Ok(accepted) => spawn(service, accepted),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // It may be of this one connection alone, such as ECONNABORTED: others wait behind it (accept(2)).
+                Err(_) => {}
+            }
         }
     }
 }
