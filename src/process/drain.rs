@@ -160,9 +160,12 @@ impl Drain {
     }
 
     fn is_quiet(&self) -> bool {
+        // In this order: a request that ends in between has set the time before it gave up its count.
+        if self.in_flight.load(Ordering::SeqCst) > 0 {
+            return false;
+        }
         let last_busy = Duration::from_millis(self.last_busy.load(Ordering::SeqCst));
-        self.in_flight.load(Ordering::SeqCst) == 0
-            && self.started.elapsed() > last_busy + QUIET_TIME
+        self.started.elapsed() > last_busy + QUIET_TIME
     }
 
     fn touch(&self) {
