@@ -64,7 +64,25 @@ impl fmt::Debug for Token {
 #[derive(Clone)]
 pub struct LiveToken {
     file: Option<PathBuf>,
-    current: Arc<Mutex<(Option<Stamp>, Token)>>,
+    current: Arc<Mutex<CurrentToken>>,
+}
+
+struct CurrentToken {
+    /// The file's state at the last look; `None` where another look is needed.
+    stamp: Option<Stamp>,
+    token: Token,
+    /// The reason that was logged last for keeping an older token: each call looks at a file that is missing.
+    rejected: Option<String>,
+}
+
+impl CurrentToken {
+    fn new(stamp: Option<Stamp>, token: Token) -> Self {
+        Self {
+            stamp: stamp.filter(|it| it.is_settled()),
+            token,
+            rejected: None,
+        }
+    }
 }
 
 impl LiveToken {
@@ -72,7 +90,7 @@ impl LiveToken {
     pub(super) fn fixed(token: Token) -> Self {
         Self {
             file: None,
-            current: Arc::new(Mutex::new((None, token))),
+            current: Arc::new(Mutex::new(CurrentToken::new(None, token))),
         }
     }
 
@@ -84,7 +102,7 @@ impl LiveToken {
         let token = read_file(folder, text)?;
         Ok(Self {
             file: Some(path),
-            current: Arc::new(Mutex::new((stamp.filter(|it| it.is_settled()), token))),
+            current: Arc::new(Mutex::new(CurrentToken::new(stamp, token))),
         })
     }
 
@@ -93,28 +111,30 @@ impl LiveToken {
         let mut current = self.current.lock();
         if let Some(path) = &self.file {
             let stamp = Stamp::of(path);
-            if stamp.is_none() || stamp != current.0 {
+            if stamp.is_none() || stamp != current.stamp {
                 self.read_again(path, stamp, &mut current);
             }
         }
-        current.1.is(given)
+        current.token.is(given)
     }
 
-    fn read_again(&self, path: &Path, stamp: Option<Stamp>, current: &mut (Option<Stamp>, Token)) {
+    fn read_again(&self, path: &Path, stamp: Option<Stamp>, current: &mut CurrentToken) {
         match read_file(Path::new(""), &path.to_string_lossy()) {
             Ok(token) => {
-                let is_new = token != current.1;
-                *current = (stamp.filter(|it| it.is_settled()), token);
+                let is_new = token != current.token;
+                *current = CurrentToken::new(stamp, token);
                 if is_new {
                     tracing::info!(file = %path.display(), "the admin token was read again");
                 }
             }
-            // Once for each state of a file that is there; one that is missing has no state to compare.
-            Err(why) if stamp != current.0 || stamp.is_none() => {
-                current.0 = stamp;
-                tracing::error!(file = %path.display(), why, "the admin token is rejected; the last good one stays valid");
+            Err(why) => {
+                // Looked at again until it has settled: a correction may come within the same time stamp.
+                current.stamp = stamp.filter(|it| it.is_settled());
+                if current.rejected.as_ref() != Some(&why) {
+                    tracing::error!(file = %path.display(), why, "the admin token is rejected; the last good one stays valid");
+                    current.rejected = Some(why);
+                }
             }
-            Err(_) => {}
         }
     }
 }
@@ -142,6 +162,31 @@ mod tests {
             assert!(!token.is(other));
         }
         assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[test]
+    fn a_correction_is_read_however_soon_it_comes_and_a_reason_is_noted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("0123456789abcdef");
+        let live = LiveToken::from_file(folder.path(), "token").unwrap();
+        for round in 0..50 {
+            write("0123456789 bcdef");
+            live.is("");
+            let corrected = format!("0123456789abc{round:03}");
+            write(&corrected);
+            assert!(live.is(&corrected), "{round}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(live.is("0123456789abc049"));
+        let first = live.current.lock().rejected.clone();
+        assert!(first.is_some());
+        live.is("");
+        assert_eq!(live.current.lock().rejected, first);
+        write("fedcba9876543210");
+        assert!(live.is("fedcba9876543210"));
+        assert_eq!(live.current.lock().rejected, None);
     }
 
     #[test]
