@@ -35,7 +35,11 @@ pub fn parse(text: &str, tail: Tail) -> Result<Url, String> {
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         // RFC 6761 §6.3 reserves the names below it for loopback too.
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Domain(name)) => {
+            // With the root's dot it is the same name (RFC 1034 §3.1).
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name == "localhost" || name.ends_with(".localhost")
+        }
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::response::MAX_FIELDS;
 use crate::config::proxy::{ProxyAddress, ProxySetting};
+use crate::config::web_url;
 
 /// Bytes of a proxy's response to `CONNECT`, which has no body where it opens a tunnel.
 const MAX_HEAD: usize = 16 * 1024;
@@ -71,7 +72,7 @@ impl EgressWay {
         };
         let mut way = Self::default();
         // Go does so too: a proxy elsewhere cannot reach this machine's loopback.
-        if is_loopback(url) {
+        if web_url::is_loopback(url) {
             way.reason = "the platform is on this machine";
             return way;
         }
@@ -115,15 +116,6 @@ impl EgressWay {
             (None, "") => "directly".to_owned(),
             (None, reason) => format!("directly ({reason})"),
         }
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name.trim_end_matches('.') == "localhost",
-        None => false,
     }
 }
 
@@ -318,7 +310,13 @@ mod tests {
             chosen("https://pay.test", &[("HTTPS_PROXY", " ")]),
             "directly"
         );
-        for here in ["http://127.0.0.1:9", "http://localhost:9", "http://[::1]:9"] {
+        for here in [
+            "http://127.0.0.1:9",
+            "http://localhost:9",
+            "http://localhost.:9",
+            "http://pay.localhost:9",
+            "http://[::1]:9",
+        ] {
             let own = way(here, &both);
             assert!(own.proxy.is_none() && own.warnings.is_empty(), "{here}");
         }
