@@ -81,8 +81,11 @@ impl ClientError {
         }
     }
 
+    /// Adds what is known of an earlier attempt: its `known` replaces a `no` of this one.
     pub(super) fn but_sent(mut self, known: Sent) -> Self {
-        if let Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } = &mut self {
+        if let Self::Unreachable { sent, .. } | Self::TimedOut { sent, .. } = &mut self
+            && matches!(sent, Sent::No)
+        {
             *sent = known;
         }
         self

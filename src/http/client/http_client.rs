@@ -141,11 +141,11 @@ impl Client {
                     %error,
                     "a pooled connection was of no use; the query is sent once more"
                 );
-                // The useless connection may have carried the request.
-                let connected = self.connect(deadline).await;
-                let connection = connected.map_err(|error| error.but_sent(Sent::Unknown))?;
-                let exchanged = self.exchange(connection, request, trust).await?;
-                exchanged.map_err(ClientError::of)
+                // The useless connection may have carried the request, whatever becomes of this one.
+                let carried = |error: ClientError| error.but_sent(Sent::Unknown);
+                let connection = self.connect(deadline).await.map_err(carried)?;
+                let exchanged = self.exchange(connection, request, trust).await;
+                exchanged.map_err(carried)?.map_err(ClientError::of)
             }
             exchanged => exchanged.map_err(ClientError::of),
         }
