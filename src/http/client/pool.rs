@@ -154,6 +154,10 @@ impl Pool {
         }
         drop(shelf);
         // One sweeper a pool, and none while it is empty: thousands of apps must not mean thousands of timers.
+        self.begin_sweep();
+    }
+
+    fn begin_sweep(self: &Arc<Self>) {
         if !self.swept.swap(true, Ordering::AcqRel) {
             tokio::spawn(self.clone().sweep());
         }
@@ -172,6 +176,10 @@ impl Pool {
             }
         }
         self.swept.store(false, Ordering::Release);
+        // One that was put since the last look has found a sweeper, and began none.
+        if !self.is_empty() {
+            self.begin_sweep();
+        }
     }
 
     fn is_empty(&self) -> bool {
