@@ -8,18 +8,16 @@ use std::io::ErrorKind;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
-use httparse::Status;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
-use super::response::{MAX_FIELDS, RawResponse};
-use super::response_head::{BodyLength, MAX_HEAD, MalformedHead, ResponseHead};
+use super::response::RawResponse;
+use super::response_head::{BodyLength, MalformedHead, ResponseHead};
 use super::tls::explain::explain_later;
 use crate::http::io::buffer::read_more;
+use crate::http::io::chunked::{ChunkError, Chunks};
 
 /// Bytes of a response's body; the document's are well under one KiB, its payment pages some ten.
 pub const MAX_BODY: usize = 1 << 20;
-/// Bytes of the line before a chunk: its size, and extensions, which are ignored.
-const MAX_CHUNK_LINE: usize = 1024;
 /// Interim responses (1xx) before the final one.
 const MAX_INTERIM: usize = 8;
 
@@ -75,6 +73,15 @@ impl ExchangeError {
 
     fn ended(error: io::Error) -> Self {
         Self::Ended(explain_later(&error).unwrap_or_else(|| error.to_string()))
+    }
+}
+
+impl From<ChunkError> for ExchangeError {
+    fn from(error: ChunkError) -> Self {
+        match error {
+            ChunkError::Malformed => BAD_BODY,
+            ChunkError::TooLong => Self::TooLong,
+        }
     }
 }
 
@@ -213,67 +220,24 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Exchange<'s, S> {
         }
     }
 
+    /// Reads a chunked body. Extensions and trailers are dropped: nothing here needs one.
     async fn read_chunks(&mut self) -> Result<Bytes, ExchangeError> {
-        let mut body = BytesMut::new();
+        let (mut chunks, mut body) = (Chunks::new(MAX_BODY), BytesMut::new());
         loop {
-            let size = self.read_chunk_size().await?;
-            if size == 0 {
-                self.read_trailers().await?;
+            let end = chunks.decode(&self.buffer, |data| body.extend_from_slice(data))?;
+            self.buffer.advance(chunks.drop_seen());
+            if end.is_some() {
                 return Ok(body.freeze());
             }
-            if size > MAX_BODY - body.len() {
-                return Err(ExchangeError::TooLong);
-            }
-            while self.buffer.len() < size + 2 {
-                self.fill().await.map_err(ExchangeError::ended)?;
-            }
-            body.extend_from_slice(&self.buffer[..size]);
-            if &self.buffer[size..size + 2] != b"\r\n" {
-                return Err(BAD_BODY);
-            }
-            self.buffer.advance(size + 2);
-        }
-    }
-
-    async fn read_chunk_size(&mut self) -> Result<usize, ExchangeError> {
-        loop {
-            match httparse::parse_chunk_size(&self.buffer) {
-                Ok(Status::Complete((length, size))) if length <= MAX_CHUNK_LINE => {
-                    self.buffer.advance(length);
-                    return usize::try_from(size).map_err(|_| ExchangeError::TooLong);
-                }
-                Ok(Status::Partial) if self.buffer.len() <= MAX_CHUNK_LINE => {}
-                _ => return Err(BAD_BODY),
-            }
             self.fill().await.map_err(ExchangeError::ended)?;
         }
-    }
-
-    /// Reads and drops them: nothing here needs one.
-    async fn read_trailers(&mut self) -> Result<(), ExchangeError> {
-        loop {
-            if let Some(length) = trailers_length(&self.buffer)? {
-                self.buffer.advance(length);
-                return Ok(());
-            }
-            self.fill().await.map_err(ExchangeError::ended)?;
-        }
-    }
-}
-
-/// A function of its own, so that the fields do not make every exchange's future larger.
-fn trailers_length(buffer: &[u8]) -> Result<Option<usize>, ExchangeError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    match httparse::parse_headers(buffer, &mut fields) {
-        Ok(Status::Complete((length, _))) if length <= MAX_HEAD => Ok(Some(length)),
-        Ok(Status::Partial) if buffer.len() <= MAX_HEAD => Ok(None),
-        _ => Err(BAD_BODY),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::client::response::MAX_FIELDS;
     use proptest::prelude::*;
     use tokio::io::duplex;
 
@@ -402,6 +366,14 @@ mod tests {
             "-1\r\n\r\n",
             "0\r\nno trailer\r\n\r\n",
             "3\nabc",
+            // Each of these is an end, or the same chunk, for some reader.
+            "\r\n\r\n",
+            "\n\n",
+            ";\r\n\r\n",
+            "3;x\nabc\r\n0\r\n\r\n",
+            "4\r\n0000\r\n\r\n\r\n",
+            "4\r\n0000\r\n0;\n\r\n\r\n",
+            "4\r\n0000\r\n0\r\n folded: x\r\n\r\n",
         ] {
             let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
             assert_eq!(

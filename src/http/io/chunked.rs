@@ -1,9 +1,7 @@
-//! The end of a chunked body, found without decoding it (RFC 9112 §7.1).
+//! The end of a chunked body (RFC 9112 §7.1), of requests and of responses.
 //!
-//! Pingora's session decodes the body afterwards. Its reader takes an empty size for 0, a bare LF for the end of a
-//! line and any byte in an extension; each of these has been used to hide a request inside another one.
-
-use super::handler::Rejection;
+//! Lenient readers, Pingora's and httparse's among them, take an empty size for 0, a bare LF for the end of a line and any
+//! byte in an extension; each of these has been used to hide a message inside another one.
 
 /// Digits of a chunk's size.
 const MAX_DIGITS: usize = 8;
@@ -14,11 +12,24 @@ const MAX_TRAILERS: usize = 4096;
 /// Bytes of sizes, extensions and trailers beside a body as long as it may be.
 const MAX_OVERHEAD: usize = 16 * 1024;
 
+/// The reason for rejecting a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(in crate::http) enum ChunkError {
+    /// It is malformed, or could be read in two ways.
+    #[error("malformed chunk")]
+    Malformed,
+    /// It has more bytes than a body may have.
+    #[error("body too long")]
+    TooLong,
+}
+
 /// A chunked body that has been looked through up to a place.
 #[derive(Debug)]
-pub(super) struct Chunks {
-    /// Bytes that have been looked at.
+pub(in crate::http) struct Chunks {
+    /// Bytes that have been looked at and not been dropped.
     at: usize,
+    /// Bytes that were dropped.
+    dropped: usize,
     part: ChunkPart,
     /// Bytes of the body when it is decoded.
     decoded: usize,
@@ -34,16 +45,25 @@ enum ChunkPart {
     Data { left: usize },
     DataCr,
     DataLf,
-    Trailer { length: usize, in_line: usize },
-    TrailerLf { length: usize, in_line: usize },
+    Trailer { length: usize, line: TrailerLine },
+    TrailerLf { length: usize, line: TrailerLine },
     End,
+}
+
+/// The part of a trailer's line that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TrailerLine {
+    Empty,
+    Name,
+    Value,
 }
 
 impl Chunks {
     /// A body of at most `max_body` bytes, decoded.
-    pub(super) fn new(max_body: usize) -> Self {
+    pub(in crate::http) fn new(max_body: usize) -> Self {
         Self {
             at: 0,
+            dropped: 0,
             part: ChunkPart::Size { size: 0, digits: 0 },
             decoded: 0,
             max_body,
@@ -52,10 +72,26 @@ impl Chunks {
 
     /// Returns the number of bytes up to the end of the body, or `None` while some are missing. `body` holds what was
     /// there at the last call, and more.
-    pub(super) fn end(&mut self, body: &[u8]) -> Result<Option<usize>, Rejection> {
+    pub(in crate::http) fn end(&mut self, body: &[u8]) -> Result<Option<usize>, ChunkError> {
+        self.decode(body, |_| {})
+    }
+
+    /// Forgets what has been looked at, and returns how many bytes that is: the caller drops them from the body's front.
+    pub(in crate::http) fn drop_seen(&mut self) -> usize {
+        self.dropped += self.at;
+        std::mem::take(&mut self.at)
+    }
+
+    /// Does the same as [`Chunks::end`], and passes on each piece of data that was not looked at before.
+    pub(in crate::http) fn decode(
+        &mut self,
+        body: &[u8],
+        mut data: impl FnMut(&[u8]),
+    ) -> Result<Option<usize>, ChunkError> {
         while let Some(&byte) = body.get(self.at) {
             if let ChunkPart::Data { left } = self.part {
                 let taken = left.min(body.len() - self.at);
+                data(&body[self.at..self.at + taken]);
                 self.at += taken;
                 self.part = match left - taken {
                     0 => ChunkPart::DataCr,
@@ -64,15 +100,17 @@ impl Chunks {
                 continue;
             }
             self.at += 1;
-            self.part = self.part.next(byte).ok_or(Rejection::Malformed)?;
+            self.part = self.part.next(byte).ok_or(ChunkError::Malformed)?;
             match self.part {
                 ChunkPart::End => return Ok(Some(self.at)),
                 ChunkPart::Data { left } => self.decoded += left,
                 _ => {}
             }
             // A body in tiny chunks is mostly sizes: what is kept until the end has a bound of its own.
-            if self.decoded > self.max_body || self.at > 2 * self.max_body + MAX_OVERHEAD {
-                return Err(Rejection::BodyTooLarge);
+            if self.decoded > self.max_body
+                || self.dropped + self.at > 2 * self.max_body + MAX_OVERHEAD
+            {
+                return Err(ChunkError::TooLong);
             }
         }
         Ok(None)
@@ -105,22 +143,45 @@ impl ChunkPart {
             }
             (Self::LineEnd { size: 0 }, b'\n') => Self::Trailer {
                 length: 0,
-                in_line: 0,
+                line: TrailerLine::Empty,
             },
             (Self::LineEnd { size }, b'\n') => Self::Data { left: size },
             (Self::DataCr, b'\r') => Self::DataLf,
             (Self::DataLf, b'\n') => Self::Size { size: 0, digits: 0 },
-            (Self::Trailer { length, in_line }, b'\r') => Self::TrailerLf { length, in_line },
-            // A field does not begin with a blank: that would be a folded line.
-            (Self::Trailer { in_line: 0, .. }, b' ' | b'\t') => return None,
-            (Self::Trailer { length, in_line }, byte) if is_text(byte) => {
-                (length < MAX_TRAILERS).then_some(Self::Trailer {
+            (Self::Trailer { length, line }, b'\r') => Self::TrailerLf { length, line },
+            // A field does not begin with a blank: that would be a folded line. Nor is its name empty.
+            (
+                Self::Trailer {
+                    line: TrailerLine::Empty,
+                    ..
+                },
+                b' ' | b'\t' | b':',
+            ) => return None,
+            (Self::Trailer { length, line }, byte) if is_text(byte) => (length < MAX_TRAILERS)
+                .then_some(Self::Trailer {
                     length: length + 1,
-                    in_line: in_line + 1,
-                })?
-            }
-            (Self::TrailerLf { in_line: 0, .. }, b'\n') => Self::End,
-            (Self::TrailerLf { length, .. }, b'\n') => Self::Trailer { length, in_line: 0 },
+                    line: match (line, byte) {
+                        (TrailerLine::Value, _) | (_, b':') => TrailerLine::Value,
+                        _ => TrailerLine::Name,
+                    },
+                })?,
+            (
+                Self::TrailerLf {
+                    line: TrailerLine::Empty,
+                    ..
+                },
+                b'\n',
+            ) => Self::End,
+            (
+                Self::TrailerLf {
+                    length,
+                    line: TrailerLine::Value,
+                },
+                b'\n',
+            ) => Self::Trailer {
+                length,
+                line: TrailerLine::Empty,
+            },
             _ => return None,
         })
     }
@@ -131,7 +192,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn end(body: &str) -> Result<Option<usize>, Rejection> {
+    fn end(body: &str) -> Result<Option<usize>, ChunkError> {
         Chunks::new(64).end(body.as_bytes())
     }
 
@@ -174,25 +235,27 @@ mod tests {
             "000000002\r\nab\r\n",
             "0\r\n Folded: t\r\n\r\n",
             "0\r\nTrailer: t\n\r\n",
+            "0\r\nno trailer\r\n\r\n",
+            "0\r\n: no name\r\n\r\n",
             "0\n\r\n",
         ] {
-            assert_eq!(end(body), Err(Rejection::Malformed), "{body:?}");
+            assert_eq!(end(body), Err(ChunkError::Malformed), "{body:?}");
         }
         let long = format!("2;{}\r\nab\r\n", "x".repeat(MAX_EXTENSION + 1));
-        assert_eq!(end(&long), Err(Rejection::Malformed));
+        assert_eq!(end(&long), Err(ChunkError::Malformed));
         let trailers = format!("0\r\n{}", "T: t\r\n".repeat(MAX_TRAILERS));
-        assert_eq!(end(&trailers), Err(Rejection::Malformed));
+        assert_eq!(end(&trailers), Err(ChunkError::Malformed));
     }
 
     #[test]
     fn a_body_has_a_bound_decoded_and_as_it_comes() {
-        assert_eq!(end("41\r\n"), Err(Rejection::BodyTooLarge));
+        assert_eq!(end("41\r\n"), Err(ChunkError::TooLong));
         assert_eq!(
             end(&"20\r\n0123456789abcdef0123456789abcdef\r\n".repeat(3)),
-            Err(Rejection::BodyTooLarge)
+            Err(ChunkError::TooLong)
         );
         let extended = format!("1;{}\r\na\r\n", "x".repeat(MAX_EXTENSION - 1)).repeat(64);
-        assert_eq!(end(&extended), Err(Rejection::BodyTooLarge));
+        assert_eq!(end(&extended), Err(ChunkError::TooLong));
     }
 
     proptest! {

@@ -6,4 +6,6 @@ pub mod buffer;
 
 pub mod length;
 
+pub mod chunked;
+
 pub mod stream;

@@ -8,9 +8,9 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use httparse::Status;
 use memchr::memchr;
 
-use super::chunked::Chunks;
 use super::handler::Rejection;
 use super::limits::Limits;
+use crate::http::io::chunked::{ChunkError, Chunks};
 use crate::http::io::length::content_length;
 
 /// Fields of a head that is rejected; more are left out of what its rejection knows.
@@ -45,6 +45,15 @@ struct Found {
     is_chunked: bool,
     expects_continue: bool,
     is_compressed: bool,
+}
+
+impl From<ChunkError> for Rejection {
+    fn from(error: ChunkError) -> Self {
+        match error {
+            ChunkError::Malformed => Self::Malformed,
+            ChunkError::TooLong => Self::BodyTooLarge,
+        }
+    }
 }
 
 impl Framing {

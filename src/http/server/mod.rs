@@ -12,8 +12,6 @@ pub mod client_address;
 
 pub mod admission;
 
-mod chunked;
-
 pub mod framing;
 
 pub mod fast_path;
