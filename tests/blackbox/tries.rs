@@ -1,7 +1,8 @@
 //! Tries: an order may be submitted again, and each submit is a try of its own with its own end.
 
+use crate::client::Connection;
 use crate::harness::{
-    KEY, MERID, Setup, Sidecar, free_port, fresh_orderid, submit_json, submit_of,
+    KEY, MERID, Setup, Sidecar, free_port, fresh_orderid, skip, submit_json, submit_of,
 };
 use crate::platform::{Action, Platform, http};
 use crate::shop::{Book, Payment, SOON, Shop, acknowledged, taken};
@@ -162,6 +163,47 @@ fn a_second_try_of_a_failed_order_is_queried_within_seconds() {
     assert_eq!(heard[1].member("resultcode"), "0000");
     assert_eq!(
         (heard[1].source.as_str(), heard[1].order.as_str()),
+        ("query", "matched")
+    );
+}
+
+/// Whether the try arrived was on its way to be known when the process died.
+#[test]
+fn a_try_that_a_kill_cut_off_is_queried_within_seconds_of_the_restart() {
+    let book = Book::default();
+    let pages = book.clone();
+    let platform = Platform::start(move |seen| match seen.target.as_str() {
+        "/api/icashier" => Action::Hang,
+        _ => pages.reply(seen),
+    });
+    let mut shop = Shop::between(book, platform, Platform::start(|_| taken()), |_| {});
+    if !shop.sidecar.setup.store().exists() {
+        return skip(
+            "a_try_that_a_kill_cut_off_is_queried_within_seconds_of_the_restart",
+            "in a fleet another sidecar may have the try in flight",
+        );
+    }
+    let paid = Payment::of(&fresh_orderid());
+    shop.book.enter(paid.clone());
+    let (app, submit) = (shop.sidecar.app(), submit_json(&paid.orderid));
+    let waiting = std::thread::spawn(move || {
+        let mut connection = Connection::open(app).unwrap();
+        let bytes = crate::client::post_bytes("/api/icashier", &[], submit);
+        connection.exchange(bytes).is_err()
+    });
+    shop.platform.wait_for(1);
+    shop.sidecar.kill();
+    assert!(
+        waiting.join().unwrap(),
+        "no response comes from a dead process"
+    );
+    let began = Instant::now();
+    shop.sidecar.restart();
+    let heard = shop.hears(&paid.orderid, 1);
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert_eq!(heard[0].member("resultcode"), "0000");
+    assert_eq!(
+        (heard[0].source.as_str(), heard[0].order.as_str()),
         ("query", "matched")
     );
 }

@@ -55,7 +55,7 @@ use super::store::{
 use crate::protocol::envelope::Verified;
 use crate::protocol::request::Order;
 use crate::protocol::result::PaymentResult;
-use crate::time::Millis;
+use crate::time::{self, Millis};
 use connections::{Connections, Lane};
 use file::{Held, Lock, check_pages, connect, has_lock_file, is_small, noted_counter};
 use identity::StoreFile;
@@ -90,7 +90,7 @@ impl Sqlite {
         if file.is_new {
             // The lock file is the trace of a store: it comes after the store. Two that begin at once meet here.
             file.try_lock()?;
-            let store = Self::open_with(path, &file, Lock::new(None))?;
+            let store = Self::open_with(path, &file, true)?;
             store.lock.send_replace(Some(Held::now(file, path)?));
             tracing::info!(store = %path.display(), "a new store was made");
             return Ok(store);
@@ -106,7 +106,7 @@ impl Sqlite {
         // copy.
         file.check_age(noted_counter(path))?;
         let counter = file.counter().unwrap_or_default();
-        let store = Self::open_with(path, &file, Lock::new(None))?;
+        let store = Self::open_with(path, &file, true)?;
         let held = match held {
             Some(held) => held,
             None => Held::now(file, path)?,
@@ -119,7 +119,7 @@ impl Sqlite {
     /// Opens the store of an instance that is going to end: both write, and its turn comes when that one lets go.
     pub fn take_over(path: &Path) -> Result<Self, StoreError> {
         let file = Arc::new(StoreFile::open(path, true)?);
-        let store = Self::open_with(path, &file, Lock::new(None))?;
+        let store = Self::open_with(path, &file, false)?;
         let (lock, path) = (store.lock.clone(), path.to_owned());
         let wait = move || match Held::in_turn(file, &path) {
             Ok(held) => {
@@ -134,7 +134,8 @@ impl Sqlite {
         Ok(store)
     }
 
-    fn open_with(path: &Path, file: &Arc<StoreFile>, lock: Lock) -> Result<Self, StoreError> {
+    /// Opens the connections. `is_alone`: no other process has the store, so that tries in flight are of one that died.
+    fn open_with(path: &Path, file: &Arc<StoreFile>, is_alone: bool) -> Result<Self, StoreError> {
         let mut connection = connect(path)?;
         let is_checked = is_small(path);
         if is_checked {
@@ -144,8 +145,11 @@ impl Sqlite {
         schema::migrate(&mut connection)?;
         try_out(&mut connection)?;
         clock::resume(&mut connection)?;
+        if is_alone {
+            lose_all_tries(&mut connection)?;
+        }
         file.remember();
-        let store = Self::start(path, file.clone(), connection, lock, true)?;
+        let store = Self::start(path, file.clone(), connection, Lock::new(None), true)?;
         if file.was_left_open && !is_checked {
             store.check_in_background()?;
         }
@@ -655,6 +659,13 @@ impl Store for Sqlite {
         }
         Ok(())
     }
+}
+
+/// Makes every try in flight unknown, so that its order is queried at once instead of when it must be lost.
+fn lose_all_tries(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    ledger::lose_tries(&transaction, Millis::MAX, time::now())?;
+    transaction.commit()
 }
 
 /// Fails where a table or an index that keeps results and orders is damaged at its root.
