@@ -32,6 +32,8 @@ pub async fn metrics(admin: &AdminContext) -> Response<Bytes> {
     let others = admin.drain.in_flight().saturating_sub(1);
     let others = i64::try_from(others).unwrap_or(i64::MAX);
     admin.metrics.requests_in_flight.set(others);
+    let jump = time::doubted_jump().unwrap_or_default();
+    admin.metrics.clock_jump.set(jump / 1000);
     let sound = admin.store.check().await.is_ok();
     admin.metrics.store_ok.set(i64::from(sound));
     match admin.store.counts().await {

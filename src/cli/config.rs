@@ -3,12 +3,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::failure::Failure;
 use crate::config::settings::Settings;
 use crate::config::{MerchantRules, Snapshot};
+use crate::inbox;
+use crate::inbox::store::Store;
 
 /// The place of the settings.
 #[derive(Args)]
@@ -31,6 +34,18 @@ impl Config {
     /// Reads the settings.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
         Ok(Settings::load(&self.config, &self.set, &environment)?)
+    }
+
+    /// Opens the store of a sidecar that may be running.
+    pub(super) fn open_store(&self) -> Result<Arc<dyn Store>, Failure> {
+        let address = self.settings()?.inbox.store;
+        inbox::open_beside(&address).map_err(|error| {
+            let text = format!("{address}: inbox.store: {error}");
+            match error.may_pass() {
+                true => Failure::Later(text),
+                false => Failure::Config(text),
+            }
+        })
     }
 
     /// Reads both files. Only valid settings name the merchants file.

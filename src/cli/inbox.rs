@@ -1,17 +1,14 @@
 //! `countersign inbox`: the kept results, and decisions about them; also while the sidecar runs.
 
-use std::sync::Arc;
-
 use clap::{Args, Subcommand};
 
 use super::config::Config;
 use super::failure::Failure;
 use crate::cli::print::say;
-use crate::inbox;
 use crate::inbox::attempt::AttemptRecord;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::review::{COMMAND_LINE, DecideOutcome, DecisionKind, DecisionRecord, Operator};
-use crate::inbox::store::{Store, StoreError};
+use crate::inbox::store::StoreError;
 use crate::time;
 
 /// Events of one listing by default.
@@ -64,7 +61,7 @@ pub(super) fn inbox(args: &InboxCommand) -> Result<(), Failure> {
                 state,
                 limit,
             } => {
-                let store = open(config)?;
+                let store = config.open_store()?;
                 for event in store.events(*state, *limit).await.map_err(failed)? {
                     say!("{}", line(&event));
                 }
@@ -78,7 +75,7 @@ pub(super) fn inbox(args: &InboxCommand) -> Result<(), Failure> {
 }
 
 async fn show(one: &One) -> Result<(), Failure> {
-    let store = open(&one.config)?;
+    let store = one.config.open_store()?;
     let event = store.event(&one.id).await.map_err(failed)?;
     let event = event.ok_or_else(|| no_such(&one.id))?;
     say!("event      {}", event.id);
@@ -146,7 +143,7 @@ fn of_decision(decision: &DecisionRecord) -> String {
 }
 
 async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
-    let store = open(&one.config)?;
+    let store = one.config.open_store()?;
     let operator = Operator {
         // For the record only: anyone can set the variable.
         who: std::env::var("USER")
@@ -166,18 +163,6 @@ async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
         ))),
         DecideOutcome::NotFound => Err(no_such(&one.id)),
     }
-}
-
-/// Opens the store of a sidecar that may be running.
-fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
-    let address = config.settings()?.inbox.store;
-    inbox::open_beside(&address).map_err(|error| {
-        let text = format!("{address}: inbox.store: {error}");
-        match error.may_pass() {
-            true => Failure::Later(text),
-            false => Failure::Config(text),
-        }
-    })
 }
 
 fn line(event: &Event) -> String {

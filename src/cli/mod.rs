@@ -30,6 +30,8 @@ mod probe;
 
 mod inbox;
 
+mod clock;
+
 mod demo;
 
 use std::process::ExitCode;
@@ -72,6 +74,8 @@ enum Command {
     Probe(probe::ProbeCommand),
     /// List events, show one, offer one to the app again, or discard one
     Inbox(inbox::InboxCommand),
+    /// Accept the time of a clock that has jumped
+    Clock(clock::ClockCommand),
     /// Run a stand-in platform, for development, or try an app through a running sidecar
     Sandbox(sandbox::SandboxCommand),
     /// Show a whole payment on this machine: a stand-in platform, the sidecar and a small shop
@@ -99,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::explain(&args),
         Command::Probe(probe) => probe::probe(&probe),
         Command::Inbox(inbox) => inbox::inbox(&inbox),
+        Command::Clock(clock) => clock::clock(&clock),
         Command::Sandbox(sandbox) => sandbox::sandbox(&sandbox),
         Command::Demo(demo) => demo::demo(&demo),
         Command::Completions(args) => manual::completions(&args, Cli::command()),

@@ -9,6 +9,7 @@ use prometheus::{
 };
 
 use super::listed::{CounterTable, Counters, Durations};
+use super::log;
 use super::outcome::{
     CallKind, CallOutcome, CallbackKind, CallbackOutcome, DeliveryOutcome, ReconcileOutcome,
 };
@@ -103,6 +104,8 @@ pub struct Metrics {
     pub requests_in_flight: IntGauge,
     /// Activity entries that were dropped.
     pub notes_dropped: IntCounter,
+    /// Seconds by which the wall clock has jumped and is not believed yet; 0 where it is.
+    pub clock_jump: IntGauge,
 }
 
 impl Default for Metrics {
@@ -185,6 +188,7 @@ impl Metrics {
             "When the merchants in force were loaded",
         )?;
         registry.register(Box::new(loaded_at.clone()))?;
+        registry.register(Box::new(log::lost_lines()))?;
         Ok(Self {
             calls: CounterTable::register(
                 &registry,
@@ -293,6 +297,10 @@ impl Metrics {
             notes_dropped: counter(
                 "notes_dropped_total",
                 "Notes for the console that were dropped, because there were too many or the store took none",
+            )?,
+            clock_jump: gauge(
+                "clock_jump_seconds",
+                "Seconds by which the clock has jumped ahead, or back below 0, while the jump is in doubt; else 0",
             )?,
             registry,
             process,

@@ -8,7 +8,10 @@ use crate::platform::{Action, Platform, honestly, http};
 use crate::shop::{Payment, SOON, Shop, callback};
 use crate::wire;
 use serde_json::{Value, json};
-use std::process::Stdio;
+use std::io::Read as _;
+use std::process::{ChildStderr, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const FORGED: &str = "\n2017-03-01T00:00:00.000000Z  INFO forged\r\u{1b}[2J\u{7f}";
@@ -209,4 +212,79 @@ fn a_log_that_nobody_reads_holds_no_request_up() {
         let took = began.elapsed();
         assert!(took < Duration::from_secs(3), "{call}: {took:?}");
     }
+}
+
+/// Everything that comes out of a pipe, read from now on.
+fn read_on(mut pipe: ChildStderr) -> Arc<Mutex<Vec<u8>>> {
+    let seen = Arc::<Mutex<Vec<u8>>>::default();
+    let kept = Arc::clone(&seen);
+    thread::spawn(move || {
+        let mut bytes = [0; 64 * 1024];
+        while let Ok(read @ 1..) = pipe.read(&mut bytes) {
+            kept.lock().unwrap().extend_from_slice(&bytes[..read]);
+        }
+    });
+    seen
+}
+
+#[test]
+fn lines_that_a_stopped_reader_misses_are_counted_and_reported_once_it_reads_again() {
+    let platform = Platform::start(honestly(&[(MERID, KEY)]));
+    let url = platform.url();
+    let setup = Setup::new(|conf| {
+        conf.platform = url;
+        conf.log_level = "debug";
+    });
+    let mut child = setup.command().stderr(Stdio::piped()).spawn().unwrap();
+    let pipe = child.stderr.take().unwrap();
+    let sidecar = Sidecar { setup, child };
+    eventually("ready", SOON, || {
+        crate::client::fetch(sidecar.setup.admin, "/readyz").is_ok_and(|it| it.status == 200)
+    });
+    let lost = || sidecar.metrics().sum(&["log_lines_lost_total"]);
+    assert_eq!(lost(), 0.0);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let calling = &|caller: usize| {
+        let long = format!("X-Request-Id: {}{caller}", "x".repeat(120));
+        let mut connection = Connection::open(sidecar.app()).unwrap();
+        let mut calls = 0;
+        while calls % 100 != 0 || lost() == 0.0 {
+            let bytes =
+                crate::client::post_bytes("/api/query", &[&long], query_json(MERID, ORDERID));
+            assert_eq!(connection.exchange(bytes).unwrap().status, 200);
+            calls += 1;
+            assert!(
+                Instant::now() < deadline,
+                "nothing is lost after {calls} calls"
+            );
+        }
+    };
+    thread::scope(|scope| {
+        for caller in 0..4 {
+            scope.spawn(move || calling(caller));
+        }
+    });
+    let missed = lost();
+    let output = read_on(pipe);
+    let text = || String::from_utf8(output.lock().unwrap().clone()).unwrap();
+    let reported = || -> f64 {
+        let text = text();
+        let before = text
+            .lines()
+            .filter_map(|line| line.split_once(" lines lost: "));
+        let counts = before.map(|(before, _)| before.rsplit(' ').next().unwrap());
+        counts.map(|count| count.parse::<f64>().unwrap()).sum()
+    };
+    eventually("the gap is reported", SOON, || reported() == missed);
+    assert_eq!(lost(), missed);
+    // The log goes on behind the gap.
+    post_with(
+        sidecar.app(),
+        "/api/query",
+        &["X-Request-Id: after"],
+        query_json(MERID, ORDERID),
+    );
+    eventually("later lines", SOON, || {
+        text().contains("request_id=\"after\"")
+    });
 }

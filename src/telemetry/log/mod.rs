@@ -1,30 +1,30 @@
 //! The log: one line an event, written to standard error without delaying a request.
 //!
 //! Lines gather for a moment and are written together: a write for each would cost a call a tenth more. What a slow reader
-//! leaves waiting is bounded, and what is beyond that is dropped.
+//! leaves waiting is bounded. What is beyond that is dropped, counted, and reported once the reader is back.
 
 mod text;
+
+mod lines;
 
 pub mod limit;
 
 use std::io::{self, Write};
-use std::mem::{swap, take};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::LogFormat;
+use lines::Lines;
 
-/// Bytes of lines that wait for a slow reader: some ten thousand lines.
-const WAITING: usize = 4 * 1024 * 1024;
-/// Bytes that are kept for the next lines.
-const BUFFER: usize = 64 * 1024;
-/// The time for which lines gather.
-const GATHERING: Duration = Duration::from_millis(5);
-/// The time for which the shutdown waits for a slow reader.
-const LAST_WRITE: Duration = Duration::from_secs(1);
+/// The lines that were dropped. There is one log a process, and it begins before its metrics.
+static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
+    let about = "Log lines that were dropped, because their reader was too slow or gone";
+    IntCounter::new("log_lines_lost_total", about).expect("the name is a valid one")
+});
 
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
@@ -38,7 +38,7 @@ pub fn start(format: LogFormat, level: &str) {
     let lines = LINES.get_or_init(|| {
         let lines = Arc::<Lines>::default();
         let writer = lines.clone();
-        thread::spawn(move || writer.write_out());
+        thread::spawn(move || writer.write_to(io::stderr(), &LOST, report_lost));
         lines
     });
     let filter = EnvFilter::new(format!(
@@ -64,96 +64,24 @@ pub fn end() {
     }
 }
 
+/// Returns the counter of lines that were dropped.
+pub fn lost_lines() -> IntCounter {
+    LOST.clone()
+}
+
+/// Logged as an error, because every level has those.
+fn report_lost(lines: u64) {
+    tracing::error!("{lines} lines lost: the reader of the log was too slow or gone");
+}
+
 /// Formats a duration in milliseconds with three decimals.
 pub fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// Lines on their way out.
-#[derive(Default)]
-struct Lines {
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    text: Vec<u8>,
-    /// The writer waits for a line; while lines gather it is not to be woken.
-    idle: bool,
-    /// Some was taken and is being written.
-    writing: bool,
-    ended: bool,
-}
-
-impl Lines {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, line: &[u8]) {
-        let mut waiting = self.waiting();
-        // Dropped instead of waited for: a log pipe that is blocked must not stop requests.
-        if waiting.text.len() + line.len() > WAITING {
-            return;
-        }
-        waiting.text.extend_from_slice(line);
-        // The writer is woken only where it sleeps; a wake-up for each line would be a system call for each.
-        let idle = take(&mut waiting.idle);
-        drop(waiting);
-        if idle {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Writes pushed lines; never returns.
-    fn write_out(&self) {
-        let mut text = Vec::new();
-        loop {
-            let waiting = self.waiting();
-            let is_idle = |waiting: &mut Waiting| {
-                waiting.idle = waiting.text.is_empty();
-                waiting.idle
-            };
-            let mut waiting = self
-                .changed
-                .wait_while(waiting, is_idle)
-                .unwrap_or_else(PoisonError::into_inner);
-            // Written outside the lock below: a full pipe blocks the writer for as long as its reader sleeps.
-            swap(&mut text, &mut waiting.text);
-            waiting.writing = true;
-            drop(waiting);
-            // There is no other place to report that standard error is closed.
-            let _ = io::stderr().write_all(&text);
-            text.clear();
-            text.shrink_to(BUFFER);
-            let mut waiting = self.waiting();
-            waiting.writing = false;
-            if waiting.ended {
-                self.changed.notify_all();
-            }
-            // A line that comes alone is written at once; those that follow gather. The end waits for nothing.
-            let gathered = self
-                .changed
-                .wait_timeout_while(waiting, GATHERING, |waiting| !waiting.ended);
-            drop(gathered);
-        }
-    }
-
-    fn end(&self) {
-        let mut waiting = self.waiting();
-        waiting.ended = true;
-        self.changed.notify_all();
-        let unwritten = |waiting: &mut Waiting| waiting.writing || !waiting.text.is_empty();
-        let _ = self
-            .changed
-            .wait_timeout_while(waiting, LAST_WRITE, unwritten);
-    }
-}
-
 impl Write for &Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.push(line);
+        self.push(line, &LOST);
         Ok(line.len())
     }
 
