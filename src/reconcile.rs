@@ -28,7 +28,7 @@ use crate::telemetry::finish::{Finished, Work};
 use crate::telemetry::outcome::ReconcileOutcome;
 use crate::telemetry::trace::Span;
 use crate::time;
-use crate::time::Millis;
+use crate::time::{Millis, Moments};
 
 // The ledger plans the first query itself: `FIRST_LOOK` in inbox/order.rs has to be the same.
 /// The first query, counted from the signing; each next one after as long again as has passed.
@@ -209,7 +209,7 @@ impl Reconcile {
     }
 
     async fn query(&self, lookup: &Lookup) {
-        let (now, started) = (time::now(), Instant::now());
+        let (now, started) = (Moments::now(), Instant::now());
         let order = &lookup.order;
         let (outcome, next) = self.look_up(lookup, now).await;
         let finished = Finished {
@@ -231,7 +231,7 @@ impl Reconcile {
     }
 
     /// Asks the platform, keeps what it says, and returns the outcome with the time of the next query.
-    async fn look_up(&self, lookup: &Lookup, now: Millis) -> (ReconcileOutcome, Option<Millis>) {
+    async fn look_up(&self, lookup: &Lookup, now: Moments) -> (ReconcileOutcome, Option<Millis>) {
         let order = &lookup.order;
         let snapshot = self.merchants.snapshot();
         let Some(merchant) = snapshot.merchant(&order.merid) else {
@@ -268,7 +268,7 @@ impl Reconcile {
         &self,
         result: Verified<PaymentResult>,
         lookup: &Lookup,
-        now: Millis,
+        now: Moments,
         waits: Option<WaitReason>,
     ) -> (ReconcileOutcome, Option<Millis>) {
         let order = &lookup.order;
@@ -280,7 +280,7 @@ impl Reconcile {
         }
         let arrival = Arrival {
             source: Source::Query,
-            at: now,
+            at: now.now,
             waits,
         };
         let next = if code == Some(ResultCode::Paid) {
@@ -357,15 +357,16 @@ impl Reconcile {
         let mut rounds = tokio::time::interval(FORGET_EVERY);
         loop {
             rounds.tick().await;
-            if let Err(error) = self
-                .store
-                .forget(time::trusted_now().saturating_sub(keep))
-                .await
-            {
+            if let Err(error) = self.store.forget(expiry(Moments::now(), keep)).await {
                 tracing::error!(%error, "old events could not be deleted");
             }
         }
     }
+}
+
+/// Returns the time before which what is done has been kept for long enough.
+pub(crate) fn expiry(now: Moments, keep: Millis) -> Millis {
+    now.trusted.saturating_sub(keep)
 }
 
 /// Returns the period of the queries' ticks, and how many go out at each.
@@ -379,21 +380,21 @@ fn pace(per_second: usize) -> (Duration, usize) {
 }
 
 /// Returns the time of the next query: after as long again as has passed since the signing, and never after a day.
-fn later(order: &OpenOrder, now: Millis) -> Option<Millis> {
+pub(crate) fn later(order: &OpenOrder, now: Moments) -> Option<Millis> {
     // Doubling: an order that is paid late is rare, and the platform is spared.
-    let age = now - order.signed_at;
+    let age = now.now - order.signed_at;
     let next = order.signed_at + (2 * age).clamp(FIRST, LAST);
-    (!is_given_up(order, now)).then(|| next.max(now + AGAIN))
+    (!is_given_up(order, now)).then(|| next.max(now.now + AGAIN))
 }
 
 /// Returns the time of the next query after one without a response.
-fn again(order: &OpenOrder, now: Millis) -> Option<Millis> {
-    (!is_given_up(order, now)).then_some(now + AGAIN)
+pub(crate) fn again(order: &OpenOrder, now: Moments) -> Option<Millis> {
+    (!is_given_up(order, now)).then_some(now.now + AGAIN)
 }
 
 /// Returns true a day after the signing, and not because of a clock that has jumped.
-fn is_given_up(order: &OpenOrder, now: Millis) -> bool {
-    now.min(time::trusted_now()) - order.signed_at >= LAST
+fn is_given_up(order: &OpenOrder, now: Moments) -> bool {
+    now.trusted - order.signed_at >= LAST
 }
 
 #[cfg(test)]
@@ -490,13 +491,16 @@ mod tests {
             orderid: "ABCDEFGH".to_owned(),
             signed_at: 1_000,
         };
-        let minutes = |minutes: i64| 1_000 + minutes * 60_000;
+        let minutes = |minutes: i64| {
+            let now = 1_000 + minutes * 60_000;
+            Moments { now, trusted: now }
+        };
         let mut asked = vec![20];
         while let Some(next) = later(&order, minutes(asked[asked.len() - 1])) {
             asked.push((next - 1_000) / 60_000);
         }
         assert_eq!(asked, [20, 40, 80, 160, 320, 640, 1280, 1440]);
-        assert_eq!(later(&order, minutes(0)), Some(minutes(20)));
+        assert_eq!(later(&order, minutes(0)), Some(minutes(20).now));
         assert_eq!(again(&order, minutes(1440)), None);
     }
 }

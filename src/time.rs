@@ -27,14 +27,17 @@ static REFERENCE: AtomicI64 = AtomicI64::new(NONE);
 
 static TRUST: Mutex<Option<ClockTrust>> = Mutex::new(None);
 
-/// Returns the time of the wall clock, or of the database that decides.
+/// Returns the time of the wall clock, or of the database that decides; the trusted time while that clock is behind it.
 pub fn now() -> Millis {
-    wall_at(since_boot())
+    Moments::now().now
 }
 
 /// Returns the time by which something may be deleted, parked or given up.
 pub fn trusted_now() -> Millis {
-    let up = since_boot();
+    trusted_at(since_boot())
+}
+
+fn trusted_at(up: Millis) -> Millis {
     let wall = wall_at(up);
     TRUST
         .lock()
@@ -56,6 +59,31 @@ pub fn follow(reference: Millis) {
 pub fn confirm() {
     let up = since_boot();
     *TRUST.lock() = Some(ClockTrust::new(wall_at(up), up));
+}
+
+/// The times of one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moments {
+    /// The time for plans and stamps: the wall clock, or the trusted time where the wall clock is behind it.
+    pub now: Millis,
+    /// The trusted time, for what cannot be undone.
+    pub trusted: Millis,
+}
+
+impl Moments {
+    /// Reads the clocks.
+    pub fn now() -> Self {
+        let up = since_boot();
+        Self::of(wall_at(up), trusted_at(up))
+    }
+
+    /// Combines both: a stamp of a clock that is behind would look old, and be deleted or given up, once the clock is right.
+    pub(crate) fn of(wall: Millis, trusted: Millis) -> Self {
+        Self {
+            now: wall.max(trusted),
+            trusted,
+        }
+    }
 }
 
 /// Returns the jump of the wall clock that is in doubt: positive where it went ahead.
@@ -101,7 +129,7 @@ pub struct KeptTrust {
 
 /// The relation of the wall clock to the time since boot, as far as it is trusted.
 #[derive(Debug)]
-struct ClockTrust {
+pub(crate) struct ClockTrust {
     /// Wall time minus time since boot.
     offset: Millis,
     jump: Option<Jump>,
@@ -117,7 +145,8 @@ struct Jump {
 }
 
 impl ClockTrust {
-    fn new(wall: Millis, up: Millis) -> Self {
+    /// Trusts the wall clock.
+    pub(crate) fn new(wall: Millis, up: Millis) -> Self {
         Self {
             offset: wall - up,
             jump: None,
@@ -125,7 +154,7 @@ impl ClockTrust {
     }
 
     /// After another boot, the time since boot has passed for certain, and nothing is known of the time before it.
-    fn resume(kept: &KeptTrust, boot: &str, up: Millis) -> Self {
+    pub(crate) fn resume(kept: &KeptTrust, boot: &str, up: Millis) -> Self {
         // One run of the kernel is not enough: a time namespace shifts CLOCK_BOOTTIME within it (time_namespaces(7)).
         let is_same = kept.boot == boot && kept.up <= up;
         let offset = if is_same {
@@ -143,7 +172,7 @@ impl ClockTrust {
     }
 
     /// Returns the trusted time, by a look at both clocks.
-    fn look(&mut self, wall: Millis, up: Millis) -> Millis {
+    pub(crate) fn look(&mut self, wall: Millis, up: Millis) -> Millis {
         let offset = wall - up;
         // A clock that creeps is followed, however far it gets; only a step of more than a minute is in doubt.
         if (offset - self.offset).abs() <= JUMP {
@@ -174,7 +203,8 @@ impl ClockTrust {
         up + self.offset
     }
 
-    fn doubted(&self, up: Millis) -> Millis {
+    /// Returns the trusted time for which the wall clock has been in doubt.
+    pub(crate) fn doubted(&self, up: Millis) -> Millis {
         self.jump
             .as_ref()
             // At least 1, because a store takes 0 for no doubt.

@@ -10,7 +10,7 @@ use super::address;
 use super::app_reply::AppReply;
 use super::message;
 use super::rounds::merchant_queue::Landing;
-use super::verdict::{AttemptResult, Verdict};
+use super::verdict::{AttemptResult, Verdict, is_given_up};
 use super::wake::Wake;
 use crate::config::settings::Confirm;
 use crate::config::{LiveConfig, Merchant};
@@ -26,7 +26,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::finish::{Finished, Work};
 use crate::telemetry::trace::Side;
 use crate::time;
-use crate::time::Millis;
+use crate::time::{Millis, Moments};
 
 /// Takes claimed events to their apps.
 pub struct Courier {
@@ -84,7 +84,7 @@ impl Courier {
             result,
             &event,
             number,
-            self.is_given_up(&event),
+            is_given_up(&event, Moments::now(), self.retry_for),
             time::now(),
         );
         let took = started.elapsed();
@@ -174,12 +174,5 @@ impl Courier {
             }
             Err(error) => AttemptResult::Silent(error.to_string()),
         }
-    }
-
-    fn is_given_up(&self, event: &Event) -> bool {
-        // Not because of a clock that has jumped.
-        let now = time::now().min(time::trusted_now());
-        let age = now.saturating_sub(event.offered_since);
-        u128::try_from(age).unwrap_or_default() > self.retry_for.as_millis()
     }
 }

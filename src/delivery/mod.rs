@@ -5,7 +5,7 @@
 
 mod schedule;
 
-mod rounds;
+pub mod rounds;
 
 #[cfg(test)]
 mod fairness;
@@ -24,7 +24,7 @@ mod courier;
 
 mod news;
 
-mod payments;
+pub mod payments;
 
 mod recorder;
 

@@ -12,7 +12,7 @@ type PaymentKey = (String, String);
 
 /// Payments in flight, by event and by name.
 #[derive(Default)]
-pub(super) struct Payments {
+pub struct Payments {
     by_event: HashMap<String, PaymentKey>,
     /// True where another event of the payment waits for this one's end.
     awaited: HashMap<PaymentKey, bool>,
@@ -20,7 +20,7 @@ pub(super) struct Payments {
 
 impl Payments {
     /// Begins an attempt, and returns true; false where another event of the payment is in flight.
-    pub(super) fn begin(&mut self, event: &Event) -> bool {
+    pub fn begin(&mut self, event: &Event) -> bool {
         let key = (event.merid.clone(), event.queryid.clone());
         if let Some(awaited) = self.awaited.get_mut(&key) {
             *awaited = true;
@@ -32,7 +32,7 @@ impl Payments {
     }
 
     /// Ends an event's attempt. Returns the merchant where another event of the payment waits.
-    pub(super) fn end(&mut self, id: &str) -> Option<String> {
+    pub fn end(&mut self, id: &str) -> Option<String> {
         let key = self.by_event.remove(id)?;
         self.awaited.remove(&key)?.then_some(key.0)
     }

@@ -1,12 +1,14 @@
 //! The verdict on an attempt: what its result means for the event and for the app.
 
+use std::time::Duration;
+
 use super::rounds::merchant_queue::Landing;
 use super::schedule::delay;
 use crate::inbox::attempt::{AppResponse, AttemptRecord};
 use crate::inbox::event::{Event, EventState};
 use crate::platform::confirm;
 use crate::telemetry::outcome::DeliveryOutcome;
-use crate::time::Millis;
+use crate::time::{Millis, Moments};
 
 /// The result of one attempt.
 pub enum AttemptResult {
@@ -34,6 +36,12 @@ pub struct Verdict {
     pub why: String,
     response: Option<AppResponse>,
     next: Millis,
+}
+
+/// Returns true where an event has been attempted for `retry_for`, and not because of a clock that has jumped.
+pub fn is_given_up(event: &Event, now: Moments, retry_for: Duration) -> bool {
+    let age = now.trusted.saturating_sub(event.offered_since);
+    u128::try_from(age).unwrap_or_default() > retry_for.as_millis()
 }
 
 impl Verdict {

@@ -30,6 +30,9 @@ pub(crate) mod contract;
 
 mod sqlite;
 
+#[cfg(test)]
+pub(crate) use sqlite::commit_faults;
+
 mod postgres;
 
 use std::sync::Arc;

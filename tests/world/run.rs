@@ -1,452 +1,322 @@
 //! Plays the steps: the platform, the app and the operator here, the product's store and decisions there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Known, KnownOrder, Model, Permitted, Stored};
-use super::step::{AppMood, FileState, Sending, Step};
+use super::clocks::Clocks;
+use super::deliver::Dispatcher;
+use super::model::{KEEP, Model, Permitted};
+use super::platform::PaymentAtPlatform;
+use super::step::{AppMood, DiskFault, FileState, FlipKind, Step};
 use crate::config::StoreAddress;
-use crate::delivery::verdict::{AttemptResult, Verdict};
 use crate::inbox;
-use crate::inbox::attempt::{AppResponse, ClaimOutcome, ClaimedEvent};
-use crate::inbox::contract::outcome;
-use crate::inbox::event;
-use crate::inbox::event::{EventState, Source, WaitReason};
-use crate::inbox::order::{NewTry, RecordOutcome, TryKind, TryState};
+use crate::inbox::commit_faults;
+use crate::inbox::commit_faults::CommitFault;
+use crate::inbox::event::{Event, EventState};
 use crate::inbox::review::{DecideOutcome, DecisionKind, Operator};
-use crate::inbox::store::{Arrival, PutOutcome, Store, StoreError};
-use crate::platform::confirm;
-use crate::platform::confirm::Confirmation;
-use crate::platform::query::PaymentName;
-use crate::protocol::request::Order;
+use crate::inbox::store::{Store, StoreError};
+use crate::reconcile;
 use crate::time::Millis;
 
-const MERID: &str = "1";
-const AMOUNT: u64 = 1280;
-const MINUTE: Millis = 60_000;
-/// Time for which an event is attempted.
-const RETRY_FOR: Millis = 72 * 60 * MINUTE;
-/// Time since its newest try for which an order is queried.
-const LAST_QUERY: Millis = 24 * 60 * MINUTE;
-const KEEP: Millis = 30 * 24 * 60 * MINUTE;
-/// The platform's states by the number in a step.
-const STATES: [&str; 5] = ["1001", "1003", "1002", "0000", "1004"];
+/// The merchant of most steps.
+pub(super) const MERID: &str = "1";
+/// The merchant whose app always works.
+pub(super) const HEALTHY: &str = "9";
+pub(super) const MINUTE: Millis = 60_000;
 /// An end takes no more rounds than this.
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 60;
 
-/// A payment as the platform has it.
-struct PaymentAtPlatform {
-    order: usize,
-    queryid: String,
-    /// All states that it has had.
-    states: Vec<&'static str>,
+/// The end of a step that did not go well.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// An invariant is broken.
+    Broken(String),
+    /// The store failed, which it may where a fault was injected.
+    Store(StoreError),
 }
 
-impl PaymentAtPlatform {
-    fn state(&self) -> &'static str {
-        self.states.last().copied().unwrap_or("1001")
+impl From<String> for Trouble {
+    fn from(broken: String) -> Self {
+        Self::Broken(broken)
     }
 }
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+pub(super) type Played = Result<(), Trouble>;
 
 /// Everybody.
 pub(super) struct World {
     folder: tempfile::TempDir,
+    /// The file of the store. A crash leaves it behind, and what was on the disk is copied.
+    path: PathBuf,
+    crashes: usize,
     store: Option<Arc<dyn Store>>,
-    now: Millis,
-    payments: Vec<PaymentAtPlatform>,
-    file: FileState,
-    lags: bool,
-    model: Model,
-    permitted: Permitted,
-}
-
-type Broken = Result<(), String>;
-
-fn failed(error: StoreError) -> String {
-    format!("the store failed: {error}")
-}
-
-fn orderid(order: usize) -> String {
-    format!("ORDER{order:05}")
+    pub(super) dispatcher: Dispatcher,
+    /// A stopped process that has events in flight.
+    frozen: Option<(Arc<dyn Store>, Dispatcher)>,
+    pub(super) clocks: Clocks,
+    pub(super) payments: Vec<PaymentAtPlatform>,
+    pub(super) file: FileState,
+    pub(super) lags: bool,
+    pub(super) mood: AppMood,
+    pub(super) crowd_mood: AppMood,
+    pub(super) model: Model,
+    pub(super) permitted: Permitted,
+    armed: Option<DiskFault>,
+    pub(super) healthy_results: usize,
+    /// Faults by their names, and how often each was injected.
+    pub(super) injected: BTreeMap<&'static str, u64>,
 }
 
 impl World {
     pub(super) fn new() -> Self {
         // Thousands of commits a run: nothing here is about the disk.
-        let memory = std::path::Path::new("/dev/shm");
+        let memory = Path::new("/dev/shm");
         let folder = match memory.is_dir() {
             true => tempfile::tempdir_in(memory).unwrap(),
             false => tempfile::tempdir().unwrap(),
         };
+        let path = folder.path().join("0").join("a.db");
+        fs::create_dir(folder.path().join("0")).unwrap();
         let mut world = Self {
             folder,
+            path,
+            crashes: 0,
             store: None,
-            // A real store compares with the real clock here and there.
-            now: crate::time::now(),
+            dispatcher: Dispatcher::new(0),
+            frozen: None,
+            clocks: Clocks::new(),
             payments: Vec::new(),
             file: FileState::Back,
             lags: false,
+            mood: AppMood::Takes,
+            crowd_mood: AppMood::Takes,
             model: Model::default(),
             permitted: Permitted::default(),
+            armed: None,
+            healthy_results: 0,
+            injected: BTreeMap::new(),
         };
         world.open();
         world
     }
 
     fn open(&mut self) {
-        // The writer of a dropped handle gives its lock back on its own thread.
         self.store = None;
-        let address = StoreAddress::Sqlite(self.folder.path().join("a.db"));
+        let address = StoreAddress::Sqlite(self.path.clone());
         self.store = Some(loop {
             match inbox::open(&address) {
-                Err(StoreError::InUse(_)) => std::thread::sleep(Duration::from_millis(1)),
+                // The writer of a dropped handle gives its lock back on its own thread.
+                Err(StoreError::InUse(_)) => std::thread::sleep(Duration::from_micros(200)),
                 opened => break opened.unwrap(),
             }
         });
+        self.dispatcher = Dispatcher::new(self.clocks.up);
     }
 
-    fn store(&self) -> Arc<dyn Store> {
+    pub(super) fn store(&self) -> Arc<dyn Store> {
         self.store.clone().unwrap()
     }
 
+    pub(super) fn inject(&mut self, fault: &'static str) {
+        *self.injected.entry(fault).or_default() += 1;
+    }
+
     /// Plays one step, and judges the store after it.
-    pub(super) async fn step(&mut self, step: Step) -> Broken {
+    pub(super) async fn step(&mut self, step: Step) -> Result<(), String> {
         self.permitted = Permitted::default();
+        let fault = self.armed.take();
+        let path = self.path.clone();
+        if let Some(fault) = fault {
+            self.permitted.is_unsure = true;
+            self.inject(match fault {
+                DiskFault::Full => "disk-full",
+                DiskFault::Failed => "commit-fails",
+                DiskFault::Unreported => "commit-unreported",
+            });
+            commit_faults::set(&path, Some(as_commit_fault(fault)));
+        }
+        let played = self.play(step).await;
+        commit_faults::set(&path, None);
+        match played {
+            Err(Trouble::Broken(broken)) => return Err(broken),
+            // A machine that is busy with something else.
+            Err(Trouble::Store(StoreError::Slow)) => self.permitted.is_unsure = true,
+            Err(Trouble::Store(error)) if fault.is_none() => {
+                return Err(format!("the store failed: {error}"));
+            }
+            _ => {}
+        }
+        let has_delivered = matches!(step, Step::Deliver { .. } | Step::Thaw);
+        self.judge(has_delivered).await
+    }
+
+    async fn play(&mut self, step: Step) -> Played {
         match step {
             Step::Submit { order, sent } => self.submit(order as usize, sent).await?,
             Step::Pay { payment, state } => self.pay(payment, state),
             Step::Notify { payment, state } => self.notify(payment, state).await?,
             Step::Misstate { payment } => self.misstate(payment).await?,
+            Step::Healthy => self.notify_healthy().await?,
             Step::Lag { on } => self.lags = on,
             Step::Deliver { app } => self.deliver(app).await?,
             Step::Reconcile => self.reconcile().await?,
             Step::Decide { event, kind } => self.decide(event as usize, kind).await?,
             Step::Back { file } => self.edit(file).await?,
-            Step::Wait { minutes } => self.now += Millis::from(minutes) * MINUTE + 1_000,
-            Step::Restart => self.open(),
-            Step::Forget => {
-                let before = self.now - KEEP;
-                self.permitted.forget_before = Some(before);
-                self.model.has_forgotten = true;
-                self.store().forget(before).await.map_err(failed)?;
-            }
+            Step::Wait { minutes } => self.clocks.pass(Millis::from(minutes) * MINUTE + 1_000),
+            Step::Crowd { size, app } => self.crowd(size, app).await?,
+            Step::Disk { fault } => self.armed = Some(fault),
+            Step::Flip { event, kind } => self.flip(event as usize, kind)?,
+            _ => self.interrupt(step).await?,
         }
-        self.judge().await
-    }
-
-    /// Gives everybody the time and the will, and judges what then is not done.
-    pub(super) async fn settle(&mut self) -> Broken {
-        self.step(Step::Back {
-            file: FileState::Back,
-        })
-        .await?;
-        self.step(Step::Lag { on: false }).await?;
-        for _ in 0..ROUNDS {
-            if !self.model.has_pending() {
-                break;
-            }
-            self.step(Step::Deliver {
-                app: AppMood::Takes,
-            })
-            .await?;
-            self.step(Step::Wait { minutes: 6 }).await?;
-        }
-        self.model.judge_end()
-    }
-
-    async fn submit(&mut self, order: usize, sent: Sending) -> Broken {
-        let store = self.store();
-        let signed = Order {
-            orderid: orderid(order),
-            amount: AMOUNT,
-            action: "AliPay",
-        };
-        let new = NewTry {
-            kind: TryKind::Submit,
-            backurl: None,
-        };
-        let recorded = store
-            .record(MERID, &signed, new, self.now)
-            .await
-            .map_err(failed)?;
-        let RecordOutcome::Agrees(which) = recorded else {
-            return Err("the same order conflicts with itself".to_owned());
-        };
-        let state = match sent {
-            Sending::No => TryState::No,
-            Sending::Yes => TryState::Yes,
-            Sending::Unknown => TryState::Unknown,
-        };
-        let freed = store.settle_try(&which, state).await.map_err(failed)?;
-        let known = self.model.orders.entry(order).or_default();
-        if freed && known.was_sent {
-            return Err(format!(
-                "tries: order {order} was freed although a try of it was sent"
-            ));
-        }
-        if sent == Sending::No {
-            return Ok(());
-        }
-        known.was_sent = true;
-        known.is_given_up = false;
-        let is_paid = known.is_paid;
-        if sent == Sending::Unknown {
-            store
-                .hasten(MERID, &signed.orderid, self.now)
-                .await
-                .map_err(failed)?;
-            let due = store.open_orders(self.now, 1_000).await.map_err(failed)?;
-            if !is_paid && !due.iter().any(|it| it.orderid == signed.orderid) {
-                return Err(format!(
-                    "tries: order {order} may have arrived, and is not queried at once"
-                ));
-            }
-        }
-        self.payments.push(PaymentAtPlatform {
-            order,
-            queryid: format!("Q{:05}", self.payments.len()),
-            states: vec!["1001"],
-        });
         Ok(())
     }
 
-    fn pay(&mut self, payment: u8, state: u8) {
-        let count = self.payments.len();
-        if count == 0 {
+    /// Plays what befalls a process and its clocks.
+    async fn interrupt(&mut self, step: Step) -> Played {
+        match step {
+            Step::Restart { jump } => {
+                self.inject("restart");
+                self.end_frozen();
+                self.clocks.restart(false, jump);
+                self.open();
+            }
+            Step::Crash { machine, jump } => self.crash(machine, jump),
+            Step::Jump { seconds } => {
+                self.inject(match seconds {
+                    61.. => "clock-ahead",
+                    ..=-61 => "clock-behind",
+                    _ => "clock-slewed",
+                });
+                self.clocks.jump(seconds);
+                // The dispatcher looks at the clock several times a second.
+                self.turn().await?;
+            }
+            Step::Confirm => {
+                self.inject("clock-confirmed");
+                self.clocks.confirm();
+            }
+            Step::Forget => {
+                self.permitted.has_forgotten = true;
+                let before = reconcile::expiry(self.clocks.moments(), KEEP);
+                self.store().forget(before).await?;
+            }
+            Step::Freeze => {
+                // With attempts in the air, where there is something due.
+                self.turn().await?;
+                self.freeze();
+            }
+            Step::Thaw => self.thaw().await?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end_frozen(&mut self) {
+        self.frozen = None;
+    }
+
+    /// Ends the process without a word to its store: the next one finds what was on the disk.
+    pub(super) fn crash(&mut self, machine: bool, jump: i32) {
+        self.inject(if machine { "machine-dies" } else { "crash" });
+        if jump != 0 {
+            self.inject("clock-changed-at-start");
+        }
+        if !self.dispatcher.is_idle() {
+            self.inject("crash-with-attempts-in-flight");
+        }
+        self.crashes += 1;
+        let from = self.path.parent().unwrap().to_owned();
+        let to = self.folder.path().join(self.crashes.to_string());
+        fs::create_dir(&to).unwrap();
+        for file in fs::read_dir(&from).unwrap().flatten() {
+            // Shared memory does not outlive the process that mapped it.
+            if !file.file_name().to_string_lossy().ends_with("-shm") {
+                fs::copy(file.path(), to.join(file.file_name())).unwrap();
+            }
+        }
+        self.end_frozen();
+        self.store = None;
+        self.path = to.join("a.db");
+        self.clocks.restart(machine, jump);
+        self.open();
+        // Its files may be closed later than this.
+        drop(fs::remove_dir_all(from));
+    }
+
+    /// Stops the process in the middle of its attempts. Another takes over.
+    fn freeze(&mut self) {
+        if self.frozen.is_some() {
             return;
         }
-        let payment = &mut self.payments[payment as usize % count];
-        if !["0000", "1003"].contains(&payment.state()) {
-            payment.states.push(STATES[state as usize % STATES.len()]);
-        }
+        self.inject("holder-stops");
+        let address = StoreAddress::Sqlite(self.path.clone());
+        let other = inbox::take_over(&address).unwrap();
+        let store = self.store.replace(other).unwrap();
+        let mut dispatcher = Dispatcher::new(self.clocks.up);
+        std::mem::swap(&mut self.dispatcher, &mut dispatcher);
+        self.frozen = Some((store, dispatcher));
     }
 
-    async fn notify(&mut self, payment: u8, state: u8) -> Broken {
-        let count = self.payments.len();
-        if count == 0 {
+    /// Lets the stopped process go on: it records what it had in hand.
+    async fn thaw(&mut self) -> Played {
+        let Some((store, mut late)) = self.frozen.take() else {
+            return Ok(());
+        };
+        self.inject("holder-comes-back");
+        if !late.is_idle() {
+            self.inject("late-records");
+        }
+        late.land_all(self, &*store).await
+    }
+
+    /// Flips a bit in the row of a pending event.
+    fn flip(&mut self, which: usize, kind: FlipKind) -> Result<(), String> {
+        let pending = |known: &&String| {
+            let known = &self.model.events[*known];
+            known.state == EventState::Pending && known.merid == MERID
+        };
+        let ids: Vec<_> = self.model.events.keys().filter(pending).cloned().collect();
+        if ids.is_empty() {
             return Ok(());
         }
-        let payment = payment as usize % count;
-        let states = &self.payments[payment].states;
-        // Late and repeated notifications are of states that were.
-        let code = states[states.len() - 1 - state as usize % states.len()];
-        self.put(payment, code, AMOUNT, Source::Notification).await
-    }
-
-    async fn misstate(&mut self, payment: u8) -> Broken {
-        let count = self.payments.len();
-        if count == 0 {
-            return Ok(());
-        }
-        let payment = payment as usize % count;
-        self.model.misstated.insert(payment);
-        let code = self.payments[payment].state();
-        self.put(payment, code, AMOUNT + 1, Source::Notification)
-            .await
-    }
-
-    async fn put(&mut self, payment: usize, code: &str, amount: u64, source: Source) -> Broken {
-        let PaymentAtPlatform { order, queryid, .. } = &self.payments[payment];
-        let (order, result) = (
-            *order,
-            outcome(MERID, &orderid(*order), queryid, code, amount),
-        );
-        let waits = match self.file {
-            FileState::Back => None,
-            FileState::NoBack => Some(WaitReason::NoBack),
-            // Without its key nothing of a merchant can be verified.
-            FileState::NoMerchant => return Ok(()),
+        let id = &ids[which % ids.len()];
+        self.inject("bit-flips");
+        let change = match kind {
+            FlipKind::Readable => "json = replace(json, 'txnamt', 'txnqmt')",
+            FlipKind::NoText => "json = CAST(x'7bff7d' AS TEXT)",
+            FlipKind::Attempts => "attempts = -1 - abs(attempts)",
         };
-        let arrival = Arrival {
-            source,
-            at: self.now,
-            waits,
-        };
-        let put = self.store().put(&result, arrival).await.map_err(failed)?;
-        let (id, state, is_new) = match put {
-            PutOutcome::Kept { id, state } => (id, state, true),
-            PutOutcome::Repeated { id, state } => (id, state, false),
-            PutOutcome::Disputed { id, new, .. } => (id, EventState::Disputed, new),
-            other => return Err(format!("the platform's result became {other:?}")),
-        };
-        if id != event::id(&result) {
-            return Err(format!("one result has two ids: {id}"));
-        }
-        if is_new == self.model.events.contains_key(&id) {
-            return Err(format!("I4: {id} is new, or it is not: {is_new}"));
-        }
-        let is_paid = ["0000", "1002"].contains(&code) && state != EventState::Disputed;
-        let known: &mut KnownOrder = self.model.orders.entry(order).or_default();
-        known.is_paid |= is_paid;
-        if is_new {
-            self.permitted.kept.insert(id.clone());
-            let known = Known {
-                payment,
-                resultcode: code.to_owned(),
-                payload: result.json.clone(),
-                received_at: self.now,
-                state,
-                attempts: 0,
-                decisions: 0,
-            };
-            self.model.events.insert(id, known);
+        let beside = rusqlite::Connection::open(&self.path).map_err(|error| error.to_string())?;
+        let sql = format!("UPDATE events SET {change} WHERE id = ?1");
+        beside
+            .execute(&sql, [id])
+            .map_err(|error| error.to_string())?;
+        if let Some(known) = self.model.events.get_mut(id) {
+            known.is_damaged = true;
         }
         Ok(())
     }
 
-    async fn edit(&mut self, file: FileState) -> Broken {
+    async fn edit(&mut self, file: FileState) -> Played {
+        if file != FileState::Back {
+            self.inject("file-edit");
+        }
         self.file = file;
-        if file == FileState::Back {
-            for merid in self.store().waiting().await.map_err(failed)? {
-                self.store()
-                    .resume(&merid, self.now)
-                    .await
-                    .map_err(failed)?;
-            }
-        }
+        // The dispatcher finds the edit at its next turn.
+        self.dispatcher.has_new_file = true;
         Ok(())
     }
 
-    async fn deliver(&mut self, app: AppMood) -> Broken {
-        let store = self.store();
-        let due = store.due(self.now, 16).await.map_err(failed)?;
-        let reason = match self.file {
-            FileState::Back => None,
-            FileState::NoBack => Some(WaitReason::NoBack),
-            FileState::NoMerchant => Some(WaitReason::NoMerchant),
-        };
-        if let Some(reason) = reason {
-            for merchant in due {
-                store
-                    .wait_for(&merchant.merid, reason, self.now)
-                    .await
-                    .map_err(failed)?;
-            }
-            return Ok(());
-        }
-        for merchant in due {
-            for event in merchant.events {
-                // One at a time, as for events of one payment.
-                for claim in store.claim(vec![event]).await.map_err(failed)? {
-                    match claim {
-                        ClaimOutcome::Claimed(claimed) => self.attempt(*claimed, app).await?,
-                        ClaimOutcome::Gone { id } => {
-                            return Err(format!("{id} was due and is gone"));
-                        }
-                        ClaimOutcome::Damaged { id, why } => return Err(format!("{id}: {why}")),
-                    }
-                }
-                self.judge().await?;
-                self.permitted = Permitted::default();
-            }
-        }
-        if app == AppMood::TakesUnheard {
-            drop(store);
-            self.open();
-        }
-        Ok(())
-    }
-
-    async fn attempt(&mut self, claimed: ClaimedEvent, app: AppMood) -> Broken {
-        let event = &claimed.event;
-        if claimed.superseded != self.model.is_superseded(&event.id) {
-            return Err(format!(
-                "late states: {} is marked {}",
-                event.id, claimed.superseded
-            ));
-        }
-        let is_asked = event.source == Source::Notification && event.resultcode == "0000";
-        let confirmation = match is_asked {
-            true => self.confirmation(&claimed),
-            false => Confirmation::Confirmed,
-        };
-        let response = AppResponse {
-            status: 200,
-            content_type: String::new(),
-            first_bytes: Vec::new(),
-            location: String::new(),
-            explanation: "said".to_owned(),
-        };
-        let result = match (confirmation, app) {
-            (Confirmation::NotYet(why), _) => AttemptResult::Unconfirmed(why),
-            (Confirmation::Contradicted(why), _) => AttemptResult::Contradicted(why),
-            (Confirmation::Confirmed, AppMood::Takes) => AttemptResult::Taken(response),
-            (Confirmation::Confirmed, AppMood::Rejects) => AttemptResult::Rejected(response),
-            (Confirmation::Confirmed, AppMood::Silent) => {
-                AttemptResult::Silent("silent".to_owned())
-            }
-            // The record is never written.
-            (Confirmation::Confirmed, AppMood::TakesUnheard) => return Ok(()),
-        };
-        if matches!(result, AttemptResult::Taken(_)) {
-            self.permitted.taken.insert(event.id.clone());
-        }
-        let is_given_up = self.now - event.offered_since > RETRY_FOR;
-        if is_given_up {
-            self.permitted.given_up.insert(event.id.clone());
-        }
-        let number = event.attempts + 1;
-        let verdict = Verdict::of(result, event, number, is_given_up, self.now);
-        let record = verdict.record(event.id.clone(), number, self.now, 1);
-        let is_written = self.store().attempted(record).await.map_err(failed)?;
-        is_written
-            .then_some(())
-            .ok_or_else(|| format!("the attempt at {} was not written down", event.id))
-    }
-
-    /// The platform's response to the product's question, compared by the product.
-    fn confirmation(&self, claimed: &ClaimedEvent) -> Confirmation {
-        let event = &claimed.event;
-        let found = match confirm::question(event) {
-            PaymentName::Queryid(queryid) => self.payments.iter().find(|it| it.queryid == queryid),
-            PaymentName::Orderid(name) => self
-                .payments
-                .iter()
-                .rev()
-                .find(|it| orderid(it.order) == name),
-        };
-        let Some(payment) = found else {
-            return Confirmation::NotYet("no such payment".to_owned());
-        };
-        let state = if self.lags { "1001" } else { payment.state() };
-        let result = outcome(
-            MERID,
-            &orderid(payment.order),
-            &payment.queryid,
-            state,
-            AMOUNT,
-        );
-        confirm::compare(event, &result)
-    }
-
-    async fn reconcile(&mut self) -> Broken {
-        let store = self.store();
-        if self.file == FileState::NoMerchant {
-            return Ok(());
-        }
-        for open in store.open_orders(self.now, 16).await.map_err(failed)? {
-            let newest = self
-                .payments
-                .iter()
-                .rposition(|it| orderid(it.order) == open.orderid);
-            if let Some(payment) = newest.filter(|_| !self.lags) {
-                let state = self.payments[payment].state();
-                if state != "1001" {
-                    self.put(payment, state, AMOUNT, Source::Query).await?;
-                }
-            }
-            let is_given_up = self.now - open.signed_at >= LAST_QUERY;
-            let next = (!is_given_up).then(|| self.now + 20 * MINUTE);
-            store.asked(&open, next).await.map_err(failed)?;
-            for (order, known) in &mut self.model.orders {
-                known.is_given_up |= is_given_up && orderid(*order) == open.orderid;
-            }
-        }
-        Ok(())
-    }
-
-    async fn decide(&mut self, which: usize, kind: u8) -> Broken {
+    async fn decide(&mut self, which: usize, kind: u8) -> Played {
         let ids: Vec<_> = self.model.events.keys().cloned().collect();
         if ids.is_empty() {
             return Ok(());
@@ -457,39 +327,92 @@ impl World {
             who: "somebody".to_owned(),
             from: "command line".to_owned(),
         };
-        let decided = self.store().decide(id, kind, &operator, self.now).await;
-        if let DecideOutcome::Done { from } = decided.map_err(failed)? {
-            let before = self.model.events[id].state;
-            if from != before {
-                return Err(format!(
-                    "history: decided from {}, it was {}",
-                    from.name(),
-                    before.name()
-                ));
+        let before = self.model.events[id].state;
+        let at = self.clocks.moments();
+        self.permitted.decided = Some((id.clone(), kind.state()));
+        let decided = self.store().decide(id, kind, &operator, at.now).await?;
+        match decided {
+            DecideOutcome::Done { from } if from != before => {
+                let (from, before) = (from.name(), before.name());
+                return Err(format!("history: decided from {from}, it was {before}").into());
             }
-            self.permitted.decided = Some((id.clone(), kind.state()));
+            DecideOutcome::Done { .. } => self.inject("decision"),
+            _ => self.permitted.decided = None,
         }
         Ok(())
     }
 
-    async fn judge(&mut self) -> Broken {
-        let store = self.store();
-        let mut stored = Vec::new();
-        for event in store.events(None, 1_000).await.map_err(failed)? {
-            stored.push(Stored {
-                attempts: store.attempts(&event.id).await.map_err(failed)?.len(),
-                decisions: store.decisions(&event.id).await.map_err(failed)?.len(),
-                event,
-            });
+    /// Gives everybody the time and the will, and judges what then is not done.
+    pub(super) async fn settle(&mut self) -> Result<(), String> {
+        self.armed = None;
+        self.step(Step::Thaw).await?;
+        self.crowd_mood = AppMood::Takes;
+        let file = FileState::Back;
+        self.step(Step::Back { file }).await?;
+        self.step(Step::Lag { on: false }).await?;
+        for _ in 0..ROUNDS {
+            let app = AppMood::Takes;
+            self.step(Step::Deliver { app }).await?;
+            if !self.model.has_pending() {
+                break;
+            }
+            self.step(Step::Wait { minutes: 6 }).await?;
         }
-        self.model.judge(stored, &self.permitted)?;
-        let open = store
-            .open_orders(Millis::MAX, 1_000)
-            .await
-            .map_err(failed)?;
-        let open: BTreeSet<_> = (0..8)
-            .filter(|order| open.iter().any(|it| it.orderid == orderid(*order)))
-            .collect();
-        self.model.judge_orders(&open)
+        self.model.judge_end()
     }
+
+    async fn judge(&mut self, has_delivered: bool) -> Result<(), String> {
+        let failed = |error: StoreError| format!("the store cannot be read: {error}");
+        self.model.now = self.clocks.trusted();
+        let store = self.store();
+        let mut stored = store.events(None, 2_000).await.map_err(failed)?;
+        stored.retain(|event| [MERID, HEALTHY].contains(&event.merid.as_str()));
+        let attempts = |event: &Event| self.model.events.get(&event.id).map(|it| it.attempts);
+        let is_touched = |event: &&Event| {
+            let is_decided = self.permitted.decided.as_ref().map(|it| &it.0);
+            is_decided == Some(&event.id)
+                || has_delivered && attempts(event) != Some(event.attempts)
+        };
+        let touched: Vec<_> = stored.iter().filter(is_touched).cloned().collect();
+        self.model.judge(&stored, &self.permitted)?;
+        for event in touched {
+            let attempts = store.attempts(&event.id).await.map_err(failed)?.len();
+            let decisions = store.decisions(&event.id).await.map_err(failed)?.len();
+            self.model
+                .judge_histories(&event, attempts, decisions, &self.permitted)?;
+        }
+        self.judge_orders().await.map_err(|trouble| match trouble {
+            Trouble::Broken(broken) => broken,
+            Trouble::Store(error) => failed(error),
+        })
+    }
+
+    async fn judge_orders(&mut self) -> Played {
+        if self.model.orders.is_empty() {
+            return Ok(());
+        }
+        let store = self.store();
+        let (mut open, mut known) = (BTreeSet::new(), BTreeSet::new());
+        for order in self.model.orders.keys() {
+            if let Some(signed) = store.signed(MERID, &orderid(*order)).await? {
+                known.insert(*order);
+                if signed.next_look.is_some() {
+                    open.insert(*order);
+                }
+            }
+        }
+        Ok(self.model.judge_orders(&open, &known, &self.permitted)?)
+    }
+}
+
+fn as_commit_fault(fault: DiskFault) -> CommitFault {
+    match fault {
+        DiskFault::Full => CommitFault::Full,
+        DiskFault::Failed => CommitFault::Failed,
+        DiskFault::Unreported => CommitFault::Unreported,
+    }
+}
+
+pub(super) fn orderid(order: usize) -> String {
+    format!("ORDER{order:05}")
 }

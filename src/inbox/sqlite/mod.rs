@@ -11,6 +11,9 @@ mod connections;
 
 mod checkpoint;
 
+#[cfg(test)]
+pub(crate) mod commit_faults;
+
 mod writer;
 
 mod row;

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::checkpoint::COPIED_FROM;
+#[cfg(test)]
+use super::commit_faults;
 use super::connections::Connections;
 use super::file::Lock;
 use crate::inbox::store::StoreError;
@@ -75,7 +77,11 @@ impl Writer {
         // meanwhile, and no busy handler helps (sqlite.org/rescode.html#busy_snapshot).
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         run_jobs(&transaction, group, confirmations)?;
+        #[cfg(test)]
+        commit_faults::before(&self.shared.path)?;
         transaction.commit()?;
+        #[cfg(test)]
+        commit_faults::after(&self.shared.path)?;
         // Committed is not enough: the next start has to find it under the path.
         self.shared.file.verify()
     }
