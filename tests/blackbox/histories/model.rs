@@ -219,7 +219,10 @@ mod tests {
         let (model, heard) = good();
         let heard = [heard];
         let delivered = line("E1", "0000", "delivered");
-        assert_eq!(model.judge_list(&[delivered.clone()], &heard), Ok(()));
+        assert_eq!(
+            model.judge_list(std::slice::from_ref(&delivered), &heard),
+            Ok(())
+        );
         for (lines, why) in [
             (vec![], "I1"),
             (vec![line("E1", "0000", "pending")], "I4"),
@@ -246,7 +249,8 @@ mod tests {
         let lines = [line("E1", "0000", "delivered")];
         let good = heard.clone();
         assert_eq!(model.judge_heard(&lines, &[good]), Ok(()));
-        let wrong: [(fn(&mut Heard), &str); 4] = [
+        type Change = fn(&mut Heard);
+        let wrong: [(Change, &str); 4] = [
             (|it| it.body = "altered".to_owned(), "I2"),
             (|it| it.event = "E9".to_owned(), "I1"),
             (|it| it.is_confirmed = false, "confirm"),
