@@ -4,11 +4,6 @@
 //! event goes on being offered until the app takes it (I4). [`Store`] is what a store must do; [`sqlite`] does it for one
 //! sidecar, [`postgres`] for a fleet.
 
-#![allow(
-    dead_code,
-    reason = "the rooms that deliver, decide and rotate keys use these next"
-)]
-
 pub mod event;
 
 pub mod order;
@@ -26,12 +21,12 @@ mod decide;
 mod health;
 
 #[cfg(test)]
+pub(crate) mod commit_faults;
+
+#[cfg(test)]
 pub(crate) mod contract;
 
 mod sqlite;
-
-#[cfg(test)]
-pub(crate) use sqlite::commit_faults;
 
 mod postgres;
 

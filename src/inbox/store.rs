@@ -240,14 +240,6 @@ pub trait Events {
     /// proportional to the number of merchants with pending events, whatever the backlog.
     async fn due(&self, now: Millis, each: u32) -> Result<Vec<DueMerchant>, StoreError>;
 
-    /// Returns pending events of one merchant whose time has come, the longest due first.
-    async fn due_of(
-        &self,
-        merid: &str,
-        now: Millis,
-        limit: u32,
-    ) -> Result<Vec<DueEvent>, StoreError>;
-
     /// Returns due events of several merchants, for each at most the number beside it, and when its next one is due.
     async fn due_of_each(
         &self,

@@ -27,6 +27,7 @@ pub struct Drain {
     in_flight: AtomicUsize,
     /// The time at which the shutdown began, or a request last ended since then; in milliseconds since `started`.
     last_busy: AtomicU64,
+    prepared: AtomicBool,
     draining: AtomicBool,
     replaced: watch::Sender<bool>,
     over: DrainStep,
@@ -72,6 +73,7 @@ impl Default for Drain {
             started: Instant::now(),
             in_flight: AtomicUsize::new(0),
             last_busy: AtomicU64::new(0),
+            prepared: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             replaced: watch::Sender::new(false),
             over: DrainStep::default(),
@@ -90,6 +92,16 @@ impl Drain {
     /// Returns the number of requests in flight on all listeners.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a signal begins the drain from here on.
+    pub fn prepare(&self) {
+        self.prepared.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns true where a signal begins the drain; before that it ends the process hard.
+    pub fn is_prepared(&self) -> bool {
+        self.prepared.load(Ordering::SeqCst)
     }
 
     /// Returns true where connections must be closed after the current response.

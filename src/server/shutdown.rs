@@ -36,8 +36,9 @@ impl ShutdownSignalWatch for End {
             listen_for(SignalKind::interrupt()),
             listen_for(SignalKind::quit()),
         );
-        self.is_watching.notify_one();
         let drain = self.parts.drain.clone();
+        drain.prepare();
+        self.is_watching.notify_one();
         let replaced = tokio::select! {
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,

@@ -120,7 +120,6 @@ impl Chunks {
 impl ChunkPart {
     /// Returns the part that the byte behind this one belongs to; `None` rejects it.
     fn next(self, byte: u8) -> Option<Self> {
-        let is_text = |byte: u8| !byte.is_ascii_control() || byte == b'\t';
         Some(match (self, byte) {
             (Self::Size { size, digits }, byte) if byte.is_ascii_hexdigit() => {
                 let digit = char::from(byte).to_digit(16)?;
@@ -148,43 +147,41 @@ impl ChunkPart {
             (Self::LineEnd { size }, b'\n') => Self::Data { left: size },
             (Self::DataCr, b'\r') => Self::DataLf,
             (Self::DataLf, b'\n') => Self::Size { size: 0, digits: 0 },
-            (Self::Trailer { length, line }, b'\r') => Self::TrailerLf { length, line },
-            // A field does not begin with a blank: that would be a folded line. Nor is its name empty.
-            (
-                Self::Trailer {
-                    line: TrailerLine::Empty,
-                    ..
-                },
-                b' ' | b'\t' | b':',
-            ) => return None,
-            (Self::Trailer { length, line }, byte) if is_text(byte) => (length < MAX_TRAILERS)
-                .then_some(Self::Trailer {
-                    length: length + 1,
-                    line: match (line, byte) {
-                        (TrailerLine::Value, _) | (_, b':') => TrailerLine::Value,
-                        _ => TrailerLine::Name,
-                    },
-                })?,
-            (
-                Self::TrailerLf {
-                    line: TrailerLine::Empty,
-                    ..
-                },
-                b'\n',
-            ) => Self::End,
-            (
-                Self::TrailerLf {
+            (Self::Trailer { length, line }, byte) => return Self::in_trailer(length, line, byte),
+            (Self::TrailerLf { length, line }, b'\n') => match line {
+                TrailerLine::Empty => Self::End,
+                TrailerLine::Value => Self::Trailer {
                     length,
-                    line: TrailerLine::Value,
+                    line: TrailerLine::Empty,
                 },
-                b'\n',
-            ) => Self::Trailer {
-                length,
-                line: TrailerLine::Empty,
+                // A line without a colon is no field.
+                TrailerLine::Name => return None,
             },
             _ => return None,
         })
     }
+
+    fn in_trailer(length: usize, line: TrailerLine, byte: u8) -> Option<Self> {
+        match (line, byte) {
+            (_, b'\r') => return Some(Self::TrailerLf { length, line }),
+            // A field does not begin with a blank: that would be a folded line. Nor is its name empty.
+            (TrailerLine::Empty, b' ' | b'\t' | b':') => return None,
+            _ if !is_text(byte) || length >= MAX_TRAILERS => return None,
+            _ => {}
+        }
+        Some(Self::Trailer {
+            length: length + 1,
+            line: match (line, byte) {
+                (TrailerLine::Value, _) | (_, b':') => TrailerLine::Value,
+                _ => TrailerLine::Name,
+            },
+        })
+    }
+}
+
+/// Returns true for a byte that an extension or a trailer may hold.
+fn is_text(byte: u8) -> bool {
+    !byte.is_ascii_control() || byte == b'\t'
 }
 
 #[cfg(test)]

@@ -39,15 +39,6 @@ pub(super) fn due_sql() -> String {
     )
 }
 
-/// One merchant's due events, by the index alone.
-pub(super) fn due_of_sql() -> String {
-    format!(
-        "SELECT merid, id, attempts FROM events
-        WHERE state = 'pending' AND merid = $4 AND next_attempt <= $2 AND {FREE}
-        ORDER BY next_attempt LIMIT $3"
-    )
-}
-
 /// Reads every merchant's first due events.
 pub(super) async fn due(
     database: &Database,
@@ -59,20 +50,6 @@ pub(super) async fn due(
         .rows_aside(&due_sql(), &[&holder, &now, &i64::from(each)])
         .await?;
     by_merchant(&rows)
-}
-
-/// Reads one merchant's due events.
-pub(super) async fn due_of(
-    database: &Database,
-    holder: i64,
-    merid: &str,
-    now: Millis,
-    limit: u32,
-) -> Result<Vec<DueEvent>, StoreError> {
-    let rows = database
-        .rows_aside(&due_of_sql(), &[&holder, &now, &i64::from(limit), &merid])
-        .await?;
-    rows.iter().map(read_due).collect()
 }
 
 /// Reads due events of several merchants, by the index alone.

@@ -358,17 +358,6 @@ impl Events for Postgres {
         result
     }
 
-    async fn due_of(
-        &self,
-        merid: &str,
-        now: Millis,
-        limit: u32,
-    ) -> Result<Vec<DueEvent>, StoreError> {
-        let result = deliver::due_of(&self.database, self.holder, merid, now, limit).await;
-        self.health.note(StoreWork::Due, &result);
-        result
-    }
-
     async fn due_of_each(
         &self,
         wanted: Vec<(String, u32)>,
@@ -752,10 +741,7 @@ mod tests {
             if with_statistics {
                 place.sql("ANALYZE countersign.events");
             }
-            let sqls = [
-                (deliver::due_sql(), "(1, 5, 9)"),
-                (deliver::due_of_sql(), "(1, 5, 9, '1')"),
-            ];
+            let sqls = [(deliver::due_sql(), "(1, 5, 9)")];
             for (sql, values) in sqls {
                 let plan = place.sql(&format!(
                     "{}; PREPARE look AS {sql}; EXPLAIN EXECUTE look{values}",

@@ -11,9 +11,6 @@ mod connections;
 
 mod checkpoint;
 
-#[cfg(test)]
-pub(crate) mod commit_faults;
-
 mod writer;
 
 mod row;
@@ -430,17 +427,6 @@ impl Events for Sqlite {
         self.read_on(Lane::Delivery, StoreWork::Due, look).await
     }
 
-    async fn due_of(
-        &self,
-        merid: &str,
-        now: Millis,
-        limit: u32,
-    ) -> Result<Vec<DueEvent>, StoreError> {
-        let merid = merid.to_owned();
-        let look = move |connection: &Connection| deliver::due_of(connection, &merid, now, limit);
-        self.read_on(Lane::Delivery, StoreWork::Due, look).await
-    }
-
     async fn due_of_each(
         &self,
         wanted: Vec<(String, u32)>,
@@ -794,8 +780,8 @@ mod tests {
         beside.execute(sql, []).unwrap();
         let counts = store.counts().await.unwrap();
         assert_eq!((counts.events, counts.open_orders), ([2, 0, 0, 0, 0], 1));
-        let due = store.due_of("1", 5, 9).await.unwrap();
-        let claims = store.claim(due).await.unwrap();
+        let mut due = store.due(5, 9).await.unwrap();
+        let claims = store.claim(due.remove(0).events).await.unwrap();
         assert!(
             claims
                 .iter()

@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::checkpoint::COPIED_FROM;
-#[cfg(test)]
-use super::commit_faults;
 use super::connections::Connections;
 use super::file::Lock;
+#[cfg(test)]
+use crate::inbox::commit_faults;
 use crate::inbox::store::StoreError;
 
 /// Jobs of one commit at most.
