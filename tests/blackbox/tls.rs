@@ -326,7 +326,7 @@ fn faults_of_our_own_certificate_are_warned_of_and_its_expiry_is_a_metric() {
     let in_days = |days| now + time::Duration::days(days);
     for (name, days, is_whole, warning) in [
         ("127.0.0.1", 20, true, None),
-        ("127.0.0.1", 10, true, Some("expires in 9 days")),
+        ("127.0.0.1", 10, true, Some("days; renew it")),
         ("127.0.0.1", -1, true, Some("has expired")),
         (
             "shop.example.com",
