@@ -231,15 +231,20 @@ fn sidecars_that_start_together_make_the_tables_once() {
     let setups: Vec<_> = (0..6)
         .map(|_| Setup::new(|conf| conf.store = Some(url.clone())))
         .collect();
-    let started: Vec<_> = setups
+    let mut started: Vec<_> = setups
         .into_iter()
         .map(|setup| {
             let child = setup.spawn();
             Sidecar { setup, child }
         })
         .collect();
-    for sidecar in &started {
+    for sidecar in &mut started {
         eventually("it is ready", 2 * SOON, || {
+            // One that waited too long for the others' tables ends with 75, and its unit starts it again.
+            if let Some(status) = sidecar.child.try_wait().unwrap() {
+                assert_eq!(status.code(), Some(75));
+                sidecar.child = sidecar.setup.spawn();
+            }
             fetch(sidecar.setup.admin, "/readyz").is_ok_and(|answer| answer.status == 200)
         });
     }
