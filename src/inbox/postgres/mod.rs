@@ -56,8 +56,10 @@ use crate::time::Millis;
 use database::{Database, PATIENCE};
 use row::{EVENT, read_event};
 
-/// Limit of the start, the wait for another sidecar's migration included.
+/// Limit of each step of the start but the tables.
 const START_PATIENCE: Duration = Duration::from_secs(5);
+/// Time to make the tables, to bring large ones up to date, or to wait for the sidecar that does; the unit allows 90 s.
+const TABLES_PATIENCE: Duration = Duration::from_secs(60);
 /// Limit of waiting results; more are rejected at once.
 const WAITING: usize = 4096;
 // queryid and resultcode share an entry of a B-tree with merid, and an entry holds a third of a page: 2704 bytes.
@@ -170,18 +172,22 @@ impl Postgres {
 }
 
 async fn open(database: &Database, opening: Opening) -> Result<(), StoreError> {
-    let opened = async {
-        database.check_sessions().await?;
-        match opening {
-            Opening::Sidecar => schema::migrate(database).await?,
-            Opening::Beside => schema::check(database).await?,
-            Opening::Inspection => return schema::inspect(database).await,
-        }
-        follow_clock(database).await
-    };
-    let in_time = tokio::time::timeout(START_PATIENCE, opened).await;
+    within(START_PATIENCE, database.check_sessions()).await?;
+    match opening {
+        Opening::Sidecar => within(TABLES_PATIENCE, schema::migrate(database)).await?,
+        Opening::Beside => within(START_PATIENCE, schema::check(database)).await?,
+        Opening::Inspection => return within(START_PATIENCE, schema::inspect(database)).await,
+    }
+    within(START_PATIENCE, follow_clock(database)).await
+}
+
+async fn within(
+    patience: Duration,
+    work: impl Future<Output = Result<(), StoreError>>,
+) -> Result<(), StoreError> {
+    let in_time = tokio::time::timeout(patience, work).await;
     in_time.unwrap_or_else(|_| {
-        let seconds = START_PATIENCE.as_secs();
+        let seconds = patience.as_secs();
         let words = format!("the server did not answer within {seconds} s");
         Err(StoreError::Absent(words))
     })
@@ -718,6 +724,29 @@ mod tests {
         while one().await == first {
             assert!(began.elapsed() < Duration::from_secs(20));
         }
+    }
+
+    #[test]
+    fn a_start_waits_for_the_sidecar_that_makes_the_tables() {
+        let test = "a_start_waits_for_the_sidecar_that_makes_the_tables";
+        let Some(place) = StoreUnderTest::database(test) else {
+            return;
+        };
+        // Longer than a statement of a session may take, and ten times as long as it waits for a lock.
+        let mut other = place.hold("SELECT pg_advisory_xact_lock(1129539438)");
+        let began = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_secs(3));
+                place.sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE query LIKE '%pg_sleep%' AND datname = current_database() AND pid <> pg_backend_pid()",
+                );
+                other.wait().unwrap();
+            });
+            Postgres::open(place.postgres()).unwrap();
+        });
+        assert!(began.elapsed() >= Duration::from_secs(3));
     }
 
     #[tokio::test]

@@ -195,8 +195,13 @@ const ADDITIONS: [&str; 1] = ["
 pub(super) async fn migrate(database: &Database) -> Result<(), StoreError> {
     let mut client = database.client().await?;
     let transaction = client.transaction().await?;
+    // The session's limits are those of a callback. An index over a million rows takes longer than these, and so does the
+    // sidecar whose turn it is. A table's lock is waited for as briefly as ever, because the queue behind it is everybody.
     transaction
-        .batch_execute("SELECT pg_advisory_xact_lock(1129539438)")
+        .batch_execute(
+            "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+            SELECT pg_advisory_xact_lock(1129539438); SET LOCAL lock_timeout = '300ms'",
+        )
         .await?;
     let version = version(&transaction).await?;
     if version.is_none() {
