@@ -18,6 +18,8 @@ const TAKEN: &[u8] = b"0000";
 const SECRETS: [&str; 2] = ["accname", "accno"];
 /// Digits from which on a number may identify a card, an account or a customer.
 const LONG_NUMBER: usize = 8;
+/// Digits of a long number in groups: more than a date and an hour have.
+const LONG_GROUPED: usize = 12;
 const MASK: &str = "…";
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -100,10 +102,18 @@ impl AppReply<'_> {
 }
 
 /// The beginning of a body, as it may be kept: without what looks like the number of a card, an account or a customer, and
-/// without what follows `accname` or `accno`. An app that echoes what it got must not fill the store with that.
+/// without anything behind `accname` or `accno`. An app that echoes what it got must not fill the store with that.
 fn first_bytes(body: &[u8]) -> Vec<u8> {
     // Masked before it is cut, so that no number loses its tail and passes for a short one.
-    let mut kept = masked(&body[..body.len().min(2 * FIRST_BYTES)]);
+    let mut read = &body[..body.len().min(2 * FIRST_BYTES)];
+    if read.len() < body.len() {
+        while let [rest @ .., last] = read
+            && is_in_number(*last)
+        {
+            read = rest;
+        }
+    }
+    let mut kept = masked(read);
     kept.truncate(FIRST_BYTES);
     kept
 }
@@ -113,35 +123,51 @@ fn masked(bytes: &[u8]) -> Vec<u8> {
     let mut at = 0;
     while at < bytes.len() {
         let rest = &bytes[at..];
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let name = SECRETS.iter().find(|name| {
             let begin = rest.get(..name.len());
             begin.is_some_and(|begin| begin.eq_ignore_ascii_case(name.as_bytes()))
         });
         if let Some(name) = name {
-            // Quotes, blanks and signs of assignment, then the value up to whatever ends it in a form, JSON or markup.
-            let is_between = |byte: &u8| b"\"'=:> \t".contains(byte);
-            let is_end = |byte: &u8| b"\"'&,;<>}\r\n".contains(byte);
-            let between = rest[name.len()..]
-                .iter()
-                .take_while(|it| is_between(it))
-                .count();
-            let value = &rest[name.len() + between..];
-            let length = value.iter().position(is_end).unwrap_or(value.len());
-            masked.extend_from_slice(&rest[..name.len() + between]);
+            masked.extend_from_slice(&rest[..name.len()]);
             masked.extend_from_slice(MASK.as_bytes());
-            at += name.len() + between + length;
-        } else if digits >= LONG_NUMBER {
+            // To the end: where a value ends depends on how the app escaped it (JSON in JSON, HTML, print_r), and it is a
+            // customer's name.
+            return masked;
+        }
+        let length = number(rest);
+        let digits = rest[..length].iter().filter(|it| it.is_ascii_digit());
+        let most = match rest[..length].iter().all(u8::is_ascii_digit) {
+            true => LONG_NUMBER,
+            false => LONG_GROUPED,
+        };
+        if digits.count() >= most {
             masked.extend_from_slice(MASK.as_bytes());
-            let letter = rest.get(digits).is_some_and(|it| matches!(it, b'x' | b'X'));
-            at += digits + usize::from(letter);
+            let letter = rest.get(length).is_some_and(|it| matches!(it, b'x' | b'X'));
+            at += length + usize::from(letter);
         } else {
-            let step = digits.max(1);
+            let step = length.max(1);
             masked.extend_from_slice(&rest[..step]);
             at += step;
         }
     }
     masked
+}
+
+/// Returns the length of the number at the beginning: digits, and single blanks or hyphens between them, as on a card.
+fn number(bytes: &[u8]) -> usize {
+    let mut length = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => length = at + 1,
+            b' ' | b'-' if at > 0 && length == at => {}
+            _ => break,
+        }
+    }
+    length
+}
+
+fn is_in_number(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b' ' | b'-')
 }
 
 /// A body that its author took for `0000`.
@@ -382,18 +408,39 @@ mod tests {
                 "paid 6222021234567890 by 11010119900307863X!",
                 "paid … by …!",
             ),
-            ("accname=张三丰&accno=CARD1", "accname=…&accno=…"),
+            ("accname=张三丰&accno=CARD1", "accname…"),
             (
-                r#"{"accname" : "张三丰","accno":"1"}"#,
-                r#"{"accname" : "…","accno":"…"}"#,
+                r#"{"a":1,"accname" : "张三丰","accno":"1"}"#,
+                r#"{"a":1,"accname…"#,
             ),
-            ("<b>ACCNAME</b>", "<b>ACCNAME…</b>"),
+            // JSON in JSON, HTML, PHP's print_r and var_dump.
+            (r#"{\"accname\":\"张三丰\"}"#, r#"{\"accname…"#),
+            ("&quot;accname&quot;:&quot;张三丰", "&quot;accname…"),
+            ("Array ( [accname] => 张三丰", "Array ( [accname…"),
+            ("[\"accno\"]=> string(5) \"CARD1\"", "[\"accno…"),
+            ("<b>ACCNAME</b>", "<b>ACCNAME…"),
+            (
+                "card 6222 0212 3456 7890, 6222-0212-3456-7890.",
+                "card …, ….",
+            ),
             ("order 1234567, 0000", "order 1234567, 0000"),
+            ("2017-03-01 12:00:05 ok", "2017-03-01 12:00:05 ok"),
         ] {
             assert_eq!(String::from_utf8_lossy(&first_bytes(body.as_bytes())), kept);
         }
         let long = "a".repeat(FIRST_BYTES - 4) + "622202123456789012";
         assert!(!String::from_utf8_lossy(&first_bytes(long.as_bytes())).contains("6222"));
+        // A number across the end of what is read at all, behind enough that shrinks.
+        let shrinks = "12345678 a ".repeat(40);
+        for cut in 0..20 {
+            let body = format!(
+                "{}{}6222021234567890",
+                &shrinks[..300],
+                "b".repeat(80 + cut)
+            );
+            let kept = String::from_utf8_lossy(&first_bytes(body.as_bytes())).into_owned();
+            assert!(!kept.contains("62"), "{cut}: {kept}");
+        }
         assert_eq!(shown("Order 6222021234567890"), "Order …");
     }
 
