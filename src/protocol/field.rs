@@ -131,8 +131,9 @@ pub(super) fn optional_text<'a>(
 ) -> Result<Option<Cow<'a, str>>, FieldError> {
     match message.string(field) {
         None => Ok(None),
-        // PostgreSQL keeps no NUL in a text, and a result that cannot be kept would be notified for nothing.
-        Some(Ok(text)) if text.contains('\0') => Err(FieldError {
+        // PostgreSQL keeps no NUL in a text, and a result that cannot be kept would be notified for nothing. Only an escape can
+        // write one (RFC 8259 §7), so a text that is borrowed as it came has none.
+        Some(Ok(Cow::Owned(text))) if text.contains('\0') => Err(FieldError {
             field,
             expected: "a text without NUL",
         }),

@@ -14,9 +14,6 @@ use crate::inbox::store::StoreError;
 
 /// Jobs of one commit at most.
 const GROUP: usize = 256;
-/// KiB of pages that the writer keeps in memory: what a full group changes. SQLite writes a changed page that it has no room
-/// for into the log before the commit, and reads it and writes it again where it changes again.
-const CACHE_KIB: i64 = 16 << 10;
 
 /// Works inside the group's transaction; its confirmation is called once that is committed or has failed.
 pub(super) type WriteJob = Box<dyn FnOnce(&Transaction<'_>) -> CommitConfirmation + Send>;
@@ -35,9 +32,6 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes until every handle is gone.
     pub(super) fn run(mut self, waiting: &Receiver<WriteJob>) {
-        if let Some(connection) = &self.connection {
-            widen(connection);
-        }
         while let Ok(first) = waiting.recv() {
             let mut confirmations = Vec::new();
             // Taken lazily: what arrives while the first jobs run still goes into this commit.
@@ -66,11 +60,7 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            slot => {
-                let connection = slot.insert(self.shared.reopen(None)?);
-                widen(connection);
-                connection
-            }
+            slot => slot.insert(self.shared.reopen(None)?),
         };
         let _gate = self.shared.gate.read();
         // A deferred transaction that has read first fails with SQLITE_BUSY_SNAPSHOT where another process wrote
@@ -88,10 +78,7 @@ impl Writer {
 
     fn reopen(&mut self) {
         match self.shared.reopen(self.connection.take()) {
-            Ok(connection) => {
-                widen(&connection);
-                self.connection = Some(connection);
-            }
+            Ok(connection) => self.connection = Some(connection),
             Err(error) => tracing::error!(%error, "the store cannot be opened anew"),
         }
     }
@@ -118,13 +105,6 @@ fn run_jobs(
 /// (sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction).
 fn was_rolled_back(transaction: &Transaction<'_>) -> bool {
     transaction.is_autocommit()
-}
-
-/// Gives a connection the writer's room. Without it the writer is slower, and no less right.
-fn widen(connection: &Connection) {
-    if let Err(error) = connection.pragma_update(None, "cache_size", -CACHE_KIB) {
-        tracing::warn!(%error, "the writer's cache stays small");
-    }
 }
 
 /// Returns true for errors that may come of a lock which SQLite did not get rid of: it remembers one whose unlocking
