@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 /// These tests are about time; beside each other they would measure each other.
 static ALONE: Mutex<()> = Mutex::new(());
-/// A healthy app has its result within a second; a busy machine gets some more, and a development build three times that.
-const PROMPT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 4_500 } else { 1_500 });
+/// A healthy app has its result within a second; a busy machine gets some more.
+const PROMPT: Duration = Duration::from_millis(1_500);
 
 fn merid(n: usize) -> String {
     format!("4{n:014}")

@@ -13,13 +13,10 @@ use std::thread;
 const BATCH: usize = 60;
 const BATCHES: usize = 5;
 /// Rounds of batches in which the cheapest one of each is looked for: other work on the machine only adds to a batch.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 24;
 /// A call through the proxy may cost so many times as much as a direct one; connecting for each call costs twice as much.
-/// `COUNTERSIGN_PROXY_COST=1.1` measures a release build on a machine that has nothing else to do.
-fn most() -> f64 {
-    let most = std::env::var("COUNTERSIGN_PROXY_COST").ok();
-    most.map_or(1.5, |most| most.parse().unwrap())
-}
+/// That is promised of a release build; in a development build the TLS of the tunnel is slower than all else.
+const MOST: f64 = if cfg!(debug_assertions) { 1.5 } else { 1.1 };
 
 /// A proxy that opens tunnels, each on two threads of its own.
 fn tunnels() -> SocketAddr {
@@ -129,7 +126,7 @@ fn a_call_through_the_proxy_costs_no_more_than_a_direct_one() {
                 }
                 proxied.cost() as f64 / direct.cost() as f64
             })
-            .find(|ratio| *ratio <= most())
+            .find(|ratio| *ratio <= MOST)
             .unwrap_or(f64::INFINITY);
         for caller in [&direct, &proxied] {
             let metrics = caller.sidecar.metrics();
@@ -141,6 +138,6 @@ fn a_call_through_the_proxy_costs_no_more_than_a_direct_one() {
             proxied.cost(),
             direct.cost()
         );
-        assert!(ratio <= most(), "{}: {ratio:.3}", platform.url());
+        assert!(ratio <= MOST, "{}: {ratio:.3}", platform.url());
     }
 }

@@ -380,7 +380,7 @@ fn a_tls_client_that_never_ends_a_record_takes_little_memory() {
     assert!(above <= 48, "{above} MiB");
 }
 
-/// What a stranger begins with, and what it goes on with: never a whole request that is answered and read.
+/// First and further bytes of a stranger: never a whole request that is answered and read.
 fn unfinished_kinds() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     let post =
         |fields: &str| format!("POST {BACK} HTTP/1.1\r\nHost: shop\r\n{fields}").into_bytes();
@@ -457,7 +457,7 @@ fn whatever_strangers_leave_unfinished_takes_little_memory_and_delays_no_callbac
             took[took.len() - 1]
         );
         assert!(above <= 20, "{what}: {above} MiB");
-        let bound = Duration::from_millis(if cfg!(debug_assertions) { 3000 } else { 100 });
+        let bound = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 100 });
         assert!(median < bound, "{what}: {median:?}");
         drop(held);
         shop.goes_well();
@@ -507,6 +507,7 @@ fn pipelined_junk_writes_few_lines_on_every_listener() {
     let post = |path: &str, further: &str| {
         format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{further}Content-Length: 2\r\n\r\n{{]")
     };
+    let began = Instant::now();
     let floods = [
         get("").repeat(500),
         get("X: \u{7f}\r\n"),
@@ -535,9 +536,10 @@ fn pipelined_junk_writes_few_lines_on_every_listener() {
     assert!(calls > 5000.0, "{calls}");
     let lines = sidecar.output().lines().count();
     // What is wrong in an app's JSON is the app's own, and has a larger share: 500 lines, and 100 more each second.
+    let most = 700.0 + 100.0 * began.elapsed().as_secs_f64();
     assert!(
-        lines > 10 && (lines as f64) < calls / 3.0,
-        "{lines} lines of {calls}"
+        lines > 10 && (lines as f64) < most,
+        "{lines} lines of {calls} calls, {most} at most"
     );
     let of_pages = sidecar.output().matches("browser-request").count();
     assert!((1..60).contains(&of_pages), "{of_pages} lines");

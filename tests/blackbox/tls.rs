@@ -298,7 +298,7 @@ pub(crate) fn server_of(certificate: &str, key: &str) -> Arc<rustls::ServerConfi
     server(certificate, &KeyPair::from_pem(key).unwrap())
 }
 
-/// What `check` and the log of `run` warn of, and the expiry that the metric has.
+/// Returns the warnings of `check`, those in the log of `run`, and the expiry that the metric has.
 fn own_certificate(pem: &str, key: &str) -> (String, String, f64) {
     let setup = Setup::new(|conf| {
         conf.callbacks = Some("tls = { cert = \"cert.pem\", key = \"key.pem\" }".to_owned());
@@ -322,11 +322,12 @@ fn own_certificate(pem: &str, key: &str) -> (String, String, f64) {
 fn faults_of_our_own_certificate_are_warned_of_and_its_expiry_is_a_metric() {
     let authority = Authority::new("an authority");
     let root = std::fs::read_to_string(authority.file()).unwrap();
-    let now = time::OffsetDateTime::now_utc();
-    let in_days = |days| now + time::Duration::days(days);
+    // Not whole days: within the second of its making, a certificate of ten days has ten left, and nine after it.
+    let anchor = time::OffsetDateTime::now_utc() - time::Duration::HOUR;
+    let in_days = |days| anchor + time::Duration::days(days);
     for (name, days, is_whole, warning) in [
         ("127.0.0.1", 20, true, None),
-        ("127.0.0.1", 10, true, Some("days; renew it")),
+        ("127.0.0.1", 10, true, Some("expires in 9 days")),
         ("127.0.0.1", -1, true, Some("has expired")),
         (
             "shop.example.com",
