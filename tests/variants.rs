@@ -22,12 +22,12 @@ use std::fmt::Debug;
 use std::thread;
 
 const KEY: &str = "7d0f1c0a9be84e6e8e1f6f6a2c5b9d31";
-/// Variants of a run that nobody asked for more of.
+/// Variants of a run by default.
 const USUAL: u64 = 20_000;
 const MERIDS: [&str; 3] = ["100000000000001", "M0001", "007"];
 const THREADS: u64 = 2;
 
-/// What the reader makes of a message.
+/// Reads a message as the product does.
 type Reading = Result<Meaning, String>;
 
 fn failed(error: impl Debug) -> String {

@@ -1,4 +1,4 @@
-//! The merchants' apps: one that counts and takes, rejects while it is told to, and one that hangs.
+//! The merchants' apps: one that counts and takes, or rejects on demand, and one that hangs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ pub async fn ready(admin: &AdminContext) -> Response<Bytes> {
     if admin.drain.is_draining() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
-    // Whoever reads "ready" may end the process at once, which must drain.
+    // A supervisor that reads "ready" may end the process at once, which must drain.
     if !admin.drain.is_prepared() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "starting\n");
     }

@@ -1,4 +1,4 @@
-//! Failing commits, for the tests of what stands on a store.
+//! Failing commits, for the tests of what is built on a store.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

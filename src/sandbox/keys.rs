@@ -88,7 +88,7 @@ mod tests {
         assert!(keys.rotate().is_empty());
         keys.follow(&file("old", Some("new")));
         assert_eq!(keys.of("1"), Some(key("old")));
-        // Whoever edits too early changes nothing at the platform.
+        // An edit that comes too early changes nothing at the platform.
         keys.follow(&file("new", Some("old")));
         assert_eq!(keys.of("1"), Some(key("old")));
         assert_eq!(keys.rotate(), ["1"]);

@@ -20,7 +20,7 @@ fn library() -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Whether libfaketime is there: enough where the test has a fleet of its own.
+/// Returns true where libfaketime is installed: enough where the test has a fleet of its own.
 pub(crate) fn is_installed() -> bool {
     library().is_some()
 }

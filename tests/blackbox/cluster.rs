@@ -152,7 +152,7 @@ impl Cluster {
         assert!((0..100).any(|_| is_set()), "{setting} is never {value}");
     }
 
-    /// What the server has logged so far.
+    /// Returns the server's log so far.
     #[allow(
         dead_code,
         reason = "the tests of the stores themselves do not read it"

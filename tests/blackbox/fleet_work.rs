@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const TWO_HOURS: Duration = Duration::from_secs(2 * 60 * 60);
-/// How soon another sidecar takes over (promises).
+/// Time in which another sidecar takes over (promises).
 const TAKE_OVER: Duration = Duration::from_secs(30);
 
 fn setup(url: &str, platform: &Platform, app: &Platform) -> Setup {

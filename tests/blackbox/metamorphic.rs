@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Variants of a run that nobody asked for more of.
+/// Variants of a run by default.
 const USUAL: u64 = 350;
 
 /// The paths that a message of the platform takes through the sidecar.
@@ -131,7 +131,7 @@ fn meant(meaning: &Meaning) -> [String; 5] {
     ]
 }
 
-/// What the run waits for in the end, and what must not have happened by then.
+/// Expected end of a run, and what must not have happened by then.
 #[derive(Default)]
 struct Outstanding {
     /// Bodies that the app must get, each once.
@@ -339,7 +339,7 @@ impl Run {
         payment.json()
     }
 
-    /// Waits for everything that is due, and judges what the apps were told.
+    /// Waits for everything that is due, and judges what the apps got.
     fn judge(self) -> Counts {
         let Self {
             shop,

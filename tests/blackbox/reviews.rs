@@ -109,7 +109,7 @@ fn what_is_no_result_of_a_payment_is_rejected_and_not_kept() {
         assert_eq!(answer.status, 502, "{json}: {}", answer.text());
     }
     assert!(shop.list().is_empty(), "{:?}", shop.list());
-    // A failed query is told, and neither kept.
+    // A failed query is relayed, and not kept.
     *said.lock().unwrap() = "{\"respcode\":\"25\",\"respmsg\":\"no\"}".to_owned();
     assert_eq!(shop.sidecar.query(query_json(MERID, &orderid)).status, 200);
     assert!(shop.list().is_empty());
@@ -134,7 +134,7 @@ fn an_unreadable_response_to_our_own_queries_is_kept_too() {
     });
     shop.listed(&payment.orderid, "pending");
     assert_eq!(shop.app.count(), 0);
-    // Once the platform speaks plainly, the app is told.
+    // Once the platform's payload can be read, the app gets it.
     *said.lock().unwrap() = payment.answer();
     shop.hears(&payment.orderid, 1);
     assert_eq!(disputes(&shop.sidecar, "txnamt"), 1.0);

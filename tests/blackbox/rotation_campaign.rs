@@ -17,7 +17,7 @@ const PAGE: &str = "<html>";
 /// Queries that a half of the platform's change lasts for.
 const BETWEEN_HALVES: usize = 4;
 
-/// How the platform changes its key.
+/// Order in which the platform and the file change their keys.
 #[derive(Clone, Copy)]
 enum Change {
     AtOnce,
@@ -349,7 +349,7 @@ fn a_rejected_submit_has_the_key_tried_before_the_next_one() {
     }
     let rejected = campaign.submit(1);
     rejected.problem(502, "unsigned-answer", "yes");
-    // Nobody asks anything: the sidecar itself finds out, long before the minute of a probe is over.
+    // No query comes from the app: the sidecar finds out itself, long before the minute of a probe is over.
     crate::harness::eventually("the switch is found out", Duration::from_secs(10), || {
         let metrics = campaign.sidecar.metrics();
         metrics.sum(&["countersign_key_switches_total", "next_key"]) == 1.0

@@ -744,7 +744,7 @@ fn a_sandbox_that_rotates_is_followed_and_check_says_so() {
     assert!(!check().contains("signs since"), "{}", check());
 }
 
-/// Whether an envelope in a URL is signed with this key.
+/// Returns true for an envelope in a URL that is signed with this key.
 fn signature_is(url: &str, key: &str) -> bool {
     let query = url.split_once('?').unwrap().1;
     let text = wire::value(query, "resp").unwrap();

@@ -167,7 +167,7 @@ fn a_second_try_of_a_failed_order_is_queried_within_seconds() {
     );
 }
 
-/// Whether the try arrived was on its way to be known when the process died.
+/// The process died before the outcome of the try could be kept.
 #[test]
 fn a_try_that_a_kill_cut_off_is_queried_within_seconds_of_the_restart() {
     let book = Book::default();

@@ -5,7 +5,7 @@ use super::encoder::{base64, gzip, md5_hex, multipart, percent};
 use super::message::{Route, Value, raw, text};
 use super::rng::Rng;
 
-/// What may come of a changed message.
+/// Results that a changed message may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// No result at all.

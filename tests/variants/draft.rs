@@ -14,7 +14,7 @@ pub(crate) enum Shape {
     Multipart,
 }
 
-/// Where an envelope stands.
+/// Place of an envelope in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Body,
@@ -25,7 +25,7 @@ pub(crate) enum Place {
     Get,
 }
 
-/// How a `+` of base64 stands in a form.
+/// Spelling of base64's `+` in a form.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Plus {
     #[default]
@@ -34,7 +34,7 @@ pub(crate) enum Plus {
     Space,
 }
 
-/// How a form is written.
+/// Spelling of a form.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct FormStyle {
     pub(crate) plus: Plus,
@@ -97,7 +97,7 @@ pub(crate) struct Wire {
     pub(crate) query: String,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
-    /// What the signature is over.
+    /// Text that the signature is over.
     pub(crate) payload: Vec<u8>,
 }
 
@@ -362,7 +362,7 @@ impl Draft {
         match self.shape {
             Shape::Form => "application/x-www-form-urlencoded".to_owned(),
             Shape::Json => "application/json".to_owned(),
-            // Not a token (RFC 9110 §5.6.2), so it stands in quotes.
+            // Not a token (RFC 9110 §5.6.2), so it is put in quotes.
             Shape::Multipart if self.boundary.contains(':') => {
                 format!("Multipart/Form-Data; boundary=\"{}\"", self.boundary)
             }

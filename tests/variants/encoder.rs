@@ -72,7 +72,7 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// How much of a form is percent-encoded, and how.
+/// Extent and spelling of a form's percent-encoding.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Escaping {
     /// Every character, letters too.

@@ -13,7 +13,7 @@ pub(crate) enum Route {
     Query,
 }
 
-/// What a message says, whatever its form.
+/// Meaning of a message, whatever its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meaning {
     pub(crate) merid: String,

@@ -42,7 +42,7 @@ pub(crate) struct Written {
     pub(crate) changes: Vec<&'static str>,
 }
 
-/// How often each kind of change was tried.
+/// Number of times that each kind of change was tried.
 #[derive(Debug, Default)]
 pub(crate) struct Counts(BTreeMap<&'static str, usize>);
 

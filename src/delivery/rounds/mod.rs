@@ -53,7 +53,7 @@ pub struct Rounds {
     /// Merchants with queued events and room, by standing; each gets one attempt a round.
     rings: [VecDeque<Merid>; 3],
     /// Unproven merchants whose first attempt comes before those of the others: a fresh result must not wait behind the
-    /// backlog of ten thousand apps that nobody knows yet. Each merchant passes them once.
+    /// backlog of ten thousand apps that were never tried. Each merchant passes them once.
     newcomers: VecDeque<Merid>,
     /// Merchants whose events are to be read, and from when on.
     reads: BTreeSet<(Millis, Merid)>,

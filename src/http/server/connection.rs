@@ -412,7 +412,7 @@ impl<'s, H: Handler> Connection<'s, H> {
 
     /// Ends our half of the connection in time. `None` where that fails: the other side may be gone already.
     async fn shut_down(&mut self) -> Option<()> {
-        // Over TLS this writes close_notify, which a client that reads nothing would hold up for ever.
+        // Over TLS this writes close_notify, which a client that reads nothing would hold up without end.
         let ended = within(self.service.limits.write_time, pin!(self.stream.shutdown())).await;
         ended?.ok()
     }

@@ -67,7 +67,7 @@ impl Connections {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, StoreError> {
         let mut slot = self.lanes[lane as usize].lock();
-        // Whoever waits for the gate alone holds up all that come after it: a long read must not stop callbacks.
+        // A caller that waits for the gate alone holds up all that come after it: a long read must not stop callbacks.
         let Some(_gate) = self.gate.try_write_for(ALONE_PATIENCE) else {
             return Ok(None);
         };

@@ -91,7 +91,7 @@ impl Lines {
             };
             drop(waiting);
             if missed > 0 {
-                // Here it stands behind the last line before the gap, and before the first one after it.
+                // Here it comes after the last line before the gap, and before the first one after it.
                 report(missed);
             }
             let unwritten = write_lines(&mut output, &text);
@@ -133,7 +133,7 @@ fn write_lines(output: &mut impl Write, text: &[u8]) -> u64 {
             Ok(0) => break,
             Ok(written) => rest = &rest[written..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the pipe may have set it so, and a full one is no closed one.
+            // Another process that shares the pipe may have set it so, and a full one is no closed one.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(FULL_PIPE),
             // There is no other place to report that standard error is closed.
             Err(_) => break,
@@ -150,7 +150,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, mpsc};
 
-    /// An output whose next writes do as they are told: take everything, or fail.
+    /// An output whose next writes are scripted: take everything, or fail.
     struct Scripted {
         turns: mpsc::Receiver<io::Result<()>>,
         written: mpsc::Sender<String>,
@@ -196,7 +196,7 @@ mod tests {
         turns.send(Err(ErrorKind::WouldBlock.into())).unwrap();
         turns.send(Ok(())).unwrap();
         assert_eq!(next(), "second\n");
-        // A closed one loses what was to be written, and reports to nobody.
+        // A closed one loses what was to be written, without a report.
         lines.push(b"third\n", &lost);
         turns.send(Err(ErrorKind::BrokenPipe.into())).unwrap();
         let large = [vec![b'x'; WAITING - 5], b"\n".to_vec()].concat();
