@@ -225,7 +225,13 @@ fn calls_write_their_notes_in_few_commits_and_no_file_but_the_store() {
     assert!((2..=most).contains(&commits), "{commits} commits:\n{seen}");
     let opened: Vec<_> = seen
         .lines()
+        // A connection that is opened late opens the store's own files with this flag too.
         .filter(|line| line.contains("O_CREAT"))
+        .filter(|line| {
+            !["/countersign.db\"", "/countersign.db-wal\""]
+                .iter()
+                .any(|own| line.contains(own))
+        })
         .collect();
     assert!(opened.is_empty(), "{opened:?}");
 }

@@ -124,6 +124,12 @@ fn a_rejected_submit_is_reported_and_never_repeated() {
     let switching = Switching::start(false);
     let sidecar = switching.setup().start();
     query(&sidecar);
+    // The sidecar's first probe may be on its way beside this query, and would find the switch out before the submit.
+    let mut before = 0;
+    while switching.platform.count() != before {
+        before = switching.platform.count();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
     switching.switch();
     let answer = sidecar.submit(submit_json(&fresh_orderid()));
     let problem = answer.problem(502, "unsigned-answer", "yes");
