@@ -17,6 +17,10 @@ use crate::config::web_url::Tail;
 const SETTINGS: &str = include_str!("../../conf/countersign.toml");
 /// Its one line without a default.
 const URL: &str = "url = \"https://pay.example.com\"";
+/// The address of the callbacks as a platform elsewhere reaches it, which only an operator knows.
+const PUBLIC_URL: &str = "# public_url = \"https://shop.example.com/cashier\"";
+/// The same for a platform on this machine, so that the sidecar fills in `backurl` from the first submit on.
+const OWN_URL: &str = "public_url = \"http://127.0.0.1:8081\"";
 
 #[derive(Args)]
 pub(super) struct InitCommand {
@@ -51,7 +55,7 @@ pub(super) fn init(args: &InitCommand) -> Result<(), Failure> {
     let is_sandbox = web_url::is_loopback(&platform) && args.merid == DEMO_MERID;
     fs::create_dir_all(&args.folder).map_err(|error| failed(&args.folder, &error))?;
     let settings = args.folder.join("countersign.toml");
-    write_new(&settings, 0o644, &settings_text(&args.platform))?;
+    write_new(&settings, 0o644, &settings_text(&platform, &args.platform))?;
     let merchants = args.folder.join("merchants.toml");
     write_new(&merchants, 0o600, &merchants_text(args, &key_name))?;
     let key = args.folder.join(&key_name);
@@ -61,7 +65,8 @@ pub(super) fn init(args: &InitCommand) -> Result<(), Failure> {
         say!("  countersign sandbox");
     } else {
         say!(
-            "then write the platform's key, as text on one line, to {} (chmod 600), and:",
+            "then write the platform's key, as text on one line, to {} (chmod 600), set callbacks.public_url to the \
+             address by which the platform reaches this machine, and:",
             key.display()
         );
         say!("  countersign check -c {}", settings.display());
@@ -74,9 +79,13 @@ fn url(option: &str, text: &str, tail: Tail) -> Result<url::Url, Failure> {
     web_url::parse(text, tail).map_err(|why| Failure::Usage(format!("{option}: {why}")))
 }
 
-fn settings_text(platform: &str) -> String {
+fn settings_text(platform: &url::Url, as_given: &str) -> String {
     // As TOML writes it: a URL may hold a quote, though a parsed one does not begin with it.
-    SETTINGS.replacen(URL, &format!("url = {}", toml::Value::from(platform)), 1)
+    let text = SETTINGS.replacen(URL, &format!("url = {}", toml::Value::from(as_given)), 1);
+    match web_url::is_loopback(platform) {
+        true => text.replacen(PUBLIC_URL, OWN_URL, 1),
+        false => text,
+    }
 }
 
 fn merchants_text(args: &InitCommand, key_name: &str) -> String {

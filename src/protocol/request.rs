@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::field::{FieldError, ORDERID, URL, amount, callback_url, optional_string, orderid};
+use super::field::{FieldError, ORDERID, amount, callback_url, optional_string, orderid};
 use super::json::Object;
 
 /// An order, as far as the ledger keeps a submit (document §3.1.3).
@@ -27,7 +27,8 @@ pub fn read_submit(message: &Object<'_>, replaced: &[(&str, &str)]) -> Result<Or
     if is_kept("backurl") {
         callback_url(message, "backurl")?.ok_or(FieldError {
             field: "backurl",
-            expected: URL,
+            expected: "an absolute http or https URL; the sidecar fills in its own where callbacks.public_url and the \
+                       merchant's back are set",
         })?;
     }
     // Nullable (§3.1.3): an empty one is none.

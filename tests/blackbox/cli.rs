@@ -79,7 +79,10 @@ fn a_starter_configuration_passes_the_check_and_replaces_nothing() {
     let folder = folder.path().join("etc/countersign");
     ends_with(0, &["init", path_text(&folder)], "");
     let settings = folder.join("countersign.toml");
-    ends_with(0, &["check", "--files", "-c", path_text(&settings)], "");
+    let said = ends_with(0, &["check", "--files", "-c", path_text(&settings)], "");
+    // The sidecar can fill in an order's backurl as it is.
+    let said = text(&said.stdout);
+    assert!(said.contains("http://127.0.0.1:8081"), "{said}");
     for secret in ["merchants.toml", "100000000000001.key"] {
         let mode = fs::metadata(folder.join(secret))
             .unwrap()
@@ -113,6 +116,10 @@ fn a_starter_configuration_for_a_real_platform_waits_for_its_key() {
     let key = folder.join("200000000000002.key");
     assert!(said.contains(path_text(&key)), "{said}");
     let settings = folder.join("countersign.toml");
+    let written = fs::read_to_string(&settings).unwrap();
+    assert!(
+        written.contains("url = \"https://pay.example.com\"") && written.contains("# public_url")
+    );
     let check = ["check", "--files", "-c", path_text(&settings)];
     let refused = text(&ends_with(78, &check, "").stderr);
     assert!(refused.contains("key_file: no such file"), "{refused}");
