@@ -14,8 +14,8 @@ pub async fn ready(admin: &AdminContext) -> Response<Bytes> {
     if admin.drain.is_draining() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
-    // A supervisor that reads "ready" may end the process at once, which must drain.
-    if !admin.drain.is_prepared() {
+    // Who reads "ready" may end the process at once, which must drain, or upgrade it.
+    if !admin.drain.is_serving() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "starting\n");
     }
     match admin.store.check().await {

@@ -27,7 +27,7 @@ pub struct Drain {
     in_flight: AtomicUsize,
     /// The time at which the shutdown began, or a request last ended since then; in milliseconds since `started`.
     last_busy: AtomicU64,
-    prepared: AtomicBool,
+    is_serving: AtomicBool,
     draining: AtomicBool,
     replaced: watch::Sender<bool>,
     over: DrainStep,
@@ -73,7 +73,7 @@ impl Default for Drain {
             started: Instant::now(),
             in_flight: AtomicUsize::new(0),
             last_busy: AtomicU64::new(0),
-            prepared: AtomicBool::new(false),
+            is_serving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             replaced: watch::Sender::new(false),
             over: DrainStep::default(),
@@ -94,14 +94,14 @@ impl Drain {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Notes that a signal begins the drain from here on.
-    pub fn prepare(&self) {
-        self.prepared.store(true, Ordering::SeqCst);
+    /// Notes that the start is over: a signal begins the drain from here on, and another process can take over.
+    pub fn serving(&self) {
+        self.is_serving.store(true, Ordering::SeqCst);
     }
 
-    /// Returns true where a signal begins the drain; before that it ends the process hard.
-    pub fn is_prepared(&self) -> bool {
-        self.prepared.load(Ordering::SeqCst)
+    /// Returns true where the start is over, and the drain has not begun or has.
+    pub fn is_serving(&self) -> bool {
+        self.is_serving.load(Ordering::SeqCst)
     }
 
     /// Returns true where connections must be closed after the current response.

@@ -67,6 +67,10 @@ pub fn run(settings: &Settings, snapshot: Snapshot, upgrade: bool) -> Result<(),
     let (tracer, export) = Tracer::of_environment();
     let parts = Parts::assemble(settings, snapshot, sockets, tracer, taken.as_ref())?;
 
+    if taken.is_some() {
+        // A probe of the shared address may reach either process, and the old one serves.
+        parts.drain.serving();
+    }
     // Without Pingora's options: its own upgrade stops the old process whether the new one lives or not.
     let mut server = Server::new_with_opt_and_conf(None, pingora_conf(settings));
     add_listeners(&mut server, settings, &parts)?;

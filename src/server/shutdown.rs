@@ -37,7 +37,6 @@ impl ShutdownSignalWatch for End {
             listen_for(SignalKind::quit()),
         );
         let drain = self.parts.drain.clone();
-        drain.prepare();
         self.is_watching.notify_one();
         let replaced = tokio::select! {
             _ = terminate.recv() => false,

@@ -60,6 +60,7 @@ impl BackgroundService for Start {
 
 impl Start {
     fn ready(&self) {
+        self.parts.drain.serving();
         tracing::info!("ready");
         self.parts.supervisor.ready(&status(&self.parts.watch));
     }
