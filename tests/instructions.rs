@@ -128,7 +128,7 @@ fn signing_and_verifying_cost_no_more_than_they_did() {
         let [sign, verify] = counted.map(|(name, count)| format!("{name} = {count}\n"));
         let made_with = format!("made_with = \"{ours}\"\n");
         let told = "# Instructions of one call with 300 B of JSON; taken anew by\n\
-                    # COUNTERSIGN_BLESS=1 cargo test --release --test instructions\n";
+                    # COUNTERSIGN_BLESS=1 cargo test --profile suite --test instructions\n";
         return fs::write(FIGURES, [told, &made_with, &sign, &verify].concat()).unwrap();
     }
     for (name, count) in counted {
