@@ -95,6 +95,8 @@ impl World {
                 self.permitted.taken.insert(flight.claimed.event.id.clone());
             }
             self.crash(false, 0);
+            // Attempts of the next process are heard of.
+            self.mood = AppMood::Takes;
         }
         Ok(())
     }
