@@ -35,7 +35,7 @@ use crate::process::upgrade::Predecessor;
 use crate::reconcile::Reconcile as OrderWatch;
 use crate::telemetry::Telemetry;
 use crate::telemetry::activity::ActivityLog;
-use crate::telemetry::metrics::{Metrics, Uncounted};
+use crate::telemetry::metrics::{AppConnections, Metrics};
 use crate::telemetry::trace::Tracer;
 
 /// The parts that the listeners and the background work share.
@@ -71,7 +71,8 @@ impl Parts {
         let metrics = Arc::new(Metrics::default());
         let client = Arc::new(to_platform(settings, metrics.clone())?);
         // Directly, and by the system's roots: platform.proxy and platform.ca_file are about the platform alone.
-        let to_apps = Connector::new(None, Arc::new(Uncounted)).map_err(StartError::lasting)?;
+        let to_apps = Connector::new(None, Arc::new(AppConnections(metrics.clone())))
+            .map_err(StartError::lasting)?;
         let store = open_store(&settings.inbox.store, taken.is_some())?;
         log_start(settings, &snapshot);
         for warning in client.warnings() {

@@ -2,6 +2,8 @@
 //!
 //! Labels come from fixed lists, so the number of series is bounded.
 
+use std::sync::Arc;
+
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -50,6 +52,7 @@ pub struct Metrics {
     connections_opened: IntCounter,
     /// Connections to the platform that were used again.
     connections_reused: IntCounter,
+    stray_responses: IntCounter,
     /// Calls of apps that sign themselves: `match` or `mismatch`.
     pub shadow: IntCounterVec,
     /// Tolerated oddities of answers, by kind.
@@ -173,6 +176,11 @@ impl Metrics {
             "state",
             &["opened", "reused"],
         )?;
+        let stray_responses = IntCounter::new(
+            "stray_responses_total",
+            "Responses of platforms and apps that belonged to no request",
+        )?;
+        registry.register(Box::new(stray_responses.clone()))?;
         let connections_shed = counters(
             "connections_shed_total",
             "Connections that were closed before their client was done, by listener and reason",
@@ -204,6 +212,7 @@ impl Metrics {
             )?,
             connections_opened: connections.with_label_values(&["opened"]),
             connections_reused: connections.with_label_values(&["reused"]),
+            stray_responses,
             shadow: counters_of(
                 "shadow_calls_total",
                 "Calls that came signed, by what our key says",
@@ -426,6 +435,10 @@ impl Count for Metrics {
             self.connections_opened.inc();
         }
     }
+
+    fn stray(&self) {
+        self.stray_responses.inc();
+    }
 }
 
 impl ListenerMetrics for Metrics {
@@ -440,9 +453,22 @@ impl ListenerMetrics for Metrics {
     }
 }
 
+/// Counts of the connections to apps: only the strays, because the other counts are the platform's.
+pub struct AppConnections(pub Arc<Metrics>);
+
+impl Count for AppConnections {
+    fn connection(&self, _reused: bool) {}
+
+    fn stray(&self) {
+        self.0.stray();
+    }
+}
+
 /// A counter that counts nothing.
 pub struct Uncounted;
 
 impl Count for Uncounted {
     fn connection(&self, _reused: bool) {}
+
+    fn stray(&self) {}
 }

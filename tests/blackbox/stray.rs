@@ -170,3 +170,100 @@ fn a_connection_is_kept_after_what_was_expected_and_closed_after_anything_else()
         sidecar.metrics().sum(&["connections", "reused"]) >= 1.0
     });
 }
+
+/// Sends each page, and behind it after `delay` one that nobody wants.
+fn strays_after(delay: Duration) -> Platform {
+    Platform::start(move |seen| {
+        let own = http(200, &["Content-Type: text/html"], seen.member("orderid"));
+        let stray = http(200, &["Content-Type: text/html"], PAGE);
+        Action::Parts(vec![(Duration::ZERO, own), (delay, stray)])
+    })
+}
+
+#[test]
+fn after_a_stray_each_connection_carries_one_call() {
+    for millis in [0, 1, 3, 7, 15, 30] {
+        let platform = strays_after(Duration::from_millis(millis));
+        let sidecar = Sidecar::before(&platform);
+        let (mut others, mut calls) = (0, 0);
+        let mut submit = || {
+            let orderid = fresh_orderid();
+            let answer = sidecar.submit(submit_json(&orderid));
+            calls += 1;
+            others += usize::from(answer.text() != orderid);
+        };
+        let strays = || sidecar.metrics().sum(&["stray_responses_total"]);
+        for _ in 0..40 {
+            if strays() > 0.0 {
+                break;
+            }
+            submit();
+        }
+        assert!(strays() > 0.0, "{millis} ms: no stray was noticed");
+        let before = platform.connections();
+        for _ in 0..6 {
+            submit();
+        }
+        assert_eq!(platform.connections(), before + 6, "{millis} ms");
+        // One call at most of each connection that had a stray on its way.
+        assert!(others <= before, "{millis} ms: {others} of {calls} pages");
+        let said = "the server sent a response to no request";
+        eventually("the log says so", SOON, || {
+            sidecar.output().matches(said).count() == 1
+        });
+    }
+}
+
+#[test]
+fn the_response_that_closes_an_idle_connection_is_no_stray() {
+    let platform = Platform::start(|seen| {
+        let own = http(200, &["Content-Type: text/html"], seen.member("orderid"));
+        let closing = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n".to_vec();
+        Action::Parts(vec![
+            (Duration::ZERO, own),
+            (Duration::from_millis(5), closing),
+        ])
+    });
+    let sidecar = Sidecar::before(&platform);
+    for _ in 0..4 {
+        let orderid = fresh_orderid();
+        assert_eq!(sidecar.submit(submit_json(&orderid)).text(), orderid);
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    assert_eq!(sidecar.metrics().sum(&["stray_responses_total"]), 0.0);
+}
+
+#[test]
+fn after_a_stray_reply_each_connection_carries_one_delivery() {
+    for millis in [0, 2, 10, 30] {
+        let delay = Duration::from_millis(millis);
+        // Each connection's first reply is followed by a stray 0000; whatever else comes on it is rejected.
+        let app = move |seen: &Seen| match seen.number {
+            1 => Action::Parts(vec![
+                (Duration::ZERO, http(200, &[], "0000")),
+                (delay, http(200, &[], "0000")),
+            ]),
+            _ => Action::Reply(http(500, &[], "no")),
+        };
+        let shop = Shop::start(Book::default(), app, |_| {});
+        let strays = || shop.sidecar.metrics().sum(&["stray_responses_total"]);
+        for _ in 0..30 {
+            if strays() > 0.0 {
+                break;
+            }
+            let orderid = shop.order();
+            shop.notify_until_acknowledged(&Payment::of(&orderid));
+            shop.hears(&orderid, 1);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(strays() > 0.0, "{millis} ms: no stray was noticed");
+        for _ in 0..4 {
+            let orderid = shop.order();
+            shop.notify_until_acknowledged(&Payment::of(&orderid));
+            let heard = shop.hears(&orderid, 1);
+            let seen = shop.app.seen();
+            let seen = seen.iter().find(|seen| seen.at == heard[0].at).unwrap();
+            assert_eq!(seen.number, 1, "{millis} ms: the connection was used again");
+        }
+    }
+}

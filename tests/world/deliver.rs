@@ -113,7 +113,10 @@ impl World {
     fn pause(&self) -> Millis {
         let idle = self.dispatcher.rounds.idle(self.moment()).as_millis();
         let idle = Millis::try_from(idle).unwrap_or(Millis::MAX);
-        let landing = self.dispatcher.flights.iter().map(|it| it.lands).min();
+        // An attempt of which nothing is heard never lands.
+        let flights = self.dispatcher.flights.iter();
+        let heard = flights.filter(|it| it.mood != AppMood::TakesUnheard);
+        let landing = heard.map(|it| it.lands).min();
         let landing = landing.map_or(Millis::MAX, |at| at - self.clocks.up);
         let survey = self.dispatcher.next_survey - self.clocks.up;
         idle.min(landing).min(survey).clamp(1, SURVEY)

@@ -22,6 +22,9 @@ use crate::config::proxy::ProxySetting;
 pub trait Count: Send + Sync {
     /// Counts a connection that was opened (`false`) or taken from the pool (`true`).
     fn connection(&self, reused: bool);
+
+    /// Counts a response that belongs to no request.
+    fn stray(&self);
 }
 
 /// Opens connections for any number of clients. Clones share everything.

@@ -10,6 +10,7 @@ use tokio::task::yield_now;
 use url::Url;
 
 use super::connect::{Connector, Route};
+use super::distrust::Distrust;
 use super::error::{ClientError, ExchangeStep, Sent};
 use super::exchange::{Exchange, ExchangeError};
 use super::pool::{Lease, Pool, PooledConnection, Trust};
@@ -51,11 +52,13 @@ impl Client {
         let route = Route::to(url, connect_time, &connector)?;
         let mut warnings = route.way.warnings.clone();
         warnings.extend(connector.check_roots(url));
+        let origin = url.origin().ascii_serialization();
+        let distrust = Distrust::of(origin, connector.count.clone());
         Ok(Self {
             requests: RequestWriter::to(url, route.forwarder()),
             route,
             connector,
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(distrust)),
             connect_time,
             time,
             warnings,
@@ -179,6 +182,9 @@ impl Client {
             // A second response right behind the first one has the time to come.
             yield_now().await;
             has_more = connection.stream.has_bytes();
+        }
+        if has_more {
+            self.pool.stray();
         }
         // More than one response on a connection that carried others: the first may be an earlier request's.
         if connection.is_reused() && has_more {

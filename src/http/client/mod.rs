@@ -6,6 +6,8 @@ mod tls;
 
 mod stream;
 
+mod distrust;
+
 mod pool;
 
 mod response;

@@ -5,7 +5,8 @@
 //!
 //! HTTP/1.1 pairs a response with its request by nothing but its place on the connection. So a connection comes back here
 //! only after exactly one response that was expected. A request that could take a stray response for its own gets only a
-//! connection that has rested: nothing came on it for as long as its slowest exchange took.
+//! connection that has rested: nothing came on it for as long as its slowest exchange took. After a stray response the
+//! server's connections are not used again for an hour (`distrust`).
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::stream::ClientStream;
+use super::distrust::Distrust;
+use super::stream::{ClientStream, IdleState};
 use crate::http::io::deadline::Deadline;
 
 /// A connection is dropped this long after its last request began: sooner than common servers close it, because a request
@@ -90,10 +92,6 @@ impl PooledConnection {
         now.saturating_duration_since(self.last_used) < MAX_IDLE
     }
 
-    fn has_rested(&mut self, now: Instant) -> bool {
-        self.rested <= now && self.stream.is_certainly_quiet()
-    }
-
     /// Notes that an exchange has ended well.
     fn rest(&mut self) {
         // The caller's verdict counts too: a few microseconds, and no second look at the clock.
@@ -109,14 +107,28 @@ impl PooledConnection {
 type Shelf = Vec<Box<PooledConnection>>;
 
 /// The idle connections of one client.
-#[derive(Default)]
 pub struct Pool {
     /// Made with the first connection: most clients of a large fleet of apps have none.
     shelves: OnceLock<Box<[Mutex<Shelf>; SHELVES]>>,
     swept: AtomicBool,
+    distrust: Distrust,
 }
 
 impl Pool {
+    /// No connection yet.
+    pub(super) fn new(distrust: Distrust) -> Self {
+        Self {
+            shelves: OnceLock::new(),
+            swept: AtomicBool::default(),
+            distrust,
+        }
+    }
+
+    /// Notes a response that may belong to another request, or to none.
+    pub fn stray(&self) {
+        self.distrust.begin(Instant::now());
+    }
+
     /// Takes an open connection to one of `addresses`, opened with these `roots`.
     pub fn take(
         &self,
@@ -126,19 +138,25 @@ impl Pool {
     ) -> Option<Box<PooledConnection>> {
         // No connection was ever kept: looking at sixteen empty shelves would cost more.
         self.shelves.get()?;
+        if self.distrust.applies(now) {
+            return None;
+        }
         let own = own_shelf();
         let is_good = |connection: &mut PooledConnection| {
             connection.is_fresh(now)
                 && connection.roots == roots
                 // An address that the name no longer has may belong to a machine that is being taken out of service.
                 && addresses.contains(&connection.address)
-                && connection.stream.is_quiet()
+                && self.is_quiet(connection.stream.idle_state(), now)
+        };
+        let is_certain = |connection: &mut PooledConnection| {
+            is_good(connection) && self.is_quiet(connection.stream.certain_idle_state(), now)
         };
         (0..SHELVES).find_map(|step| {
             let mut shelf = self.shelf((own + step) % SHELVES);
             let mut connection = match trust {
                 Trust::Verified => pop(&mut shelf, is_good)?,
-                Trust::Unverified => pop_rested(&mut shelf, now, is_good)?,
+                Trust::Unverified => pop_rested(&mut shelf, now, is_certain)?,
             };
             connection.last_used = now;
             Some(connection)
@@ -148,6 +166,9 @@ impl Pool {
     /// Keeps a connection for the next request.
     fn put(self: &Arc<Self>, mut connection: Box<PooledConnection>) {
         connection.rest();
+        if self.distrust.applies(connection.last_used) {
+            return;
+        }
         let mut shelf = self.shelf(connection.shelf);
         if shelf.len() < SHELF_SIZE {
             shelf.push(connection);
@@ -155,6 +176,14 @@ impl Pool {
         drop(shelf);
         // One sweeper a pool, and none while it is empty: thousands of apps must not mean thousands of timers.
         self.begin_sweep();
+    }
+
+    /// Returns true where an idle connection can be used. A stray changes the standing of its server.
+    fn is_quiet(&self, state: IdleState, now: Instant) -> bool {
+        if state == IdleState::Stray {
+            self.distrust.begin(now);
+        }
+        state == IdleState::Quiet
     }
 
     fn begin_sweep(self: &Arc<Self>) {
@@ -171,7 +200,7 @@ impl Pool {
             for shelf in 0..SHELVES {
                 // A connection that its server has closed holds a descriptor here until it is looked at.
                 self.shelf(shelf).retain_mut(|connection| {
-                    connection.is_fresh(now) && connection.stream.is_quiet()
+                    connection.is_fresh(now) && self.is_quiet(connection.stream.idle_state(), now)
                 });
             }
         }
@@ -223,7 +252,7 @@ fn pop_rested(
             continue;
         }
         let mut connection = shelf.remove(index);
-        if is_good(&mut connection) && connection.has_rested(now) {
+        if is_good(&mut connection) {
             return Some(connection);
         }
     }

@@ -9,6 +9,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+/// Bytes of an idle stream that are read to see what they are: a status line up to its code.
+const STATUS: usize = "HTTP/1.1 408".len();
+
+/// The state of a stream that waits for the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleState {
+    /// Nothing has come.
+    Quiet,
+    /// The server has closed it, or says that it does.
+    Ended,
+    /// Bytes have come that belong to no request.
+    Stray,
+}
+
 /// An open stream to a server. It is watched by the runtime that opened it.
 #[derive(Debug)]
 pub enum ClientStream {
@@ -19,25 +33,38 @@ pub enum ClientStream {
 }
 
 impl ClientStream {
-    /// Returns true where nothing has come on an idle stream, neither its end nor a byte. Costs no system call
-    /// where the runtime knows of nothing.
-    pub fn is_quiet(&mut self) -> bool {
-        let mut byte = [0];
-        let mut read = ReadBuf::new(&mut byte);
+    /// Reads the state of an idle stream. Costs no system call where the runtime knows of nothing.
+    pub fn idle_state(&mut self) -> IdleState {
+        let mut start = [0; STATUS];
+        let mut read = ReadBuf::new(&mut start);
         // No task waits on an idle connection; the next exchange registers its own waker.
         let mut context = Context::from_waker(Waker::noop());
-        let polled = pin!(self).poll_read(&mut context, &mut read);
-        matches!(polled, Poll::Pending)
+        match pin!(self).poll_read(&mut context, &mut read) {
+            Poll::Pending => IdleState::Quiet,
+            Poll::Ready(Err(_)) => IdleState::Ended,
+            Poll::Ready(Ok(())) => match read.filled() {
+                // With a 408 a server may close an idle connection (RFC 9110 §15.5.9).
+                [] | b"HTTP/1.1 408" | b"HTTP/1.0 408" => IdleState::Ended,
+                _ => IdleState::Stray,
+            },
+        }
     }
 
-    /// Does the same and asks the kernel too: the runtime learns of what has come only when it next waits.
-    pub fn is_certainly_quiet(&mut self) -> bool {
-        self.is_quiet() && {
-            let mut byte = [0; 1];
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            let peeked = rustix::net::recv(self.socket(), &mut byte, flags);
+    /// Reads the state of an idle stream, and asks the kernel too: the runtime learns of what has come only when it next
+    /// waits.
+    pub fn certain_idle_state(&mut self) -> IdleState {
+        match self.idle_state() {
+            IdleState::Quiet => {}
+            state => return state,
+        }
+        let mut byte = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match rustix::net::recv(self.socket(), &mut byte, flags) {
+            Err(rustix::io::Errno::AGAIN) => IdleState::Quiet,
+            // Of TLS, a record without content may be what has come.
+            Ok((_, 1..)) if matches!(self, Self::Tcp(_)) => IdleState::Stray,
             // 0 bytes are the end of the stream, and any other error is no better (recv(2)).
-            matches!(peeked, Err(rustix::io::Errno::AGAIN))
+            _ => IdleState::Ended,
         }
     }
 
