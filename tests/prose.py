@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Counts what makes the source easy or hard to read, and holds it against tests/prose.toml.
+"""Counts what makes the source and the docs easy or hard to read, and holds it against tests/prose.toml.
 
-usage: tests/prose.py [--list] [FOLDER ...]     folders default to src; --list names each place
-Exits with 1 where a limit is broken (for the whole of src only)."""
+usage: tests/prose.py [--list] [FOLDER | FILE ...]     default: src and the docs; --list names each place
+Exits with 1 where a limit is broken (for the whole of src and the docs only)."""
 
 import re
 import sys
@@ -15,6 +15,7 @@ RULES = tomllib.loads((ROOT / "tests/prose.toml").read_text())
 TYPE = re.compile(r"^\s*(?:pub(?:\([^)]*\))? )?(?:struct|enum|trait|type|union) ([A-Z]\w*)")
 FUNCTION = re.compile(r"^(\s*)(?:pub(?:\([^)]*\))? )?(?:const |async |unsafe )*fn (\w+)")
 DOC = re.compile(r"^\s*//[/!] ?(.*)$")
+PRIVATE = r"\b(?:%s)\b" % "|".join(RULES["words"])
 INLINE = re.compile(r"(?:^|\s)//(?![/!]) ?(.*)$")
 
 
@@ -82,17 +83,46 @@ class Counts:
         for number, text in prose:
             text = re.sub(r"`[^`]*`|\[[^\]]*\](?:\([^)]*\))?", " ", text)
             self.words += len(re.findall(r"[A-Za-z][A-Za-z'-]*", text))
-            for word in re.findall(r"\b(?:%s)\b" % "|".join(RULES["words"]), text, re.I):
+            for word in re.findall(PRIVATE, text, re.I):
                 self.private += 1
                 self.places.append(f"{name}:{number}: word: {word}: {text[:90]}")
+
+    def page(self, path):
+        """The sentences of a Markdown page; blocks of code show what is typed and printed, and spans name it."""
+        name, in_block, prose = path.relative_to(ROOT), False, []
+        for line in path.read_text().splitlines():
+            is_fence = line.lstrip().startswith("```")
+            in_block ^= is_fence
+            prose.append("" if in_block or is_fence or line.startswith("    ") else line)
+        hidden = r"`[^`]*`|\]\([^)]*\)|<http[^>]*>"
+        text = re.sub(hidden, lambda code: " " + "\n" * code.group().count("\n"), "\n".join(prose))
+        for number, line in enumerate(text.split("\n"), 1):
+            self.words += len(re.findall(r"[A-Za-z][A-Za-z'-]*", line))
+            for word in re.findall(PRIVATE, line, re.I):
+                self.private += 1
+                self.places.append(f"{name}:{number}: word: {word}: {prose[number - 1].strip()[:90]}")
+
+
+def docs():
+    """The private words of the docs in 1,000, with their places."""
+    counts = Counts()
+    pages = [page for pattern in RULES["docs"] for page in sorted(ROOT.glob(pattern))]
+    assert len(pages) > 8, pages
+    for page in pages:
+        counts.page(page)
+    share = round(1000 * counts.private / counts.words, 1)
+    print(f"docs_private_words_per_1000 = {share}\nwords_of_docs = {counts.words}")
+    return share, counts.places
 
 
 def main():
     arguments = [a for a in sys.argv[1:] if a != "--list"]
     folders = [Path(a).resolve() for a in arguments] or [ROOT / "src"]
     counts = Counts()
+    for page in [folder for folder in folders if folder.suffix == ".md"]:
+        counts.page(page)
     for folder in folders:
-        files = [folder] if folder.is_file() else sorted(folder.rglob("*.rs"))
+        files = [] if folder.suffix == ".md" else [folder] if folder.is_file() else sorted(folder.rglob("*.rs"))
         for path in files:
             if not is_for_tests(path):
                 counts.file(path)
@@ -116,6 +146,8 @@ def main():
     }
     for name, value in measured.items():
         print(f"{name} = {value}")
+    share, places = (0, []) if arguments else docs()
+    counts.places += places
     if "--list" in sys.argv:
         print(*counts.places, *counts.long, *(f"type in two files: {n}: {', '.join(at)}" for n, at in twice.items()),
               *full, sep="\n")
@@ -123,6 +155,7 @@ def main():
         return 0
     limits = RULES["limits"]
     broken = [n for n in measured if n in limits and n != "reasons_percent_of_code" and measured[n] > limits[n]]
+    broken += ["docs_private_words_per_1000"] * (share > limits["private_words_per_1000"])
     broken += ["folders_over_the_limit"] * bool(full)
     broken += ["reasons_percent_of_code"] * (measured["reasons_percent_of_code"] < limits["reasons_percent_of_code"])
     if broken:

@@ -1,4 +1,4 @@
-//! The command line: one file a command, exit codes as in the README.
+//! The command line: one file a command, exit codes as in conf/errors.md.
 
 mod print;
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 const RULES: &str = include_str!("../../conf/alerts.yml");
-const GUIDE: &str = include_str!("../../conf/README.md");
+const GUIDE: &str = include_str!("../../conf/alerts.md");
 
 fn dashboard() -> Value {
     serde_json::from_str(include_str!("../../conf/grafana-dashboard.json")).unwrap()

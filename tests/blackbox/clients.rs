@@ -1,5 +1,6 @@
 //! The clients that legacy apps use, as they are: each posts plain JSON and gets the plain JSON back.
 
+use crate::documented::{Class, the};
 use crate::harness::{
     KEY, MERID, ORDERID, Sidecar, fresh_orderid, is_installed, query_json, skip, submit_json,
 };
@@ -153,21 +154,9 @@ sys.stdout.buffer.write(answer.read())
     gets_the_answer(&platform, QUICK, python.args(["-c", CODE, &url, &body]));
 }
 
-/// The README's example in this language, with the sidecar's own address in it.
-fn readme_example(language: &str, sidecar: &Sidecar) -> String {
-    let readme = include_str!("../../README.md");
-    let (_, from) = readme.split_once(&format!("```{language}\n")).unwrap();
-    let (example, _) = from.split_once("```").unwrap();
-    assert!(example.contains("http://127.0.0.1:8080/"));
-    example.replace(
-        "http://127.0.0.1:8080",
-        &format!("http://{}", sidecar.app()),
-    )
-}
-
 #[test]
-fn the_readme_s_examples_work_as_they_stand() {
-    let name = "the_readme_s_examples_work_as_they_stand";
+fn the_readme_s_call_works_as_it_is_shown() {
+    let name = "the_readme_s_call_works_as_it_is_shown";
     let (platform, sidecar, _) = started();
     let folder = tempfile::tempdir().unwrap();
     let run = |program: &str, file: &str, code: String| {
@@ -179,7 +168,12 @@ fn the_readme_s_examples_work_as_they_stand() {
         command.current_dir(&folder).arg(file);
         gets_the_answer(&platform, Duration::from_secs(60), &mut command);
     };
-    let php = readme_example("php", &sidecar);
+    let php = the(Class::PhpCall).text();
+    assert!(php.contains("http://127.0.0.1:8080/"));
+    let php = php.replace(
+        "http://127.0.0.1:8080",
+        &format!("http://{}", sidecar.app()),
+    );
     // The example prints the outcome; its variable still has the answer.
     let php = format!(
         "<?php ob_start(); {php} $said = ob_get_clean(); echo $said === 'paid' ? $answer : $said;"

@@ -86,6 +86,7 @@ mod canary;
 mod cli;
 mod clients;
 mod console;
+mod documented;
 mod examples;
 mod exits;
 mod explain;

@@ -1,4 +1,4 @@
-//! The page of metrics, beside what the README says of it and what promtool says.
+//! The page of metrics, beside its table in the docs and the checks of promtool.
 
 use crate::client;
 use crate::harness::{
@@ -47,10 +47,10 @@ fn exported(page: &str) -> Families {
     families
 }
 
-/// What stands between backquotes in the first column of the README's table.
+/// The code spans in the first column of the documented table.
 fn documented() -> Families {
-    let readme = include_str!("../../README.md");
-    let (_, table) = readme.split_once("| metric (`countersign_…`) |").unwrap();
+    let page = include_str!("../../conf/metrics.md");
+    let (_, table) = page.split_once("| metric (`countersign_…`) |").unwrap();
     let rows = table
         .lines()
         .skip(2)
@@ -73,7 +73,7 @@ fn documented() -> Families {
 }
 
 #[test]
-fn the_readme_s_table_has_every_metric_with_its_labels_and_no_other() {
+fn the_documented_table_has_every_metric_with_its_labels_and_no_other() {
     let (exported, documented) = (exported(&page()), documented());
     assert!(documented.len() > 25, "{documented:?}");
     assert_eq!(exported, documented);

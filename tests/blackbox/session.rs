@@ -1,36 +1,10 @@
-//! The README's session with the demo: each of its commands, typed at a running demo, is answered as it stands there.
+//! The session with the demo, from the README and the sandbox's page: each command, typed at a running demo, prints what
+//! is shown.
 
 use crate::demo::Demo;
+use crate::documented::{Class, Exchange, exchanges, of};
 use crate::harness::{is_installed, skip};
 use std::process::Command;
-
-/// A command and what the README says of its output, line by line.
-struct Exchange {
-    command: String,
-    answer: Vec<String>,
-}
-
-/// What is typed in the README's session, in its order.
-fn session() -> Vec<Exchange> {
-    let readme = include_str!("../../README.md");
-    let (_, session) = readme.split_once("\n## A session with the demo\n").unwrap();
-    let (session, _) = session.split_once("\n## ").unwrap();
-    let mut exchanges: Vec<Exchange> = Vec::new();
-    for block in session.split("\n```console\n").skip(1) {
-        let (block, _) = block.split_once("\n```").unwrap();
-        for line in block.lines() {
-            match (line.strip_prefix("$ "), exchanges.last_mut()) {
-                (Some(command), _) => exchanges.push(Exchange {
-                    command: command.to_owned(),
-                    answer: Vec::new(),
-                }),
-                (None, Some(exchange)) => exchange.answer.push(line.trim_start().to_owned()),
-                (None, None) => panic!("an answer before any command: {line}"),
-            }
-        }
-    }
-    exchanges
-}
 
 /// The parts of a line that are the same each day, in their order: request ids and times are not, nor what is left out.
 fn lasting(line: &str) -> Vec<String> {
@@ -52,10 +26,10 @@ fn lasting(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_readme_s_session_is_what_the_demo_says() {
+fn the_documented_session_is_what_the_demo_prints() {
     if !is_installed("curl") {
         return skip(
-            "the_readme_s_session_is_what_the_demo_says",
+            "the_documented_session_is_what_the_demo_prints",
             "curl is not installed",
         );
     }
@@ -75,17 +49,24 @@ fn the_readme_s_session_is_what_the_demo_says() {
         }
         text
     };
-    let exchanges = session();
-    assert!(exchanges.len() >= 5, "{} commands", exchanges.len());
-    for Exchange { command, answer } in exchanges {
+    let blocks = of(Class::Session);
+    let typed: Vec<_> = blocks
+        .iter()
+        .flat_map(|(_, block)| exchanges(block))
+        .collect();
+    assert!(typed.len() >= 5, "{} commands", typed.len());
+    for Exchange { command, output } in typed {
         let typed = Command::new("sh").args(["-c", &here(&command)]).output();
         let said = String::from_utf8(typed.unwrap().stdout).unwrap();
         let mut rest = said.as_str();
-        for part in answer.iter().flat_map(|line| lasting(&here(line))) {
+        for part in output
+            .iter()
+            .flat_map(|line| lasting(&here(line.trim_start())))
+        {
             let found = rest.find(&part);
             let at = found.unwrap_or_else(|| panic!("{command}: no {part:?} in {rest:?}"));
             rest = &rest[at + part.len()..];
         }
-        assert_eq!(answer.is_empty(), said.is_empty(), "{command}: {said}");
+        assert_eq!(output.is_empty(), said.is_empty(), "{command}: {said}");
     }
 }

@@ -1,4 +1,4 @@
-//! Explanations of codes and states in both languages. A code itself is never translated: log, metrics and README use it
+//! Explanations of codes and states in both languages. A code itself is never translated: log, metrics and docs use it
 //! as it is.
 
 use crate::inbox::event::{EventState, ReviewReason, Source, WaitReason};
