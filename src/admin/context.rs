@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::auth::Guard;
-use super::pulse::Pulse;
 use crate::config::LiveConfig;
 use crate::inbox::store::Store;
 use crate::process::drain::Drain;
@@ -21,6 +20,4 @@ pub struct AdminContext {
     pub drain: Arc<Drain>,
     /// Authentication of callers.
     pub guard: Guard,
-    /// Figures of the last hours.
-    pub pulse: Arc<Pulse>,
 }

@@ -29,8 +29,9 @@ use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::StoreError;
 use crate::web::reply::{see_other, text};
 use auth::Stop;
+use console::lists::{bulk, decide, events, search};
 use console::page::{Visit, parameter};
-use console::{events, login, merchants, overview, rejection, search, timeline};
+use console::{login, merchants, overview, rejection, timeline};
 use context::AdminContext;
 use route::AdminPage;
 
@@ -88,7 +89,8 @@ impl Admin {
             AdminPage::Orders => search::orders(admin, &visit).await,
             AdminPage::Order => timeline::order(admin, &visit).await,
             AdminPage::Events => events::events(admin, &visit).await,
-            AdminPage::Decide(id, decision) => events::confirm(admin, &visit, id, decision).await,
+            AdminPage::Decide(id, decision) => decide::confirm(admin, &visit, id, decision).await,
+            AdminPage::DecideAll(decision) => bulk::confirm(admin, &visit, decision).await,
             AdminPage::Rejections => search::rejections(admin, &visit).await,
             AdminPage::Merchants => merchants::merchants(admin, &visit).await,
         }
@@ -104,12 +106,13 @@ impl Admin {
         let admin = &self.0;
         match place {
             // Any program of this host, and any page in its browsers, reaches a tokenless console.
-            AdminPage::Decide(..) if !admin.guard.asks_for_token() => {
+            AdminPage::Decide(..) | AdminPage::DecideAll(_) if !admin.guard.asks_for_token() => {
                 Ok(rejection::needs_token(visit, request.headers()))
             }
             AdminPage::Decide(id, decision) => {
-                events::decide(admin, visit, id, decision, request).await
+                decide::decide(admin, visit, id, decision, request).await
             }
+            AdminPage::DecideAll(decision) => bulk::decide(admin, visit, decision, request).await,
             AdminPage::Merchants => Ok(merchants::reload_by_hand(admin).await),
             AdminPage::Logout => {
                 let cookie = admin.guard.sign_out(request.headers());

@@ -18,6 +18,7 @@ pub enum AdminPage<'p> {
     Order,
     Events,
     Decide(&'p str, DecisionKind),
+    DecideAll(DecisionKind),
     Rejections,
     Merchants,
 }
@@ -41,7 +42,11 @@ impl<'p> AdminPage<'p> {
             "/merchants" => Self::Merchants,
             _ => {
                 let (id, kind) = path.strip_prefix("/events/")?.split_once('/')?;
-                Self::Decide(id, decision::parse(kind)?)
+                let kind = decision::parse(kind)?;
+                match id {
+                    "all" => Self::DecideAll(kind),
+                    _ => Self::Decide(id, kind),
+                }
             }
         })
     }
@@ -50,7 +55,11 @@ impl<'p> AdminPage<'p> {
     pub fn methods(self) -> &'static str {
         match self {
             Self::Reload => "POST",
-            Self::Login | Self::Logout | Self::Decide(..) | Self::Merchants => "GET, HEAD, POST",
+            Self::Login
+            | Self::Logout
+            | Self::Decide(..)
+            | Self::DecideAll(_)
+            | Self::Merchants => "GET, HEAD, POST",
             _ => "GET, HEAD",
         }
     }

@@ -11,6 +11,7 @@ use super::attempt::{
     AppResponse, AttemptRecord, ClaimOutcome, ClaimedEvent, DueEvent, FailingApp,
 };
 use super::event::{EventState, ReviewReason, Source, WaitReason};
+use super::minutes::{KEPT_MINUTES, MINUTE, MinuteFigures, MinuteRange};
 use super::order::{NewTry, RecordOutcome, Try, TryKind, TryState};
 use super::review::{DecideOutcome, DecisionKind, Operator, REVIEWS_EACH, Review, ReviewOutcome};
 use super::store::{ActivityFilter, Arrival, KeySwitch, PutOutcome, Store, StoreError};
@@ -837,5 +838,64 @@ async fn the_newest_notes_are_kept_and_common_ones_displace_no_step() {
         assert_eq!(store.notes(wanted(), 9).await.unwrap().len(), 1);
         store.forget(last + 1).await.unwrap();
         assert_eq!(store.notes(wanted(), 9).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn figures_of_a_minute_add_up_over_processes_and_the_oldest_give_way() {
+    let name = "figures_of_a_minute_add_up_over_processes_and_the_oldest_give_way";
+    for place in StoreUnderTest::each(name) {
+        let busy = |minute: Millis, calls, median, p99| MinuteFigures {
+            at: minute * MINUTE,
+            minutes: 1,
+            calls,
+            calls_rejected: 1,
+            callbacks: 2,
+            callbacks_rejected: 0,
+            median,
+            p99,
+        };
+        let all = |until: Millis, step| MinuteRange {
+            from: 0,
+            until: until * MINUTE,
+            step,
+        };
+        let store = place.open();
+        let minutes = vec![
+            busy(10, 1, Some(0.1), Some(0.2)),
+            busy(11, 3, Some(0.5), Some(0.5)),
+        ];
+        store.add_minutes(minutes).await.unwrap();
+        drop(store);
+        let store = place.open();
+        let minutes = vec![busy(11, 1, Some(0.1), Some(0.9)), busy(12, 0, None, None)];
+        store.add_minutes(minutes).await.unwrap();
+        let found = store.minutes(all(13, 1)).await.unwrap();
+        let calls: Vec<_> = found
+            .iter()
+            .map(|it| (it.at / MINUTE, it.calls, it.callbacks))
+            .collect();
+        assert_eq!(calls, [(10, 1, 2), (11, 4, 4), (12, 0, 2)]);
+        // (3 × 0.5 + 1 × 0.1) / 4, and the higher of the two.
+        let seconds: Vec<_> = found.iter().map(|it| (it.median, it.p99)).collect();
+        assert_eq!(seconds[1], (Some(0.4), Some(0.9)));
+        assert_eq!(seconds[2], (None, None));
+        // What ends at a minute does not hold it.
+        assert_eq!(store.minutes(all(12, 1)).await.unwrap().len(), 2);
+        let together = store.minutes(all(13, 10)).await.unwrap();
+        let [ten] = together.as_slice() else {
+            panic!("{together:?}");
+        };
+        assert_eq!((ten.at, ten.minutes, ten.calls), (10 * MINUTE, 3, 5));
+        assert_eq!((ten.calls_rejected, ten.p99), (4, Some(0.9)));
+        let week = Millis::from(KEPT_MINUTES);
+        for first in (0..week).step_by(1000) {
+            let group = first..(first + 1000).min(week);
+            let group = group.map(|it| busy(100 + it, 1, None, None)).collect();
+            store.add_minutes(group).await.unwrap();
+        }
+        let found = store.minutes(all(i64::from(u32::MAX), 1)).await.unwrap();
+        assert_eq!(found.len(), KEPT_MINUTES as usize);
+        assert_eq!(found.first().map(|it| it.at), Some(100 * MINUTE));
     }
 }

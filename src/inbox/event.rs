@@ -195,6 +195,24 @@ pub struct Event {
     pub last_attempt: String,
 }
 
+/// A selection of the events of one state.
+#[derive(Debug, Clone)]
+pub struct EventFilter {
+    /// The state.
+    pub state: EventState,
+    /// The merchant; empty for all.
+    pub merid: String,
+    /// The beginning of the order numbers; empty for all.
+    pub prefix: String,
+    /// The time from which on they were kept.
+    pub from: Millis,
+    /// The time before which they were kept.
+    pub until: Millis,
+}
+
+/// Events that a filter by merchant or order number looks at, the newest: a million of others delay no page.
+pub const FILTERED: u32 = 20_000;
+
 impl Event {
     /// Returns the payload, byte for byte.
     pub fn payload(&self) -> &[u8] {

@@ -14,6 +14,8 @@ pub mod review;
 
 pub mod activity;
 
+pub mod minutes;
+
 pub mod store;
 
 mod decide;

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
-use super::event::{Event, EventState, ReviewReason, Source, WaitReason};
+use super::event::{Event, EventFilter, EventState, ReviewReason, Source, WaitReason};
+use super::minutes::{MinuteFigures, MinuteRange};
 use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
 use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
 use crate::protocol::envelope::Verified;
@@ -286,6 +287,15 @@ pub trait Events {
     async fn events(&self, state: Option<EventState>, limit: u32)
     -> Result<Vec<Event>, StoreError>;
 
+    /// Returns events that a filter selects among the newest [`FILTERED`] of its state and time, newest first.
+    ///
+    /// [`FILTERED`]: super::event::FILTERED
+    async fn filtered_events(
+        &self,
+        filter: EventFilter,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError>;
+
     /// Returns the events of one order, oldest first.
     async fn events_of(
         &self,
@@ -350,6 +360,14 @@ pub trait Activity {
 
     /// Returns the old keys that entries name, each with its newest entry, by merid and fingerprint.
     async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError>;
+
+    /// Adds figures to those of the same minutes, and drops the oldest minutes beyond [`KEPT_MINUTES`].
+    ///
+    /// [`KEPT_MINUTES`]: super::minutes::KEPT_MINUTES
+    async fn add_minutes(&self, minutes: Vec<MinuteFigures>) -> Result<(), StoreError>;
+
+    /// Returns the figures of a range, oldest first, without the minutes in which nothing ran.
+    async fn minutes(&self, range: MinuteRange) -> Result<Vec<MinuteFigures>, StoreError>;
 }
 
 /// A store, with what concerns it as a whole. Every write is on stable storage before its future is ready.

@@ -19,6 +19,10 @@ mod interfaces;
 
 mod pages;
 
+mod explain;
+
+mod overview;
+
 pub mod conformance;
 
 use std::collections::HashMap;
@@ -117,11 +121,14 @@ impl Sandbox {
 
     /// Goes wrong in these ways from now on: for one order by its orderid, or for all.
     pub fn set_faults(&self, orderid: Option<&str>, faults: Vec<SandboxFault>) {
+        let mut state = self.state();
         match orderid {
-            Some(orderid) => {
-                self.state().faults_of.insert(orderid.to_owned(), faults);
+            None => state.faults = faults,
+            Some(orderid) if faults.is_empty() => drop(state.faults_of.remove(orderid)),
+            Some(orderid) if state.faults_of.len() < MAX_ORDERS => {
+                state.faults_of.insert(orderid.to_owned(), faults);
             }
-            None => self.state().faults = faults,
+            Some(_) => {}
         }
     }
 
@@ -209,8 +216,7 @@ impl Sandbox {
             (&Method::GET, "/apis/icashier") => self.enveloped(request, Self::submit).await,
             (&Method::GET, "/pay") => self.payment_page(query, request.headers()),
             (&Method::POST, "/pay") => self.pay(query, request.body()),
-            (&Method::GET, "/") => self.overview(request.headers()),
-            (&Method::GET, "/sandbox/live") => self.live(request.headers()),
+            (&Method::GET, "/") => self.overview(query, request.headers()),
             (&Method::GET, "/sandbox/orders") => self.orders_json(),
             (&Method::POST, "/sandbox/faults") => self.take_faults(request.body()),
             (&Method::POST, "/sandbox/rotate") => self.rotated(),
@@ -346,8 +352,10 @@ impl Sandbox {
                     .iter()
                     .map(|m| json!({"at": m.at, "kind": m.kind, "plain": m.plain, "wire": m.wire, "answer": m.answer}))
                     .collect();
+                let faults = state.faults_of.get(&order.orderid).into_iter().flatten();
+                let faults: Vec<_> = faults.map(|fault| fault.name()).collect();
                 json!({
-                    "merid": order.merid, "orderid": order.orderid, "queryid": order.queryid,
+                    "faults": faults, "merid": order.merid, "orderid": order.orderid, "queryid": order.queryid,
                     "txnamt": order.amount, "action": order.action, "resultcode": order.result.code(),
                     "next_call": order.next_call, "messages": messages,
                 })

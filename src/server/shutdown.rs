@@ -56,13 +56,14 @@ impl ShutdownSignalWatch for End {
         tracing::info!(replaced, "draining; a signal from here on ends at once");
         let tracer = self.parts.tracer.clone();
         let activity = self.parts.activity.clone();
+        let pulse = self.parts.pulse.clone();
         // On a task of its own: Pingora blocks this one for the whole grace period.
         tokio::spawn(async move {
             tokio::select! {
                 () = async {
                     drain.drain(time).await;
                     // What is not written by then is not worth a longer end.
-                    let _ = tokio::time::timeout(LAST_NOTES, activity.write()).await;
+                    let _ = tokio::time::timeout(LAST_NOTES, async { tokio::join!(activity.write(), pulse.write()) }).await;
                 } => {}
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

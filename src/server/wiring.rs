@@ -93,7 +93,7 @@ impl Parts {
             apps: Arc::new(ClientsByOrigin::new(to_apps)),
             wake: Arc::default(),
             activity: Arc::new(ActivityLog::new(store.clone(), metrics.clone())),
-            pulse: Arc::new(Pulse::new(metrics.clone())),
+            pulse: Arc::new(Pulse::new(metrics.clone(), store.clone())),
             memory: Arc::new(MemoryBudget::new(max_unfinished(settings.app.max_body))),
             metrics,
             store,
@@ -169,7 +169,6 @@ impl Parts {
             metrics: self.metrics.clone(),
             drain: self.drain.clone(),
             guard: Guard::new(&settings.admin),
-            pulse: self.pulse.clone(),
         })
     }
 

@@ -2,4 +2,6 @@
 
 pub mod language;
 
+pub mod live;
+
 pub mod reply;

@@ -72,7 +72,7 @@ fn buy(
     browser.fits_its_width();
     browser.picture(&format!("back-{name}"));
 
-    browser.click("main a");
+    browser.click("main a[href]");
     browser.reads(&[&orderid]);
     assert_eq!(browser.address(), demo.shop, "the way back to the shop");
     browser.fits_its_width();
@@ -205,9 +205,11 @@ fn the_sandbox_s_page_takes_a_fault_and_follows_what_comes_of_it() {
     let (shop, platform) = (address(&demo.shop), address(&demo.platform));
     let browser = Browser::start(ENGLISH.language, Screen::Desk);
     browser.open(&demo.platform);
+    browser.click("#faults > summary");
+    browser.reads(&["Must be rejected or reviewed", "an invalid signature"]);
     browser.click("input[value='wrong-sign']");
     browser.click("form[action='/sandbox/faults'] button");
-    browser.reads(&[ENGLISH.overview]);
+    browser.reads(&[ENGLISH.overview, "Active", "wrong-sign"]);
 
     // Somebody else buys and pays while the page is looked at.
     let bought = client::post(shop, "/buy", "");

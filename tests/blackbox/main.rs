@@ -86,6 +86,8 @@ mod canary;
 mod cli;
 mod clients;
 mod console;
+mod console_browser;
+mod console_lists;
 mod documented;
 mod examples;
 mod exits;

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// Of a window on a desk, in points.
-const WIDTH: u64 = 900;
+const WIDTH: u64 = 1280;
 
 /// One browser at a time: each takes more of the machine than everything else in the suite.
 static TURN: Mutex<()> = Mutex::new(());
@@ -202,6 +202,30 @@ impl Browser {
             .unwrap();
     }
 
+    /// From here on pages see the clock of this zone (`Asia/Shanghai`).
+    pub(crate) fn lives_in(&self, zone: &str) {
+        let command =
+            json!({"cmd": "Emulation.setTimezoneOverride", "params": {"timezoneId": zone}});
+        self.in_session("POST", "/goog/cdp/execute", &command)
+            .unwrap();
+    }
+
+    /// Presses the mouse button over an element, or lets go of it.
+    pub(crate) fn mouse(&self, selector: &str, action: &str) {
+        let place = format!(
+            "const element = document.querySelector({});
+            element.scrollIntoView({{block: 'center'}});
+            const box = element.getBoundingClientRect();
+            return [Math.round(box.left + 5), Math.round(box.top + 5)]",
+            json!(selector)
+        );
+        let place = self.script(&place).unwrap();
+        let (x, y) = (&place[0], &place[1]);
+        let actions = json!({"actions": [{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"},
+            "actions": [{"type": "pointerMove", "x": x, "y": y}, {"type": action, "button": 0}]}]});
+        self.in_session("POST", "/actions", &actions).unwrap();
+    }
+
     /// What a script returns.
     pub(crate) fn script(&self, script: &str) -> Result<Value, String> {
         let body = json!({"script": script, "args": []});
@@ -243,28 +267,43 @@ impl Browser {
         );
     }
 
-    /// Keeps a picture of the window as `NAME.png` in `COUNTERSIGN_SCREENSHOTS`, where that is set.
+    /// Nothing that a class marks as a number or an amount takes more than one line.
+    #[track_caller]
+    pub(crate) fn wraps_no_number(&self) {
+        let wrapped = "return [...document.querySelectorAll('main td .number, main td .amount, main time, main strong.amount')]
+            .filter(it => it.getClientRects().length > 1 || it.offsetHeight > 1.9 * parseFloat(getComputedStyle(it).fontSize))
+            .map(it => it.textContent)";
+        let wrapped = self.script(wrapped).unwrap();
+        assert_eq!(wrapped, json!([]), "{}", self.address());
+    }
+
+    /// Keeps a picture of the page in the folder `COUNTERSIGN_SCREENSHOTS`, where that is set; a file's name ends in `.png`
+    /// or `.webp`.
     pub(crate) fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("COUNTERSIGN_SCREENSHOTS") else {
             return;
         };
-        self.fit_the_window();
-        let picture = self.in_session("GET", "/screenshot", &Value::Null).unwrap();
-        let png = wire::unbase64(picture.as_str().unwrap()).unwrap();
+        let sizes = "return [innerWidth, Math.ceil(document.querySelector('main').getBoundingClientRect().bottom + scrollY)]";
+        let sizes = self.script(sizes).unwrap();
+        let height = sizes[1].as_u64().unwrap().clamp(300, 1500);
+        let (name, format) = match name.rsplit_once('.') {
+            Some((_, "png")) => (name.to_owned(), json!({"format": "png"})),
+            Some((_, "webp")) => (name.to_owned(), json!({"format": "webp", "quality": 80})),
+            _ => (
+                format!("{name}.webp"),
+                json!({"format": "webp", "quality": 80}),
+            ),
+        };
+        let mut params = format;
+        params["captureBeyondViewport"] = true.into();
+        params["clip"] = json!({"x": 0, "y": 0, "width": sizes[0], "height": height, "scale": 1});
+        let command = json!({"cmd": "Page.captureScreenshot", "params": params});
+        let picture = self
+            .in_session("POST", "/goog/cdp/execute", &command)
+            .unwrap();
+        let bytes = wire::unbase64(picture["data"].as_str().unwrap()).unwrap();
         fs::create_dir_all(&folder).unwrap();
-        fs::write(Path::new(&folder).join(format!("{name}.png")), png).unwrap();
-    }
-}
-
-impl Browser {
-    /// As high as what is on the page, within reason. A phone stays as it is.
-    fn fit_the_window(&self) {
-        let heights = "return outerHeight - innerHeight + Math.ceil(document.querySelector('main').getBoundingClientRect().bottom)";
-        let height = self.script(heights).unwrap().as_u64().unwrap();
-        let wanted = json!({"width": WIDTH, "height": height.min(1250)});
-        if let Screen::Desk = self.screen {
-            self.in_session("POST", "/window/rect", &wanted).unwrap();
-        }
+        fs::write(Path::new(&folder).join(name), bytes).unwrap();
     }
 }
 

@@ -16,6 +16,12 @@ pub(crate) fn unbase64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The 32 hex digits of MD5 over the parts, one after the other.
+/// The SHA-256 of a text.
+pub(crate) fn sha256(text: &str) -> Vec<u8> {
+    use sha2::Digest;
+    sha2::Sha256::digest(text).to_vec()
+}
+
 pub(crate) fn md5_hex(parts: &[&[u8]]) -> String {
     let mut md5 = Md5::new();
     for part in parts {

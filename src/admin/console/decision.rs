@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::labels;
 use super::page::Visit;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::review::DecisionKind;
@@ -58,4 +59,15 @@ pub fn result(visit: &Visit<'_>, code: &str) -> Markup {
             None => { span.number { (shown(code)) } }
         }
     }
+}
+
+/// Renders an event's state.
+pub fn badge(visit: &Visit<'_>, state: EventState) -> Markup {
+    let tone = match state {
+        EventState::Delivered => "good",
+        EventState::Disputed => "bad",
+        EventState::Parked => "warn",
+        EventState::Pending | EventState::Discarded => "soft",
+    };
+    html! { span class={ "badge " (tone) } { (labels::state(visit.language, state)) } }
 }

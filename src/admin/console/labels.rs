@@ -32,6 +32,32 @@ pub fn about_state(language: Language, state: EventState) -> &'static str {
     }
 }
 
+/// Explains an empty list of events in this state.
+pub fn no_events(language: Language, state: EventState) -> &'static str {
+    match state {
+        EventState::Pending => language.say(
+            "没有待投递的结果：应用已收下全部结果。",
+            "Nothing waits: the app has accepted every result that came.",
+        ),
+        EventState::Delivered => language.say(
+            "还没有投递过结果。平台的通知验签通过后，会出现在这里。",
+            "Nothing was delivered yet. A result appears here once the platform's callback was verified and the app accepted it.",
+        ),
+        EventState::Parked => language.say(
+            "没有搁置的结果。应用在 inbox.retry_for 之内始终不收下的结果会停在这里，等待重放。",
+            "Nothing is parked. A result that the app does not accept within inbox.retry_for ends up here, for a replay.",
+        ),
+        EventState::Disputed => language.say(
+            "没有需要人工核实的结果。",
+            "Nothing needs manual review.",
+        ),
+        EventState::Discarded => language.say(
+            "没有丢弃的结果。",
+            "Nothing was discarded.",
+        ),
+    }
+}
+
 /// Explains a reason for review.
 pub fn review(language: Language, reason: ReviewReason) -> &'static str {
     match reason {

@@ -1,10 +1,10 @@
 //! The console: pages that show orders, events, merchants and the last hours, and take decisions.
 
-pub mod plots;
-
 pub mod labels;
 
 pub mod page;
+
+pub mod plots;
 
 pub mod login;
 
@@ -12,13 +12,11 @@ pub mod rejection;
 
 pub mod decision;
 
-pub mod review;
+mod steps;
 
-pub mod events;
+pub mod lists;
 
 pub mod timeline;
-
-pub mod search;
 
 pub mod merchants;
 

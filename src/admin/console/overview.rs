@@ -7,10 +7,10 @@ use maud::{Markup, html};
 use super::labels;
 use super::merchants::reload_note;
 use super::page::Visit;
-use super::plots::{PlotLine, plot, top};
+use super::plots::{Meaning, PlotFigures, PlotLine, PlotRange};
 use crate::admin::context::AdminContext;
-use crate::admin::pulse::Minute;
 use crate::inbox::event::EventState;
+use crate::inbox::minutes::{MINUTE, MinuteFigures, MinuteRange};
 use crate::inbox::store::{Counts, StoreError};
 use crate::time;
 
@@ -20,20 +20,11 @@ pub async fn overview(
     visit: &Visit<'_>,
 ) -> Result<Response<Bytes>, StoreError> {
     let counts = admin.store.counts().await?;
-    let (minutes, begun) = admin.pulse.minutes();
     let (at, last) = admin.watch.last();
     let content = html! {
         (reload_note(visit, at, &last))
-        (tiles(visit, &counts))
-        (plots(visit, &minutes, &begun))
-        p.soft {
-            @if visit.parameter("live").is_some() {
-                (visit.say("本页每 30 秒刷新。", "This page loads itself again every 30 s.")) " "
-                a href="/" { (visit.say("停止", "Stop")) }
-            } @else {
-                a href="/?live" { (visit.say("每 30 秒自动刷新", "Load this page again every 30 s")) }
-            }
-        }
+        div #tiles data-live { (tiles(visit, &counts)) }
+        div #plots data-live { (plots(admin, visit).await?) }
     };
     Ok(visit.page(StatusCode::OK, visit.say("概览", "Overview"), &content))
 }
@@ -63,90 +54,104 @@ fn tiles(visit: &Visit<'_>, counts: &Counts) -> Markup {
                 }
             }
             li { a href="/events?state=delivered" { strong { (of(EventState::Delivered)) } (labels::state(visit.language, EventState::Delivered)) } }
-            li { div { strong { (counts.open_orders) } (visit.say("尚无结果的订单", "Orders without a result")) } }
+            li { a href="/orders?state=open" { strong { (counts.open_orders) } (visit.say("尚无结果的订单", "Orders without a result")) } }
         }
     }
 }
 
-fn plots(visit: &Visit<'_>, minutes: &[Minute], begun: &Minute) -> Markup {
-    let line = |class, value: &dyn Fn(&Minute) -> Option<f64>| PlotLine {
-        class,
-        values: minutes.iter().map(value).collect(),
+/// Renders the plots of a range, with links to the others.
+async fn plots(admin: &AdminContext, visit: &Visit<'_>) -> Result<Markup, StoreError> {
+    let named = visit.parameter("range").unwrap_or_default();
+    let range = PlotRange::parse(&named).unwrap_or(PlotRange::SixHours);
+    let within = range.until(time::now());
+    let minutes = admin.store.minutes(within).await?;
+    let last = MinuteRange {
+        from: within.until - MINUTE,
+        step: 1,
+        ..within
     };
-    let share = |part: u64, all: u64| (all > 0).then(|| 100.0 * part as f64 / all as f64);
-    let calls = |it: &Minute| share(it.calls_rejected, it.calls);
-    let callbacks = |it: &Minute| share(it.callbacks_rejected, it.callbacks);
-    let newest = minutes.last().unwrap_or(begun);
-    let number = |value: f64| format!("{value:.0}");
-    let percent = |value: f64| format!("{value:.1}\u{a0}%");
-    let [all, refused] = visit.say(["全部", "被拒"], ["all", "refused"]);
-    html! {
-        h2 { (visit.say("最近六小时", "The last six hours")) }
-        div.plots {
-            (figure(visit, visit.say("每分钟调用", "Calls a minute"), [
-                (all, line("first", &|it| Some(it.calls as f64)), Some(newest.calls as f64)),
-                (refused, line("second", &|it| Some(it.calls_rejected as f64)), Some(newest.calls_rejected as f64)),
-            ], number))
-            (figure(visit, visit.say("每分钟通知", "Callbacks a minute"), [
-                (all, line("first", &|it| Some(it.callbacks as f64)), Some(newest.callbacks as f64)),
-                (refused, line("second", &|it| Some(it.callbacks_rejected as f64)), Some(newest.callbacks_rejected as f64)),
-            ], number))
-            (figure(visit, visit.say("调用耗时", "Time of a call"), [
-                ("p50", line("first", &|it| it.median), newest.median),
-                ("p99", line("second", &|it| it.p99), newest.p99),
-            ], |seconds| format!("{:.1}\u{a0}ms", seconds * 1000.0)))
-            (figure(visit, visit.say("拒绝比例", "Share refused"), [
-                (visit.say("调用", "calls"), line("first", &calls), calls(newest)),
-                (visit.say("通知", "callbacks"), line("second", &callbacks), callbacks(newest)),
-            ], percent))
-        }
-        @if minutes.is_empty() {
-            p.soft {
-                (visit.say(
-                    "曲线从启动后的第一分钟开始；数字为当前这一分钟。",
-                    "The plots begin a minute after the start; the figures are of the minute that has begun.",
-                ))
-            }
-        }
-    }
-}
-
-/// Renders one plot of two lines, with the newest and the highest value as text.
-fn figure(
-    visit: &Visit<'_>,
-    title: &str,
-    lines: [(&str, PlotLine, Option<f64>); 2],
-    unit: impl Fn(f64) -> String,
-) -> Markup {
-    let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), &unit);
-    let [first, second] = [0, 1].map(|i| (lines[i].0.to_owned(), shown(lines[i].2)));
-    let lines = lines.map(|(_, line, _)| line);
-    let top = top(&lines);
-    let label = format!(
-        "{title}: {} {}, {} {}; {} {}",
-        first.0,
-        first.1,
-        second.0,
-        second.1,
-        visit.say("最高", "highest"),
-        unit(top)
-    );
-    html! {
-        figure {
-            figcaption {
-                (title)
-                span {
-                    span { i.key {} (first.0) " " (first.1) }
-                    " "
-                    span { i.key.second {} (second.0) " " (second.1) }
+    let latest = admin.store.minutes(last).await?;
+    let figures = PlotFigures {
+        range,
+        within,
+        minutes: &minutes,
+        latest: latest.last(),
+    };
+    Ok(html! {
+        div.title {
+            h2 { (visit.say("每分钟", "Minute by minute")) }
+            nav.ranges aria-label=(visit.say("时间范围", "Range")) {
+                @for other in PlotRange::ALL {
+                    a href={ "/?range=" (other.name()) } aria-current=[(other == range).then_some("true")] { (other.label(visit)) } " "
                 }
             }
-            (plot(&label, &lines, top))
-            div.axis aria-hidden="true" {
-                span { (visit.say("6 小时前", "6 h ago")) }
-                @if top > 0.0 { span { (visit.say("最高 ", "highest ")) (unit(top)) } }
-                span { (visit.say("现在", "now")) }
+        }
+        (figures_of(visit, &figures))
+        p.soft {
+            @if minutes.is_empty() {
+                (visit.say(
+                    "曲线从启动后的第一个整分钟开始。",
+                    "The plots begin with the first whole minute after the start.",
+                ))
+            } @else {
+                (visit.say("图例为最近一个整分钟的数值，时间为 UTC。", "The legends have the values of the last whole minute; times are UTC. "))
+                @if within.step > 1 {
+                    (visit.say("每点为 ", "A point is the mean of ")) (within.step)
+                    (visit.say(" 分钟的平均值，p99 取最高。", " minutes, and the highest p99."))
+                }
             }
         }
+    })
+}
+
+fn figures_of(visit: &Visit<'_>, figures: &PlotFigures<'_>) -> Markup {
+    let line = |meaning, (chinese, english), value| PlotLine {
+        meaning,
+        label: visit.say(chinese, english),
+        value,
+    };
+    let (all, rejected) = (("全部", "all"), ("被拒", "rejected"));
+    let number = |value: f64| match value {
+        0.0 => "0".to_owned(),
+        0.0..10.0 if value.fract() != 0.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    };
+    html! {
+        div.plots {
+            (figures.plot(visit, visit.say("每分钟调用", "Calls a minute"), &[
+                line(Meaning::Calls, all, |it| each(it, it.calls)),
+                line(Meaning::Rejected, rejected, |it| each(it, it.calls_rejected)),
+            ], number))
+            (figures.plot(visit, visit.say("每分钟通知", "Callbacks a minute"), &[
+                line(Meaning::Callbacks, all, |it| each(it, it.callbacks)),
+                line(Meaning::Rejected, rejected, |it| each(it, it.callbacks_rejected)),
+            ], number))
+            (figures.plot(visit, visit.say("调用耗时", "Duration of calls"), &[
+                line(Meaning::Median, ("p50", "p50"), |it| it.median),
+                line(Meaning::Slowest, ("p99", "p99"), |it| it.p99),
+            ], milliseconds))
+            (figures.plot(visit, visit.say("被拒比例", "Share rejected"), &[
+                line(Meaning::Calls, ("调用", "calls"), |it| share(it.calls_rejected, it.calls)),
+                line(Meaning::Callbacks, ("通知", "callbacks"), |it| share(it.callbacks_rejected, it.callbacks)),
+            ], |percent| format!("{}\u{a0}%", number(percent))))
+        }
+    }
+}
+
+/// The mean of a minute.
+fn each(figures: &MinuteFigures, sum: u64) -> Option<f64> {
+    (figures.minutes > 0).then(|| sum as f64 / f64::from(figures.minutes))
+}
+
+fn share(part: u64, all: u64) -> Option<f64> {
+    (all > 0).then(|| 100.0 * part as f64 / all as f64)
+}
+
+fn milliseconds(seconds: f64) -> String {
+    match seconds * 1000.0 {
+        0.0 => "0\u{a0}ms".to_owned(),
+        millis if millis < 10.0 => format!("{millis:.1}\u{a0}ms"),
+        millis if millis < 1000.0 => format!("{millis:.0}\u{a0}ms"),
+        _ => format!("{seconds:.1}\u{a0}s"),
     }
 }

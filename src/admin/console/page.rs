@@ -10,13 +10,16 @@ use url::form_urlencoded;
 
 use super::labels;
 use crate::admin::auth::{Guard, cookie_named};
-use crate::inbox::event::EventState;
+use crate::inbox::event::{EventState, shown};
 use crate::time;
 use crate::time::Millis;
 use crate::web::language::Language;
+use crate::web::live;
 use crate::web::reply::{Forms, Page, Style};
 
 const LANGUAGE_COOKIE: &str = "countersign-language";
+/// Seconds between two refreshes of a page that is looked at.
+const EVERY: u32 = 5;
 
 static STYLE: LazyLock<Style> = LazyLock::new(|| Style::new(include_str!("console.css")));
 
@@ -80,18 +83,25 @@ impl<'r> Visit<'r> {
         around: Option<Markup>,
         content: &Markup,
     ) -> Response<Bytes> {
-        let live = around.is_some() && self.parameter("live").is_some();
+        let is_signed_in = around.is_some();
+        let loads_again = is_signed_in && self.parameter("live").is_some();
         let page = Page {
             language: self.language.tag(),
             title: &format!("{title} · Countersign"),
             style: &STYLE,
             forms: Forms::Own,
-            script: None,
-            head: html! { @if live { meta http-equiv="refresh" content="30"; } },
+            script: is_signed_in.then_some(live::SCRIPT),
+            head: html! { @if loads_again { noscript { meta http-equiv="refresh" content="10"; } } },
             body: html! {
                 a.skip href="#main" { (self.say("跳到内容", "Skip to content")) }
                 @if let Some(around) = around { (around) }
-                main #main { h1 { (title) } (content) }
+                main #main data-every=(EVERY) {
+                    div.title {
+                        h1 { (title) }
+                        @if is_signed_in { (live::status(self.language)) noscript { (self.reload_link(loads_again)) } }
+                    }
+                    (content)
+                }
                 footer {
                     p {
                         "Countersign " (env!("CARGO_PKG_VERSION")) " · "
@@ -147,11 +157,12 @@ impl<'r> Visit<'r> {
                     nav aria-label=(self.say("主导航", "Main")) {
                         ul {
                             li { a href="/" aria-current=[current(self.path == "/")] { (self.say("概览", "Overview")) } }
+                            li { a href="/orders" aria-current=[current(self.path == "/orders")] { (self.say("订单", "Orders")) } }
                             @for known in states {
                                 @let here = self.path == "/events" && state == known.name();
                                 li { a href={ "/events?state=" (known.name()) } aria-current=[current(here)] { (labels::state(self.language, known)) } }
                             }
-                            li { a href="/refusals" aria-current=[current(self.path == "/refusals")] { (self.say("拒绝记录", "Refusals")) } }
+                            li { a href="/refusals" aria-current=[current(self.path == "/refusals")] { (self.say("拒绝记录", "Rejections")) } }
                             li { a href="/merchants" aria-current=[current(self.path == "/merchants")] { (self.say("商户", "Merchants")) } }
                             @if self.asks_for_token {
                                 li { a href="/logout" { (self.say("退出", "Sign out")) } }
@@ -163,25 +174,60 @@ impl<'r> Visit<'r> {
         }
     }
 
+    /// Renders the refresh for browsers without scripts: a link that begins it, or ends it.
+    fn reload_link(&self, loads_again: bool) -> Markup {
+        let query = self.query_with(&[("live", (!loads_again).then_some("1"))]);
+        html! {
+            p.live {
+                @if loads_again {
+                    (self.say("每 10 秒刷新。", "This page loads itself again every 10 s.")) " "
+                    a href={ "?" (query) } { (self.say("停止", "Stop")) }
+                } @else {
+                    a href={ "?" (query) } { (self.say("每 10 秒自动刷新", "Load this page again every 10 s")) }
+                }
+            }
+        }
+    }
+
+    /// Returns the query of this page with some parameters set, or left out.
+    pub fn query_with(&self, changes: &[(&str, Option<&str>)]) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let kept = form_urlencoded::parse(self.query.as_bytes());
+        query.extend_pairs(kept.filter(|(name, _)| changes.iter().all(|(it, _)| it != name)));
+        for (name, value) in changes {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        query.finish()
+    }
+
     fn other_language(&self) -> Markup {
         let (tag, name) = self.say(("en", "English"), ("zh", "中文"));
-        let others =
-            form_urlencoded::parse(self.query.as_bytes()).filter(|(name, _)| name != "lang");
-        let query = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(others)
-            .append_pair("lang", tag)
-            .finish();
+        let query = self.query_with(&[("lang", Some(tag))]);
         // Without the path, which a stranger may have chosen: `//evil.example` would lead there.
         html! { a href={ "?" (query) } lang=(tag) hreflang=(tag) { (name) } }
     }
 
     /// Renders a time with its age.
     pub fn when(&self, at: Millis) -> Markup {
-        let text = time::shown(at, UtcOffset::UTC);
         html! {
-            time datetime={ (text.replace(' ', "T")) "Z" } { (text) }
+            time datetime=(live::stamp(at)) { (time::shown(at, UtcOffset::UTC)) }
             " " span.soft.ago { "(" (self.ago(time::now() - at)) ")" }
         }
+    }
+
+    /// Renders a time with its milliseconds, and the reader's own time beside it.
+    pub fn moment(&self, at: Millis) -> Markup {
+        html! {
+            time datetime=(live::stamp(at)) { (time::shown(at, UtcOffset::UTC)) (format!(".{:03}", at.rem_euclid(1000))) " UTC" }
+            span.local {}
+        }
+    }
+
+    /// Renders a number with a button that copies it.
+    pub fn copied(&self, number: &str) -> Markup {
+        html! { span.number { (shown(number)) } (live::copy(self.language, number)) }
     }
 
     fn ago(&self, time: Millis) -> String {
@@ -190,6 +236,27 @@ impl<'r> Visit<'r> {
             format!("{}{text}{}", self.say("", "in "), self.say("后", ""))
         } else {
             format!("{text}{}", self.say("前", " ago"))
+        }
+    }
+
+    /// Formats a pause between two steps, to the millisecond while that can matter.
+    pub fn gap(&self, time: Millis) -> String {
+        match time {
+            0..1000 => format!("+{time} ms"),
+            1000..60_000 => format!(
+                "+{}.{:03}{}",
+                time / 1000,
+                time % 1000,
+                self.say(" 秒", " s")
+            ),
+            60_000..3_600_000 => format!(
+                "+{}{} {}{}",
+                time / 60_000,
+                self.say(" 分", " min"),
+                time / 1000 % 60,
+                self.say(" 秒", " s")
+            ),
+            _ => format!("+{}", self.duration(time)),
         }
     }
 

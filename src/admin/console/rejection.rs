@@ -73,6 +73,16 @@ pub fn wrong_method(
     response
 }
 
+/// Renders the page for an event or an order that is not there.
+pub fn no_such(visit: &Visit<'_>) -> Response<Bytes> {
+    let content = html! { section { p { (visit.say("可能已过保存期限。", "It may have been forgotten after inbox.keep.")) } } };
+    visit.page(
+        StatusCode::NOT_FOUND,
+        visit.say("没有这样的事件或订单", "No such event or order"),
+        &content,
+    )
+}
+
 /// A page for browsers, one line of text for other clients.
 fn rejection(
     visit: &Visit<'_>,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use maud::{Markup, html};
 use url::form_urlencoded;
 
@@ -14,6 +14,7 @@ use crate::http::client::{Client, Repeat};
 use crate::http::server::handler::{Handler, Rejection};
 use crate::protocol::json::Object;
 use crate::protocol::result::ResultCode;
+use crate::web::language::Language;
 use crate::web::reply::{Forms, Page, Style, see_other, text};
 
 const PRICE: u64 = 1280;
@@ -66,10 +67,10 @@ impl Shop {
     }
 
     async fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
-        let english = prefers_english(request.headers());
+        let language = Language::accepted(request.headers()).unwrap_or(Language::Chinese);
         match (request.method(), request.uri().path()) {
-            (&Method::GET, "/") => self.window(english),
-            (&Method::POST, "/buy") => self.buy(english).await,
+            (&Method::GET, "/") => self.window(language),
+            (&Method::POST, "/buy") => self.buy(language).await,
             (&Method::POST, "/down") => {
                 let down = !self.state().down;
                 self.set_down(down);
@@ -85,10 +86,10 @@ impl Shop {
                         .map(|(_, value)| value.into_owned())
                 };
                 let seen = field("resultcode").and_then(|code| ResultCode::parse(&code));
-                self.thanks(&field("orderid").unwrap_or_default(), seen, english)
+                self.thanks(&field("orderid").unwrap_or_default(), seen, language)
             }
             (&Method::GET, path) => match path.strip_prefix("/orders/") {
-                Some(orderid) => self.thanks(orderid, None, english),
+                Some(orderid) => self.thanks(orderid, None, language),
                 None => text(StatusCode::NOT_FOUND, "nothing here\n"),
             },
             _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
@@ -96,7 +97,7 @@ impl Shop {
     }
 
     /// The whole of a legacy app's work: JSON to localhost, and the browser on its way.
-    async fn buy(&self, english: bool) -> Response<Bytes> {
+    async fn buy(&self, language: Language) -> Response<Bytes> {
         let orderid = {
             let mut state = self.state();
             state.sold += 1;
@@ -119,8 +120,13 @@ impl Shop {
         match url {
             Some(url) => see_other(&url),
             None => page(
-                english,
-                html! { p { "The sidecar did not sign the order; its log says why." } },
+                language,
+                html! {
+                    section {
+                        p { (language.say("Countersign 没有签名此订单，原因在它的日志里。", "Countersign did not sign the order; its log says why.")) }
+                        p { a href="/" { (language.say("返回商店", "Back to the shop")) } }
+                    }
+                },
             ),
         }
     }
@@ -150,34 +156,34 @@ impl Shop {
         text(StatusCode::OK, "0000")
     }
 
-    fn window(&self, english: bool) -> Response<Bytes> {
+    fn window(&self, language: Language) -> Response<Bytes> {
         let (orders, down) = {
             let state = self.state();
             (state.orders.clone(), state.down)
         };
         page(
-            english,
+            language,
             html! {
                 section {
-                    h1 { (say(english, "一罐好茶", "A tin of good tea")) }
+                    h1 { (language.say("一罐好茶", "A tin of good tea")) }
                     p.price { "¥ " (PRICE / 100) "." (format!("{:02}", PRICE % 100)) }
-                    form method="post" action="/buy" { button { (say(english, "购买", "Buy")) } }
+                    form method="post" action="/buy" { button { (language.say("购买", "Buy")) } }
                 }
                 @if !orders.is_empty() {
                     section {
                         table {
-                            tr { th { (say(english, "订单", "Order")) } th { (say(english, "结果", "Result")) } th { (say(english, "入账次数", "Booked")) } }
+                            tr { th { (language.say("订单", "Order")) } th { (language.say("结果", "Result")) } th { (language.say("入账次数", "Booked")) } }
                             @for (orderid, order) in orders.iter().rev().take(20) {
-                                tr { td { a href={ "/orders/" (orderid) } { (orderid) } } td { (shown(order.result, english)) } td { (order.booked.len()) } }
+                                tr { td { a href={ "/orders/" (orderid) } { (orderid) } } td { (shown(order.result, language)) } td { (order.booked.len()) } }
                             }
                         }
                     }
                 }
                 section {
-                    p.soft { @if down { (say(english, "商户系统停机中：结果由旁路保存。", "The shop is down: results are kept for it.")) }
-                        @else { (say(english, "商户系统正常接收结果。", "The shop takes results.")) } }
+                    p.soft { @if down { (language.say("商户系统停机中：结果由旁路保存。", "The shop is down: results are kept for it.")) }
+                        @else { (language.say("商户系统正常接收结果。", "The shop takes results.")) } }
                     form method="post" action="/down" {
-                        button.quiet { @if down { (say(english, "恢复", "Bring it up")) } @else { (say(english, "模拟停机", "Take it down")) } }
+                        button.quiet { @if down { (language.say("恢复", "Bring it up")) } @else { (language.say("模拟停机", "Take it down")) } }
                     }
                 }
             },
@@ -185,7 +191,12 @@ impl Shop {
     }
 
     /// An order's page. What the customer came back with is `seen`: for showing that nothing was paid, never for booking.
-    fn thanks(&self, orderid: &str, seen: Option<ResultCode>, english: bool) -> Response<Bytes> {
+    fn thanks(
+        &self,
+        orderid: &str,
+        seen: Option<ResultCode>,
+        language: Language,
+    ) -> Response<Bytes> {
         let order = self.state().orders.get(orderid).cloned();
         let Some(order) = order else {
             return text(StatusCode::NOT_FOUND, "no such order\n");
@@ -194,16 +205,16 @@ impl Shop {
         let result = order.result.or(unpaid);
         let here = format!("{}/orders/{orderid}", self.origin);
         page(
-            english,
+            language,
             html! {
                 @if result.is_none() {
                     // The shop's own page, not the sidecar's address that showed it.
                     meta http-equiv="refresh" content={ "1; url=" (here) };
                 }
                 section {
-                    h1 { (say(english, "订单", "Order")) " " (orderid) }
-                    p.price { (shown(result, english)) }
-                    p { a href={ (self.origin) "/" } { (say(english, "返回商店", "Back to the shop")) } }
+                    h1 { (language.say("订单", "Order")) " " (orderid) }
+                    p.price { (shown(result, language)) }
+                    p { a href={ (self.origin) "/" } { (language.say("返回商店", "Back to the shop")) } }
                 }
             },
         )
@@ -240,39 +251,25 @@ impl Handler for Arc<Shop> {
     }
 }
 
-fn shown(result: Option<ResultCode>, english: bool) -> &'static str {
-    match result {
-        Some(ResultCode::Paid) => say(english, "已支付", "Paid"),
-        Some(ResultCode::NotPaid) => say(english, "未支付", "Not paid"),
-        Some(ResultCode::Processing) => say(english, "处理中", "Processing"),
-        Some(ResultCode::Failed) => say(english, "支付失败", "Payment failed"),
-        Some(ResultCode::Investigation) => say(english, "协查调单", "Under investigation"),
-        None => say(english, "等待支付结果", "Waiting for the result"),
-    }
+fn shown(result: Option<ResultCode>, language: Language) -> &'static str {
+    let waits = language.say("等待支付结果", "Waiting for the result");
+    result.map_or(waits, |result| language.result(result))
 }
 
-fn say(english: bool, in_chinese: &'static str, in_english: &'static str) -> &'static str {
-    if english { in_english } else { in_chinese }
-}
-
-fn prefers_english(headers: &HeaderMap) -> bool {
-    let accepted = headers
-        .get(header::ACCEPT_LANGUAGE)
-        .and_then(|value| value.to_str().ok());
-    accepted.is_some_and(|accepted| accepted.trim_start().to_ascii_lowercase().starts_with("en"))
-}
-
-fn page(english: bool, content: Markup) -> Response<Bytes> {
-    let title = say(english, "茶叶店", "Tea shop");
+fn page(language: Language, content: Markup) -> Response<Bytes> {
+    let title = language.say("茶叶店", "Tea shop");
     let page = Page {
-        language: say(english, "zh", "en"),
+        language: language.tag(),
         title,
         style: &STYLE,
         // Buying redirects to the platform.
         forms: Forms::Anywhere,
         script: None,
         head: html! {},
-        body: html! { main { (content) } },
+        body: html! {
+            p.banner role="note" { (language.say("演示商店：不产生真实交易。", "Demo shop: no money moves.")) }
+            main { (content) }
+        },
     };
     page.reply(StatusCode::OK)
 }

@@ -94,7 +94,8 @@ impl Limits {
 
     /// The admin listener. A probe must always get in, whatever else is connected, so that no connection is spared.
     pub const ADMIN: Self = Self {
-        max_body: 1024,
+        // A form that names the 200 results of one decision.
+        max_body: 8 * 1024,
         max_in_flight: 64,
         max_connections: 256,
         spared: Duration::ZERO,

@@ -39,8 +39,9 @@ use tokio_postgres::Row;
 
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
-use super::event::{Event, EventState, WaitReason};
+use super::event::{Event, EventFilter, EventState, WaitReason};
 use super::health::{Health, StoreWork, vital_thread};
+use super::minutes::{MinuteFigures, MinuteRange};
 use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
 use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
 use super::store::{
@@ -460,6 +461,14 @@ impl Events for Postgres {
         rows.iter().map(read_event).collect()
     }
 
+    async fn filtered_events(
+        &self,
+        filter: EventFilter,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        notes::filtered_events(&self.database, &filter, limit).await
+    }
+
     async fn events_of(
         &self,
         merid: &str,
@@ -527,6 +536,14 @@ impl Activity for Postgres {
 
     async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError> {
         notes::old_keys(&self.database).await
+    }
+
+    async fn add_minutes(&self, minutes: Vec<MinuteFigures>) -> Result<(), StoreError> {
+        upkeep::add_minutes(&self.database, &minutes).await
+    }
+
+    async fn minutes(&self, range: MinuteRange) -> Result<Vec<MinuteFigures>, StoreError> {
+        upkeep::minutes(&self.database, range).await
     }
 }
 

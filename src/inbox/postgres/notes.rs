@@ -6,7 +6,7 @@ use super::database::Database;
 use super::row::{EVENT, read_event};
 use crate::inbox::activity;
 use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
-use crate::inbox::event::Event;
+use crate::inbox::event::{Event, EventFilter, FILTERED};
 use crate::inbox::store::{ActivityFilter, OldKey, StoreError};
 use crate::time::Millis;
 
@@ -118,6 +118,36 @@ pub(super) async fn find(
     rows.iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
         .collect()
+}
+
+/// Reads the events that a filter selects, newest first.
+pub(super) async fn filtered_events(
+    database: &Database,
+    filter: &EventFilter,
+    limit: u32,
+) -> Result<Vec<Event>, StoreError> {
+    let sql = format!(
+        "SELECT {EVENT} FROM (
+            SELECT * FROM events WHERE state = $1 AND received_at >= $2 AND received_at < $3
+            ORDER BY received_at DESC LIMIT $4
+        ) AS newest WHERE ($5 = '' OR merid = $5) AND starts_with(orderid, $6)
+        ORDER BY received_at DESC LIMIT $7"
+    );
+    let EventFilter {
+        state,
+        merid,
+        prefix,
+        from,
+        until,
+    } = filter;
+    let (state, scanned, limit) = (state.name(), i64::from(FILTERED), i64::from(limit));
+    let rows = database
+        .rows(
+            &sql,
+            &[&state, from, until, &scanned, merid, prefix, &limit],
+        )
+        .await?;
+    rows.iter().map(read_event).collect()
 }
 
 pub(super) async fn events_of(

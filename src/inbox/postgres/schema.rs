@@ -87,7 +87,7 @@ const VERSION: i32 = MIGRATIONS.len() as i32;
 /// Additions to the last version that it can live with: it reads and writes on beside them and after them, so that an
 /// upgrade can be undone. Tallies are kept by triggers, which also count what the version before writes; each backend has
 /// its own rows, so that none waits for another.
-const ADDITIONS: [&str; 1] = ["
+const ADDITIONS: [&str; 2] = ["
     ALTER TABLE events ADD COLUMN digest bytea, ADD COLUMN raw bytea,
         ADD COLUMN review text NOT NULL DEFAULT '', ADD COLUMN field text NOT NULL DEFAULT '',
         ADD COLUMN waits text NOT NULL DEFAULT '', ADD COLUMN offered_since bigint;
@@ -189,7 +189,16 @@ const ADDITIONS: [&str; 1] = ["
     CREATE TRIGGER orders_removed AFTER DELETE ON orders FOR EACH ROW WHEN (OLD.next_look IS NOT NULL)
         EXECUTE FUNCTION tally_order();
     CREATE TRIGGER orders_forgotten AFTER DELETE ON orders REFERENCING OLD TABLE AS old_rows
-        FOR EACH STATEMENT EXECUTE FUNCTION forget_tries();"];
+        FOR EACH STATEMENT EXECUTE FUNCTION forget_tries();",
+    "CREATE TABLE minutes (
+        minute bigint PRIMARY KEY,
+        calls bigint NOT NULL,
+        calls_rejected bigint NOT NULL,
+        callbacks bigint NOT NULL,
+        callbacks_rejected bigint NOT NULL,
+        median double precision,
+        p99 double precision
+    );"];
 
 /// Makes the tables, or brings them up. One sidecar at a time, by a lock whose number spells "CSgn".
 pub(super) async fn migrate(database: &Database) -> Result<(), StoreError> {

@@ -42,8 +42,9 @@ use tokio::sync::oneshot;
 
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
-use super::event::{Event, EventState, WaitReason};
+use super::event::{Event, EventFilter, EventState, WaitReason};
 use super::health::{Health, StoreWork, vital_thread};
+use super::minutes::{MinuteFigures, MinuteRange};
 use super::order::{
     LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState,
 };
@@ -509,6 +510,15 @@ impl Events for Sqlite {
             .await
     }
 
+    async fn filtered_events(
+        &self,
+        filter: EventFilter,
+        limit: u32,
+    ) -> Result<Vec<Event>, StoreError> {
+        self.read(move |connection| notes::filtered_events(connection, &filter, limit))
+            .await
+    }
+
     async fn events_of(
         &self,
         merid: &str,
@@ -592,6 +602,16 @@ impl Activity for Sqlite {
 
     async fn old_keys(&self) -> Result<Vec<OldKey>, StoreError> {
         self.read(notes::old_keys).await
+    }
+
+    async fn add_minutes(&self, minutes: Vec<MinuteFigures>) -> Result<(), StoreError> {
+        self.write(move |transaction| upkeep::add_minutes(transaction, &minutes))
+            .await
+    }
+
+    async fn minutes(&self, range: MinuteRange) -> Result<Vec<MinuteFigures>, StoreError> {
+        self.read(move |connection| upkeep::minutes(connection, range))
+            .await
     }
 }
 

@@ -6,7 +6,7 @@ use super::row::{EVENT, collect, read_event};
 use super::upkeep::FORGOTTEN;
 use crate::inbox::activity;
 use crate::inbox::activity::{ActivityEntry, ActivityKind, Weight};
-use crate::inbox::event::{Event, EventState};
+use crate::inbox::event::{Event, EventFilter, EventState, FILTERED};
 use crate::inbox::store::{ActivityFilter, OldKey};
 use crate::time::Millis;
 
@@ -133,6 +133,31 @@ pub(super) fn newest_events(
         ORDER BY received_at DESC LIMIT ?1"
     );
     collect(connection, &sql, params![limit, state.name()], read_event)
+}
+
+/// Reads the events that a filter selects, newest first.
+pub(super) fn filtered_events(
+    connection: &Connection,
+    filter: &EventFilter,
+    limit: u32,
+) -> rusqlite::Result<Vec<Event>> {
+    let sql = format!(
+        "SELECT {EVENT} FROM events WHERE rowid IN (
+            SELECT rowid FROM events INDEXED BY events_state
+            WHERE state = ?1 AND received_at >= ?2 AND received_at < ?3 ORDER BY received_at DESC LIMIT ?4
+        ) AND (?5 = '' OR merid = ?5) AND substr(orderid, 1, length(?6)) = ?6
+        ORDER BY received_at DESC LIMIT ?7"
+    );
+    let row = params![
+        filter.state.name(),
+        filter.from,
+        filter.until,
+        FILTERED,
+        filter.merid,
+        filter.prefix,
+        limit,
+    ];
+    collect(connection, &sql, row, read_event)
 }
 
 pub(super) fn events_of(

@@ -76,7 +76,7 @@ pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 /// Additions to the last version that it can live with: it reads and writes on beside them and after them, so that an
 /// upgrade can be undone. Their number is in `meta`, and the version stays. Tallies are kept by triggers, which also count
 /// what the version before writes.
-pub(super) const ADDITIONS: [&str; 1] = ["CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+pub(super) const ADDITIONS: [&str; 2] = ["CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     CREATE INDEX orders_closed ON orders (signed_at) WHERE next_look IS NULL;
     ALTER TABLE events ADD COLUMN digest BLOB;
     ALTER TABLE events ADD COLUMN raw BLOB;
@@ -160,7 +160,16 @@ pub(super) const ADDITIONS: [&str; 1] = ["CREATE TABLE meta (name TEXT NOT NULL 
     CREATE TRIGGER orders_removed AFTER DELETE ON orders BEGIN
         UPDATE tallies SET count = count - (OLD.next_look IS NOT NULL) WHERE name = 'open-orders';
         DELETE FROM tries WHERE merid = OLD.merid AND orderid = OLD.orderid;
-    END;"];
+    END;",
+    "CREATE TABLE minutes (
+        minute INTEGER NOT NULL PRIMARY KEY,
+        calls INTEGER NOT NULL,
+        calls_rejected INTEGER NOT NULL,
+        callbacks INTEGER NOT NULL,
+        callbacks_rejected INTEGER NOT NULL,
+        median REAL,
+        p99 REAL
+    ) STRICT;"];
 
 /// Makes the tables, or brings them up.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::row::{collect, text};
-use crate::inbox::event::EventState;
+use super::row::{collect, text, unsigned};
+use crate::inbox::event::{EventState, cents};
+use crate::inbox::minutes::{KEPT_MINUTES, MINUTE, MinuteFigures, MinuteRange};
 use crate::inbox::store::{Counts, KeySwitch};
 use crate::time::Millis;
 
@@ -72,6 +73,65 @@ pub(super) fn forget_key_switch(
         .prepare_cached("DELETE FROM key_switches WHERE merid = ?1")?
         .execute([merid])?;
     Ok(())
+}
+
+/// Adds figures to those of their minutes.
+pub(super) fn add_minutes(
+    transaction: &Transaction<'_>,
+    minutes: &[MinuteFigures],
+) -> rusqlite::Result<()> {
+    // Several write a minute's row: two processes during an upgrade, or one that was restarted.
+    let sql =
+        "INSERT INTO minutes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (minute) DO UPDATE SET
+            median = CASE WHEN excluded.median IS NULL THEN minutes.median
+                WHEN minutes.median IS NULL THEN excluded.median
+                ELSE (minutes.median * minutes.calls + excluded.median * excluded.calls)
+                    / (minutes.calls + excluded.calls) END,
+            p99 = max(coalesce(minutes.p99, excluded.p99), coalesce(excluded.p99, minutes.p99)),
+            calls = minutes.calls + excluded.calls,
+            calls_rejected = minutes.calls_rejected + excluded.calls_rejected,
+            callbacks = minutes.callbacks + excluded.callbacks,
+            callbacks_rejected = minutes.callbacks_rejected + excluded.callbacks_rejected";
+    for minute in minutes {
+        transaction.prepare_cached(sql)?.execute(params![
+            minute.at / MINUTE,
+            cents(minute.calls),
+            cents(minute.calls_rejected),
+            cents(minute.callbacks),
+            cents(minute.callbacks_rejected),
+            minute.median,
+            minute.p99,
+        ])?;
+    }
+    // By number, not by time: a clock that is ahead for a moment drops nothing.
+    let sql = "DELETE FROM minutes WHERE minute <= (
+        SELECT minute FROM minutes ORDER BY minute DESC LIMIT 1 OFFSET ?1)";
+    transaction.prepare_cached(sql)?.execute([KEPT_MINUTES])?;
+    Ok(())
+}
+
+/// Reads the figures of a range.
+pub(super) fn minutes(
+    connection: &Connection,
+    range: MinuteRange,
+) -> rusqlite::Result<Vec<MinuteFigures>> {
+    let sql = "SELECT minute / ?3 * ?3, count(*), sum(calls), sum(calls_rejected), sum(callbacks),
+            sum(callbacks_rejected), sum(median * calls) / sum(calls), max(p99)
+        FROM minutes WHERE minute >= ?1 AND minute < ?2 GROUP BY 1 ORDER BY 1 LIMIT ?4";
+    let (from, until) = (range.from / MINUTE, range.until / MINUTE);
+    let row = params![from, until, range.step.max(1), KEPT_MINUTES];
+    collect(connection, sql, row, |row| {
+        Ok(MinuteFigures {
+            at: row.get::<_, i64>(0)? * MINUTE,
+            minutes: row.get(1)?,
+            calls: unsigned(row, 2)?,
+            calls_rejected: unsigned(row, 3)?,
+            callbacks: unsigned(row, 4)?,
+            callbacks_rejected: unsigned(row, 5)?,
+            median: row.get(6)?,
+            p99: row.get(7)?,
+        })
+    })
 }
 
 // Pending, parked and disputed events are in none of these: they stay until they are delivered or decided about.

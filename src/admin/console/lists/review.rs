@@ -2,11 +2,13 @@
 
 use maud::{Markup, html};
 
-use super::decision::{actions, result};
-use super::labels::{self, yuan};
-use super::page::{Visit, order_address};
+use crate::admin::console::decision::{actions, result};
+use crate::admin::console::labels::{self, yuan};
+use crate::admin::console::page::{Visit, order_address};
+use crate::admin::context::AdminContext;
 use crate::inbox::event::{Event, ReviewReason, shown};
 use crate::inbox::order::SignedOrder;
+use crate::inbox::store::StoreError;
 
 /// An event under review, with its order where the ledger has it.
 pub struct Claim {
@@ -67,6 +69,16 @@ impl Claim {
     }
 }
 
+/// Looks up the orders of events under review.
+pub async fn claims(admin: &AdminContext, events: Vec<Event>) -> Result<Vec<Claim>, StoreError> {
+    let mut claims = Vec::with_capacity(events.len());
+    for event in events {
+        let signed = admin.store.signed(&event.merid, &event.orderid).await?;
+        claims.push(Claim { event, signed });
+    }
+    Ok(claims)
+}
+
 fn columns(visit: &Visit<'_>) -> [&'static str; 9] {
     visit.say(
         [
@@ -110,7 +122,7 @@ fn row(visit: &Visit<'_>, claim: &Claim, labels: [&str; 9]) -> Markup {
     let Claim { event, .. } = claim;
     let address = order_address(&event.merid, &event.orderid);
     html! {
-        tr {
+        tr data-key=(event.id) {
             td data-label=(labels[0]) { span { (visit.when(event.received_at)) } }
             th scope="row" data-label=(labels[1]) { a.number href=(address) { (shown(&event.orderid)) } }
             td data-label=(labels[2]) { span.number { (event.merid) } }

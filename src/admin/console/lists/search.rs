@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use maud::{Markup, html};
 
-use super::page::{Visit, order_address};
-use super::timeline::outcome_of;
+use crate::admin::console::page::{Visit, order_address};
+use crate::admin::console::steps::outcome_of;
 use crate::admin::context::AdminContext;
 use crate::inbox::activity::{ActivityEntry, ActivityKind};
 use crate::inbox::event::shown;
@@ -65,7 +65,7 @@ pub async fn orders(
             }
         }
     };
-    let status = if found.is_empty() && notes.is_empty() {
+    let status = if found.is_empty() && notes.is_empty() && !wanted.is_empty() {
         StatusCode::NOT_FOUND
     } else {
         StatusCode::OK
@@ -96,12 +96,20 @@ pub async fn rejections(
     );
     let content = html! {
         @if notes.is_empty() {
-            section { p { (visit.say("没有。", "None.")) } }
+            section #reasons data-live {
+                p { (visit.say("没有被拒的请求。", "Nothing was rejected.")) }
+                p.soft {
+                    (visit.say(
+                        "被拒的调用和通知会带着原因出现在这里；陌生人的请求也在其中。",
+                        "Rejected calls and callbacks appear here with their reason, those of strangers included.",
+                    ))
+                }
+            }
         } @else {
-            section {
+            section #reasons data-live {
                 h2 { (visit.say("按原因", "By reason")) }
                 table {
-                    caption { (visit.say("最近 ", "Of the latest ")) (notes.len()) (visit.say(" 条拒绝", " refusals")) }
+                    caption { (visit.say("最近 ", "Of the latest ")) (notes.len()) (visit.say(" 条拒绝", " rejections")) }
                     thead { tr { @for label in labels { th scope="col" { (label) } } } }
                     tbody {
                         @for (what, reason, times, latest) in &reasons {
@@ -117,10 +125,14 @@ pub async fn rejections(
                     }
                 }
             }
-            section { h2 { (visit.say("最近的拒绝", "The latest")) } (table(visit, &notes)) }
+            section #latest data-live { h2 { (visit.say("最近的拒绝", "The latest")) } (table(visit, &notes)) }
         }
     };
-    Ok(visit.page(StatusCode::OK, visit.say("拒绝记录", "Refusals"), &content))
+    Ok(visit.page(
+        StatusCode::OK,
+        visit.say("拒绝记录", "Rejections"),
+        &content,
+    ))
 }
 
 fn table(visit: &Visit<'_>, notes: &[ActivityEntry]) -> Markup {

@@ -1,0 +1,226 @@
+//! The console's lists: filters, decisions about all of a list, the orders, and plots that outlive a restart.
+
+use crate::client::post_with;
+use crate::console::{
+    form_token, get, in_order, page, signed_in, story, where_events_are_parked, words,
+};
+use crate::harness::{MERID, OTHER_KEY, OTHER_MERID, exit_within, signal};
+use crate::shop::{FORM, Payment, SOON, Shop, acknowledged, callback, id_of};
+use crate::wire;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+/// An order of a merchant, and its result, parked.
+fn parked_of(shop: &Shop, merid: &str, key: &str) -> (String, String) {
+    let payment = Payment::of(&shop.order_of(merid)).to(merid);
+    let form = wire::answer(payment.json(), key);
+    acknowledged(&callback(shop.address(), form));
+    let id = id_of(&shop.listed(&payment.orderid, "parked")).to_owned();
+    (payment.orderid, id)
+}
+
+/// What the confirm page of all would post: its form's token, and the ids.
+fn form_of(page: &str) -> String {
+    let (_, ids) = page.split_once("name=\"ids\" value=\"").unwrap();
+    let ids = ids.split('"').next().unwrap();
+    format!("form={}&ids={}", form_token(page), ids.replace(',', "%2C"))
+}
+
+fn signed_in_page(admin: SocketAddr, cookie: &str, path: &str) -> String {
+    let answer = get(admin, path, &[cookie]);
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    answer.text()
+}
+
+#[test]
+fn all_that_a_list_shows_are_replayed_and_what_changed_or_came_meanwhile_is_left_alone() {
+    let (shop, is_well) = where_events_are_parked();
+    let admin = shop.sidecar.setup.admin;
+    let key = crate::harness::KEY;
+    let [first, second, third] = [(); 3].map(|()| parked_of(&shop, MERID, key));
+    let (others, _) = parked_of(&shop, OTHER_MERID, OTHER_KEY);
+    let cookie = signed_in(admin);
+    let list = signed_in_page(
+        admin,
+        &cookie,
+        &format!("/events?state=parked&merid={MERID}"),
+    );
+    in_order(&words(&list), &["3 results", "Replay all", "Discard all"]);
+    let path = format!("/events/all/replay?state=parked&merid={MERID}");
+    let confirm = signed_in_page(admin, &cookie, &path);
+    let said = words(&confirm);
+    in_order(
+        &said,
+        &[
+            "Replay 3 results?",
+            "Results 3",
+            "Merchants 1",
+            "¥ 38.40",
+            "Replay: 3",
+        ],
+    );
+    for (orderid, _) in [&first, &second, &third] {
+        assert!(said.contains(orderid.as_str()), "{orderid}: {said}");
+    }
+    assert!(!said.contains(&others), "{said}");
+
+    // One is discarded, and one more comes, before the button is pressed.
+    let discard = format!("/events/{}/discard", second.1);
+    let form = format!("form={}", form_token(&confirm));
+    assert_eq!(
+        post_with(admin, &discard, &[FORM, &cookie], form).status,
+        303
+    );
+    let (late, _) = parked_of(&shop, MERID, key);
+    is_well.store(true, Ordering::SeqCst);
+    let done = post_with(admin, &path, &[FORM, &cookie], form_of(&confirm));
+    assert_eq!(done.status, 303, "{}", done.text());
+    let said = words(&signed_in_page(
+        admin,
+        &cookie,
+        done.header("location").unwrap(),
+    ));
+    in_order(
+        &said,
+        &["Handed to delivery: 2", "their state had changed: 1", &late],
+    );
+    for (orderid, _) in [&first, &third] {
+        shop.listed(orderid, "delivered");
+    }
+    shop.listed(&second.0, "discarded");
+    shop.listed(&late, "parked");
+    shop.listed(&others, "parked");
+    story(
+        &shop.sidecar,
+        MERID,
+        &first.0,
+        &["Replayed by an operator", "signed-in operator"],
+    );
+
+    // The same form again finds nothing that is still parked.
+    let again = post_with(admin, &path, &[FORM, &cookie], form_of(&confirm));
+    let said = words(&signed_in_page(
+        admin,
+        &cookie,
+        again.header("location").unwrap(),
+    ));
+    in_order(
+        &said,
+        &["Handed to delivery: 0", "their state had changed: 3"],
+    );
+}
+
+#[test]
+fn a_decision_about_all_needs_the_token_a_form_and_a_state_that_allows_it() {
+    let (shop, _) = where_events_are_parked();
+    let admin = shop.sidecar.setup.admin;
+    let (orderid, id) = parked_of(&shop, MERID, crate::harness::KEY);
+    let cookie = signed_in(admin);
+    let path = "/events/all/discard?state=parked";
+    let confirm = signed_in_page(admin, &cookie, path);
+    let form = form_of(&confirm);
+    assert_eq!(post_with(admin, path, &[FORM], &form).status, 401);
+    let forged = format!("form=0&ids={id}");
+    assert_eq!(post_with(admin, path, &[FORM, &cookie], forged).status, 403);
+    for (path, status) in [
+        ("/events/all/release?state=parked", 404),
+        ("/events/all/discard?state=delivered", 404),
+        ("/events/all/discard", 404),
+        ("/events/all/keep?state=parked", 404),
+    ] {
+        let answer = post_with(admin, path, &[FORM, &cookie], &form);
+        assert_eq!(answer.status, status, "{path}");
+    }
+    shop.listed(&orderid, "parked");
+    // More ids than one decision takes do not fit into the listener's limit.
+    let many = format!("{form}{}", format!("%2C{id}").repeat(300));
+    assert_eq!(post_with(admin, path, &[FORM, &cookie], many).status, 413);
+    assert_eq!(post_with(admin, path, &[FORM, &cookie], form).status, 303);
+    shop.listed(&orderid, "discarded");
+}
+
+#[test]
+fn a_list_is_filtered_by_merchant_day_and_beginning() {
+    let shop = Shop::open();
+    let mine = shop.goes_well().orderid();
+    let theirs = shop.order_of(OTHER_MERID);
+    let payment = Payment::of(&theirs).to(OTHER_MERID);
+    acknowledged(&callback(
+        shop.address(),
+        wire::answer(payment.json(), OTHER_KEY),
+    ));
+    shop.listed(&theirs, "delivered");
+    let list = |filter: &str| page(&shop.sidecar, &format!("/events?state=delivered&{filter}"));
+    let today: String = rusqlite::Connection::open_in_memory()
+        .and_then(|clock| clock.query_row("SELECT date('now')", [], |row| row.get(0)))
+        .unwrap();
+    let begin = &mine[..mine.len() - 1];
+    for (filter, has_mine, has_theirs) in [
+        (String::new(), true, true),
+        (format!("merid={MERID}"), true, false),
+        (format!("merid={OTHER_MERID}&orderid="), false, true),
+        (format!("merid={MERID}&orderid={theirs}"), false, false),
+        (format!("orderid={begin}"), true, theirs.starts_with(begin)),
+        (format!("orderid={mine}"), true, false),
+        ("orderid=%25".to_owned(), false, false),
+        ("day=1999-12-31".to_owned(), false, false),
+        ("day=2023-02-29".to_owned(), true, true),
+        (format!("day={today}"), true, true),
+    ] {
+        let found = list(&filter);
+        assert_eq!(
+            (found.contains(&mine), found.contains(&theirs)),
+            (has_mine, has_theirs),
+            "{filter}: {found}"
+        );
+    }
+    assert!(list("merid=nobody").contains("No result here fits the filter"));
+    assert!(page(&shop.sidecar, "/events?state=parked").contains("Nothing is parked"));
+}
+
+#[test]
+fn plots_outlive_a_restart_in_every_range() {
+    let mut shop = Shop::open();
+    for _ in 0..3 {
+        shop.order();
+    }
+    let path = "/?range=6h";
+    assert!(page(&shop.sidecar, path).contains("begin with the first whole minute"));
+    signal(&shop.sidecar.child, "TERM");
+    let ended = exit_within(&mut shop.sidecar.child, SOON);
+    assert!(ended.is_some_and(|status| status.success()));
+    {
+        let store = rusqlite::Connection::open(shop.sidecar.setup.store()).unwrap();
+        let calls = "SELECT sum(calls) FROM minutes";
+        let calls: i64 = store.query_row(calls, [], |row| row.get(0)).unwrap();
+        assert_eq!(calls, 3);
+        // As if that had been three minutes ago, and there were older figures too.
+        store
+            .execute("UPDATE minutes SET minute = minute - 3", [])
+            .unwrap();
+        let older =
+            "INSERT INTO minutes SELECT min(minute) - 5 * 1440, 40, 1, 0, 0, 0.1, 0.2 FROM minutes";
+        store.execute(older, []).unwrap();
+    }
+    shop.sidecar.restart();
+    for (range, points) in [("1h", 1), ("6h", 1), ("24h", 1), ("7d", 2)] {
+        let shown = shop.sidecar.admin(&format!("/?range={range}")).text();
+        let (_, plot) = shown.split_once("path class=\"calls\" d=\"").unwrap();
+        let path = plot.split('"').next().unwrap();
+        assert!(path.matches('M').count() >= points, "{range}: {path}");
+        assert_eq!(shown.matches("aria-current=\"true\"").count(), 1, "{range}");
+        for hidden in ["NaN", "inf"] {
+            assert!(!path.contains(hidden), "{range}: {path}");
+        }
+    }
+    let shown = page(&shop.sidecar, "/?range=nonsense");
+    in_order(
+        &shown,
+        &[
+            "Calls a minute",
+            "Callbacks a minute",
+            "Duration of calls",
+            "Share rejected",
+        ],
+    );
+}
