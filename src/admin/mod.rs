@@ -29,7 +29,7 @@ use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::StoreError;
 use crate::web::reply::{see_other, text};
 use auth::Stop;
-use console::lists::{bulk, decide, events, search};
+use console::lists::{bulk, decide, events, orders, search};
 use console::page::{Visit, parameter};
 use console::{login, merchants, overview, rejection, timeline};
 use context::AdminContext;
@@ -86,7 +86,10 @@ impl Admin {
             AdminPage::Login => Ok(login::login_page(&visit, StatusCode::OK)),
             AdminPage::Logout => Ok(login::logout_page(&visit)),
             AdminPage::Overview => overview::overview(admin, &visit).await,
-            AdminPage::Orders => search::orders(admin, &visit).await,
+            AdminPage::Orders => match visit.searched() {
+                Some(number) => search::search(admin, &visit, &number).await,
+                None => orders::orders(admin, &visit).await,
+            },
             AdminPage::Order => timeline::order(admin, &visit).await,
             AdminPage::Events => events::events(admin, &visit).await,
             AdminPage::Decide(id, decision) => decide::confirm(admin, &visit, id, decision).await,

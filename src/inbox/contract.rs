@@ -11,6 +11,7 @@ use super::attempt::{
     AppResponse, AttemptRecord, ClaimOutcome, ClaimedEvent, DueEvent, FailingApp,
 };
 use super::event::{EventState, ReviewReason, Source, WaitReason};
+use super::listing::{OrderFilter, OrderState};
 use super::minutes::{KEPT_MINUTES, MINUTE, MinuteFigures, MinuteRange};
 use super::order::{NewTry, RecordOutcome, Try, TryKind, TryState};
 use super::review::{DecideOutcome, DecisionKind, Operator, REVIEWS_EACH, Review, ReviewOutcome};
@@ -897,5 +898,87 @@ async fn figures_of_a_minute_add_up_over_processes_and_the_oldest_give_way() {
         let found = store.minutes(all(i64::from(u32::MAX), 1)).await.unwrap();
         assert_eq!(found.len(), KEPT_MINUTES as usize);
         assert_eq!(found.first().map(|it| it.at), Some(100 * MINUTE));
+    }
+}
+
+#[tokio::test]
+async fn orders_are_listed_newest_first_page_by_page_with_what_came_of_them() {
+    let name = "orders_are_listed_newest_first_page_by_page_with_what_came_of_them";
+    for place in StoreUnderTest::each(name) {
+        let store = place.open();
+        // Three at one time: a page may end between them.
+        for (merid, number, at) in [
+            ("1", "AAAAAAA1", 10),
+            ("1", "AAAAAAA2", 20),
+            ("2", "AAAAAAA2", 20),
+            ("1", "BBBBBBB3", 20),
+            ("1", "BBBBBBB4", 30),
+        ] {
+            let new = order(number, 5, "Bank");
+            store.record(merid, &new, SUBMIT, at).await.unwrap();
+        }
+        for (merid, number, code, amount) in [
+            ("1", "AAAAAAA1", "0000", 5),
+            ("1", "AAAAAAA2", "1003", 5),
+            ("1", "BBBBBBB3", "0000", 6),
+        ] {
+            let result = outcome(merid, number, number, code, amount);
+            store.put(&result, ARRIVAL).await.unwrap();
+        }
+        let all = OrderFilter::default();
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let page = store.orders(&all, after, 2).await.unwrap();
+            assert!(page.orders.len() <= 2);
+            found.extend(page.orders);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        let seen: Vec<_> = found
+            .iter()
+            .map(|it| (&*it.row.merid, &*it.row.orderid, it.state.name()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("1", "BBBBBBB4", "open"),
+                ("2", "AAAAAAA2", "open"),
+                ("1", "BBBBBBB3", "differs"),
+                ("1", "AAAAAAA2", "failed"),
+                ("1", "AAAAAAA1", "paid"),
+            ]
+        );
+        let differs = &found[2];
+        assert_eq!((differs.row.amount, differs.row.signed_at), (5, 20));
+        assert_eq!(differs.result.as_ref().map(|it| it.amount), Some(6));
+        let listed = async |filter: OrderFilter| {
+            let page = store.orders(&filter, None, 9).await.unwrap();
+            assert_eq!(page.next, None);
+            let names = page.orders.into_iter();
+            names.map(|it| it.row.orderid).collect::<Vec<_>>()
+        };
+        let filter = |merid: &str, prefix: &str, state| OrderFilter {
+            merid: merid.to_owned(),
+            prefix: prefix.to_owned(),
+            state,
+            ..OrderFilter::default()
+        };
+        assert_eq!(listed(filter("2", "", None)).await, ["AAAAAAA2"]);
+        assert_eq!(
+            listed(filter("1", "BBB", None)).await,
+            ["BBBBBBB4", "BBBBBBB3"]
+        );
+        assert_eq!(listed(filter("1", "_", None)).await, [""; 0]);
+        let failed = filter("", "", Some(OrderState::Failed));
+        assert_eq!(listed(failed).await, ["AAAAAAA2"]);
+        let times = OrderFilter {
+            from: 10,
+            until: 20,
+            ..OrderFilter::default()
+        };
+        assert_eq!(listed(times).await, ["AAAAAAA1"]);
     }
 }

@@ -16,6 +16,8 @@ pub mod activity;
 
 pub mod minutes;
 
+pub mod listing;
+
 pub mod store;
 
 mod decide;

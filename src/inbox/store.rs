@@ -5,6 +5,9 @@ use async_trait::async_trait;
 use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
 use super::event::{Event, EventFilter, EventState, ReviewReason, Source, WaitReason};
+use super::listing::{
+    LISTED, ListedOrder, OrderFilter, OrderPage, OrderPlace, OrderResult, OrderRow, SCANNED, STEP,
+};
 use super::minutes::{MinuteFigures, MinuteRange};
 use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
 use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
@@ -219,6 +222,64 @@ pub trait Ledger {
 
     /// Returns one order of the ledger.
     async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError>;
+
+    /// Returns orders of the filter's merchant and time that come after a place, newest first.
+    async fn order_rows(
+        &self,
+        filter: &OrderFilter,
+        after: &OrderPlace,
+        limit: u32,
+    ) -> Result<Vec<OrderRow>, StoreError>;
+
+    /// Returns the results of each of these orders, oldest first.
+    async fn order_results(&self, orders: &[OrderRow])
+    -> Result<Vec<Vec<OrderResult>>, StoreError>;
+
+    /// Returns a page of orders, newest first: at most [`LISTED`], from `after` on.
+    async fn orders(
+        &self,
+        filter: &OrderFilter,
+        after: Option<OrderPlace>,
+        limit: u32,
+    ) -> Result<OrderPage, StoreError> {
+        let limit = limit.clamp(1, LISTED);
+        let step = match filter.is_plain() {
+            // One more than is shown says whether there is a next page.
+            true => limit + 1,
+            false => STEP,
+        };
+        let mut page = OrderPage::default();
+        let mut place = filter.begin(after);
+        let mut left = SCANNED;
+        while left > 0 {
+            let rows = self.order_rows(filter, &place, step).await?;
+            let has_more = rows.len() >= step as usize;
+            left = left.saturating_sub(rows.len());
+            let end = rows.last().map(OrderRow::place);
+            let rows: Vec<_> = rows
+                .into_iter()
+                .filter(|row| row.orderid.starts_with(&filter.prefix))
+                .collect();
+            let results = self.order_results(&rows).await?;
+            for (row, results) in rows.into_iter().zip(results) {
+                let order = ListedOrder::new(row, results);
+                if filter.state.is_some_and(|state| state != order.state) {
+                    continue;
+                }
+                if page.orders.len() == limit as usize {
+                    page.next = page.orders.last().map(|last| last.row.place());
+                    return Ok(page);
+                }
+                page.orders.push(order);
+            }
+            match end.filter(|_| has_more) {
+                Some(end) => place = end,
+                None => return Ok(page),
+            }
+        }
+        page.next = Some(place);
+        Ok(page)
+    }
 }
 
 /// The verified results that the app is to get, their deliveries, and the operators' decisions.

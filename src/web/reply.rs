@@ -18,6 +18,9 @@ pub const HTML: &str = "text/html; charset=utf-8";
 /// The type of a JSON document.
 pub const JSON: &str = "application/json";
 
+/// The type of comma-separated values (RFC 4180).
+pub const CSV: &str = "text/csv; charset=utf-8";
+
 /// Colours and the rules that every page shares.
 const PALETTE: &str = include_str!("palette.css");
 

@@ -5,7 +5,7 @@ use crate::console::{
     form_token, get, in_order, page, signed_in, story, where_events_are_parked, words,
 };
 use crate::harness::{MERID, OTHER_KEY, OTHER_MERID, exit_within, signal};
-use crate::shop::{FORM, Payment, SOON, Shop, acknowledged, callback, id_of};
+use crate::shop::{FORM, Payment, SOON, Shop, acknowledged, callback, id_of, refused};
 use crate::wire;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -222,5 +222,150 @@ fn plots_outlive_a_restart_in_every_range() {
             "Duration of calls",
             "Share rejected",
         ],
+    );
+}
+
+#[test]
+fn orders_are_listed_newest_first_filtered_and_exported() {
+    let shop = Shop::open();
+    let paid = shop.goes_well().orderid();
+    let other = shop.order_of(OTHER_MERID);
+    let differs = Payment::of(&shop.order()).with_amount(1);
+    refused("another amount", &shop.notify(&differs));
+    let open = shop.order();
+    let list = |query: &str| page(&shop.sidecar, &format!("/orders{query}"));
+    in_order(&list(""), &[&open, &differs.orderid, &other, &paid]);
+    in_order(
+        &list(""),
+        &[
+            &open,
+            "Open",
+            &differs.orderid,
+            "Differs",
+            "¥ 0.01",
+            &paid,
+            "Paid 0000",
+            "Delivered",
+        ],
+    );
+    let all = [&paid, &other, &differs.orderid, &open];
+    for (query, expected) in [
+        (format!("?merid={OTHER_MERID}"), vec![&other]),
+        ("?state=paid".to_owned(), vec![&paid]),
+        ("?state=differs".to_owned(), vec![&differs.orderid]),
+        ("?state=open".to_owned(), vec![&other, &open]),
+        ("?state=failed".to_owned(), vec![]),
+        (format!("?orderid={open}"), vec![&open]),
+        ("?orderid=%25".to_owned(), vec![]),
+        ("?day=1999-12-31".to_owned(), vec![]),
+        ("?state=&merid=&day=&orderid=".to_owned(), all.to_vec()),
+    ] {
+        let found = list(&query);
+        for orderid in all {
+            assert_eq!(
+                found.contains(orderid.as_str()),
+                expected.contains(&orderid),
+                "{query}: {found}"
+            );
+        }
+        let csv = shop.sidecar.admin(&format!(
+            "/orders{query}{}format=csv",
+            if query.is_empty() { '?' } else { '&' }
+        ));
+        assert_eq!(csv.header("content-type"), Some("text/csv; charset=utf-8"));
+        assert_eq!(
+            csv.text().lines().count(),
+            expected.len() + 1,
+            "{query}: {}",
+            csv.text()
+        );
+    }
+    let csv = shop.sidecar.admin("/orders?format=csv");
+    assert_eq!(
+        csv.header("content-disposition"),
+        Some("attachment; filename=\"orders.csv\"")
+    );
+    let text = csv.text();
+    let line = text
+        .lines()
+        .find(|line| line.contains(&differs.orderid))
+        .unwrap();
+    let (signed_at, rest) = line.split_once(',').unwrap();
+    assert!(signed_at.len() == 20 && signed_at.ends_with('Z'), "{line}");
+    assert_eq!(
+        rest,
+        format!(
+            "{MERID},{},AliPay,1280,differs,0000,1,disputed",
+            differs.orderid
+        )
+    );
+    let json = shop.sidecar.admin("/orders?format=json&state=paid").json();
+    let [order] = json["orders"].as_array().unwrap().as_slice() else {
+        panic!("{json}");
+    };
+    assert_eq!(
+        (&order["orderid"], &order["txnamt"]),
+        (&paid.as_str().into(), &1280.into())
+    );
+    assert_eq!(
+        (&order["result_state"], &json["next"]),
+        (&"delivered".into(), &serde_json::Value::Null)
+    );
+}
+
+/// The query of the link to older orders, if there is one.
+fn older(page: &str) -> Option<String> {
+    let (before, _) = page.split_once("\">Older orders")?;
+    let (_, query) = before.rsplit_once("href=\"?")?;
+    Some(query.replace("&amp;", "&"))
+}
+
+#[test]
+fn a_list_of_orders_goes_on_over_pages_and_misses_none() {
+    let shop = Shop::open();
+    let store = rusqlite::Connection::open(shop.sidecar.setup.store()).unwrap();
+    // Ten at each time, so that pages end among equals.
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 6229)
+        INSERT INTO orders (merid, orderid, amount, action, signed_at)
+        SELECT '100000000000001', printf('PAGE%08d', i), i, 'Bank', CAST(strftime('%s') AS INTEGER) * 1000 - 3600000 + i / 10 FROM n";
+    store.busy_timeout(SOON).unwrap();
+    store.execute(sql, []).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut path = "/orders".to_owned();
+    let mut pages = 0;
+    loop {
+        let shown = shop.sidecar.admin(&path).text();
+        let before = seen.len();
+        let rows = shown.split("data-key=\"100000000000001/").skip(1);
+        seen.extend(rows.map(|row| row.split('"').next().unwrap().to_owned()));
+        assert!(seen.len() - before <= 100);
+        pages += 1;
+        let Some(next) = older(&shown) else {
+            break;
+        };
+        path = format!("/orders?{next}");
+    }
+    assert_eq!((seen.len(), pages), (6230, 63));
+    // A filter that fits few looks at a part at a time, and says so.
+    let shown = shop.sidecar.admin("/orders?orderid=PAGE0000000").text();
+    assert!(shown.contains("No order of this stretch fits"), "{shown}");
+    let next = older(&shown).unwrap();
+    let found = shop.sidecar.admin(&format!("/orders?{next}")).text();
+    assert_eq!(
+        found
+            .matches("data-key=\"100000000000001/PAGE0000000")
+            .count(),
+        10
+    );
+    // An export has a limit, and the place where it goes on.
+    let csv = shop.sidecar.admin("/orders?format=csv");
+    assert_eq!(csv.text().lines().count(), 5001);
+    let next = csv.header("countersign-next").unwrap();
+    let rest = shop
+        .sidecar
+        .admin(&format!("/orders?format=csv&after={}", wire::percent(next)));
+    assert_eq!(
+        (rest.text().lines().count(), rest.header("countersign-next")),
+        (1231, None)
     );
 }

@@ -2,6 +2,7 @@
 //! as it is.
 
 use crate::inbox::event::{EventState, ReviewReason, Source, WaitReason};
+use crate::inbox::listing::OrderState;
 use crate::web::language::Language;
 
 /// The name of a state.
@@ -12,6 +13,17 @@ pub fn state(language: Language, state: EventState) -> &'static str {
         EventState::Parked => language.say("已搁置", "Parked"),
         EventState::Disputed => language.say("有争议", "Disputed"),
         EventState::Discarded => language.say("已丢弃", "Discarded"),
+    }
+}
+
+/// The name of an order's state.
+pub fn order_state(language: Language, state: OrderState) -> &'static str {
+    match state {
+        OrderState::Open => language.say("等待结果", "Open"),
+        OrderState::Paid => language.say("已支付", "Paid"),
+        OrderState::Failed => language.say("支付失败", "Failed"),
+        OrderState::Differs => language.say("与签名不符", "Differs"),
+        OrderState::Closed => language.say("无结果", "No result"),
     }
 }
 

@@ -61,6 +61,14 @@ impl<'r> Visit<'r> {
         parameter(self.query.as_bytes(), name)
     }
 
+    /// Returns the number that the page is to find, if any. One that no store can hold is looked for in vain.
+    pub fn searched(&self) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        let (_, number) = pairs.find(|(name, _)| name == "q")?;
+        let number = number.trim().replace('\0', "\u{fffd}");
+        (!number.is_empty()).then_some(number)
+    }
+
     /// Renders the hidden field that each form carries against cross-site requests.
     pub fn form_token(&self) -> Markup {
         html! { input type="hidden" name="form" value=(self.form_token); }

@@ -1,11 +1,13 @@
 //! Orders and tries in the database.
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::database::Database;
 use super::lease::{FREE, LEASE};
 use super::row::{number, only, unsigned};
-use crate::inbox::event::cents;
+use crate::inbox::event::{EventState, cents};
+use crate::inbox::listing::{OrderFilter, OrderPlace, OrderResult, OrderRow};
 use crate::inbox::order::{
     FIRST_LOOK, KEPT_TRIES, LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryKind,
     TryRecord, TryState,
@@ -282,6 +284,77 @@ pub(super) async fn signed(
         })
     };
     rows.first().map(read).transpose()
+}
+
+/// Orders of all merchants, newest first. A row value is one range of the index, however far the place is.
+pub(super) const NEWEST: &str =
+    "SELECT merid, orderid, amount, action, signed_at, next_look IS NOT NULL FROM orders
+    WHERE signed_at >= $1 AND (signed_at, merid, orderid) < ($2, $3, $4)
+    ORDER BY signed_at DESC, merid DESC, orderid DESC LIMIT $5";
+/// Orders of one merchant, newest first.
+pub(super) const NEWEST_OF: &str =
+    "SELECT merid, orderid, amount, action, signed_at, next_look IS NOT NULL FROM orders
+    WHERE merid = $1 AND signed_at >= $2 AND (signed_at, orderid) < ($3, $4)
+    ORDER BY signed_at DESC, orderid DESC LIMIT $5";
+/// The results of orders, with the number of each order.
+pub(super) const RESULTS: &str = "SELECT wanted.number, resultcode, amount, state
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (merid, orderid, number)
+    JOIN events ON events.orderid = wanted.orderid AND events.merid = wanted.merid
+    ORDER BY wanted.number, received_at, id";
+
+/// Reads orders that come after a place.
+pub(super) async fn order_rows(
+    database: &Database,
+    filter: &OrderFilter,
+    after: &OrderPlace,
+    limit: u32,
+) -> Result<Vec<OrderRow>, StoreError> {
+    let OrderPlace {
+        signed_at,
+        merid,
+        orderid,
+    } = after;
+    let limit = i64::from(limit);
+    let rows = if filter.merid.is_empty() {
+        let row: [&(dyn ToSql + Sync); 5] = [&filter.from, signed_at, merid, orderid, &limit];
+        database.rows(NEWEST, &row).await?
+    } else {
+        let row: [&(dyn ToSql + Sync); 5] =
+            [&filter.merid, &filter.from, signed_at, orderid, &limit];
+        database.rows(NEWEST_OF, &row).await?
+    };
+    let read = |row: &Row| {
+        Ok(OrderRow {
+            merid: row.try_get(0)?,
+            orderid: row.try_get(1)?,
+            amount: unsigned(row, 2)?,
+            action: row.try_get(3)?,
+            signed_at: row.try_get(4)?,
+            is_open: row.try_get(5)?,
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+/// Reads the results of orders.
+pub(super) async fn order_results(
+    database: &Database,
+    orders: &[OrderRow],
+) -> Result<Vec<Vec<OrderResult>>, StoreError> {
+    let mut results = vec![Vec::new(); orders.len()];
+    let merids: Vec<_> = orders.iter().map(|order| order.merid.as_str()).collect();
+    let orderids: Vec<_> = orders.iter().map(|order| order.orderid.as_str()).collect();
+    for row in database.rows(RESULTS, &[&merids, &orderids]).await? {
+        let number = usize::try_from(row.try_get::<_, i64>(0)? - 1).unwrap_or(usize::MAX);
+        if let Some(of_order) = results.get_mut(number) {
+            of_order.push(OrderResult {
+                resultcode: row.try_get(1)?,
+                amount: unsigned(&row, 2)?,
+                state: EventState::stored(row.try_get(3)?),
+            });
+        }
+    }
+    Ok(results)
 }
 
 /// Writes an order and takes it back: a table or an index that is damaged fails this.

@@ -41,6 +41,7 @@ use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
 use super::event::{Event, EventFilter, EventState, WaitReason};
 use super::health::{Health, StoreWork, vital_thread};
+use super::listing::{OrderFilter, OrderPlace, OrderResult, OrderRow};
 use super::minutes::{MinuteFigures, MinuteRange};
 use super::order::{NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState};
 use super::review::{DecideOutcome, DecisionKind, DecisionRecord, Operator, Review, ReviewOutcome};
@@ -310,6 +311,22 @@ impl Ledger for Postgres {
 
     async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
         ledger::signed(&self.database, merid, orderid).await
+    }
+
+    async fn order_rows(
+        &self,
+        filter: &OrderFilter,
+        after: &OrderPlace,
+        limit: u32,
+    ) -> Result<Vec<OrderRow>, StoreError> {
+        ledger::order_rows(&self.database, filter, after, limit).await
+    }
+
+    async fn order_results(
+        &self,
+        orders: &[OrderRow],
+    ) -> Result<Vec<Vec<OrderResult>>, StoreError> {
+        ledger::order_results(&self.database, orders).await
     }
 }
 
@@ -806,6 +823,43 @@ mod tests {
             ));
             assert!(plan.contains("events_pkey on events events_1"), "{plan}");
             for bad in ["events_state", "events_pending", "Seq Scan"] {
+                assert!(!plan.contains(bad), "{plan}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_of_orders_read_one_range_of_an_index() {
+        let Some(place) = StoreUnderTest::database("lists_of_orders_read_one_range_of_an_index")
+        else {
+            return;
+        };
+        let store = place.open();
+        for number in 0..2000 {
+            let new = order(&format!("ORDER{number:05}"), 1, "Bank");
+            let merid = (number % 7).to_string();
+            store.record(&merid, &new, SUBMIT, number).await.unwrap();
+        }
+        place.sql("ANALYZE countersign.orders");
+        for (sql, values, range) in [
+            (
+                ledger::NEWEST,
+                "(1, 900, '1', 'A', 9)",
+                "ROW(signed_at, merid, orderid) < ROW(",
+            ),
+            (
+                ledger::NEWEST_OF,
+                "('1', 1, 900, 'A', 9)",
+                "ROW(signed_at, orderid) < ROW(",
+            ),
+        ] {
+            let plan = place.sql(&format!(
+                "{}; PREPARE look AS {sql}; EXPLAIN EXECUTE look{values}",
+                database::SESSION
+            ));
+            let condition = plan.lines().find(|line| line.contains("Index Cond"));
+            assert!(condition.is_some_and(|it| it.contains(range)), "{plan}");
+            for bad in ["Seq Scan", "Sort", "Bitmap", "Filter"] {
                 assert!(!plan.contains(bad), "{plan}");
             }
         }

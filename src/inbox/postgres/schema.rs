@@ -87,7 +87,7 @@ const VERSION: i32 = MIGRATIONS.len() as i32;
 /// Additions to the last version that it can live with: it reads and writes on beside them and after them, so that an
 /// upgrade can be undone. Tallies are kept by triggers, which also count what the version before writes; each backend has
 /// its own rows, so that none waits for another.
-const ADDITIONS: [&str; 2] = ["
+const ADDITIONS: [&str; 3] = ["
     ALTER TABLE events ADD COLUMN digest bytea, ADD COLUMN raw bytea,
         ADD COLUMN review text NOT NULL DEFAULT '', ADD COLUMN field text NOT NULL DEFAULT '',
         ADD COLUMN waits text NOT NULL DEFAULT '', ADD COLUMN offered_since bigint;
@@ -198,7 +198,9 @@ const ADDITIONS: [&str; 2] = ["
         callbacks_rejected bigint NOT NULL,
         median double precision,
         p99 double precision
-    );"];
+    );",
+    "CREATE INDEX orders_signed ON orders (signed_at, merid, orderid);
+    CREATE INDEX orders_merchant ON orders (merid, signed_at, orderid);"];
 
 /// Makes the tables, or brings them up. One sidecar at a time, by a lock whose number spells "CSgn".
 pub(super) async fn migrate(database: &Database) -> Result<(), StoreError> {

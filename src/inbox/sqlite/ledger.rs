@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::row::{collect, text, unsigned};
+use super::row::{collect, state, text, unsigned};
 use crate::inbox::event::cents;
+use crate::inbox::listing::{OrderFilter, OrderPlace, OrderResult, OrderRow};
 use crate::inbox::order::{
     FIRST_LOOK, KEPT_TRIES, LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryKind,
     TryRecord, TryState,
@@ -283,6 +284,68 @@ pub(super) fn signed(
         .prepare_cached(sql)?
         .query_row([merid, orderid], read)
         .optional()
+}
+
+/// Orders of all merchants, newest first. A row value is one range of the index, however far the place is.
+pub(super) const NEWEST: &str =
+    "SELECT merid, orderid, amount, action, signed_at, next_look IS NOT NULL
+    FROM orders INDEXED BY orders_signed
+    WHERE signed_at >= ?1 AND (signed_at, merid, orderid) < (?2, ?3, ?4)
+    ORDER BY signed_at DESC, merid DESC, orderid DESC LIMIT ?5";
+/// Orders of one merchant, newest first.
+pub(super) const NEWEST_OF: &str =
+    "SELECT merid, orderid, amount, action, signed_at, next_look IS NOT NULL
+    FROM orders INDEXED BY orders_merchant
+    WHERE merid = ?1 AND signed_at >= ?2 AND (signed_at, orderid) < (?3, ?4)
+    ORDER BY signed_at DESC, orderid DESC LIMIT ?5";
+
+/// Reads orders that come after a place.
+pub(super) fn order_rows(
+    connection: &Connection,
+    filter: &OrderFilter,
+    after: &OrderPlace,
+    limit: u32,
+) -> rusqlite::Result<Vec<OrderRow>> {
+    let OrderPlace {
+        signed_at,
+        merid,
+        orderid,
+    } = after;
+    let read = |row: &Row<'_>| {
+        Ok(OrderRow {
+            merid: text(row, 0)?,
+            orderid: text(row, 1)?,
+            amount: unsigned(row, 2)?,
+            action: text(row, 3)?,
+            signed_at: row.get(4)?,
+            is_open: row.get(5)?,
+        })
+    };
+    if filter.merid.is_empty() {
+        let row = params![filter.from, signed_at, merid, orderid, limit];
+        return collect(connection, NEWEST, row, read);
+    }
+    let row = params![filter.merid, filter.from, signed_at, orderid, limit];
+    collect(connection, NEWEST_OF, row, read)
+}
+
+/// Reads the results of orders.
+pub(super) fn order_results(
+    connection: &Connection,
+    orders: &[(String, String)],
+) -> rusqlite::Result<Vec<Vec<OrderResult>>> {
+    let sql = "SELECT resultcode, amount, state FROM events INDEXED BY events_order
+        WHERE orderid = ?1 AND merid = ?2 ORDER BY received_at, rowid";
+    let of = |(merid, orderid): &(String, String)| {
+        collect(connection, sql, [orderid, merid], |row| {
+            Ok(OrderResult {
+                resultcode: text(row, 0)?,
+                amount: unsigned(row, 1)?,
+                state: state(row, 2)?,
+            })
+        })
+    };
+    orders.iter().map(of).collect()
 }
 
 /// Writes an order and a try and removes them again: a table or an index that is damaged at its root fails this.

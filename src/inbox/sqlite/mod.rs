@@ -44,6 +44,7 @@ use super::activity::ActivityEntry;
 use super::attempt::{AttemptRecord, ClaimOutcome, DueEvent, DueMerchant, FailingApp};
 use super::event::{Event, EventFilter, EventState, WaitReason};
 use super::health::{Health, StoreWork, vital_thread};
+use super::listing::{OrderFilter, OrderPlace, OrderResult, OrderRow};
 use super::minutes::{MinuteFigures, MinuteRange};
 use super::order::{
     LOST_TRY, NewTry, OpenOrder, RecordOutcome, SignedOrder, Try, TryRecord, TryState,
@@ -390,6 +391,27 @@ impl Ledger for Sqlite {
     async fn signed(&self, merid: &str, orderid: &str) -> Result<Option<SignedOrder>, StoreError> {
         let (merid, orderid) = (merid.to_owned(), orderid.to_owned());
         self.read(move |connection| ledger::signed(connection, &merid, &orderid))
+            .await
+    }
+
+    async fn order_rows(
+        &self,
+        filter: &OrderFilter,
+        after: &OrderPlace,
+        limit: u32,
+    ) -> Result<Vec<OrderRow>, StoreError> {
+        let (filter, after) = (filter.clone(), after.clone());
+        self.read(move |connection| ledger::order_rows(connection, &filter, &after, limit))
+            .await
+    }
+
+    async fn order_results(
+        &self,
+        orders: &[OrderRow],
+    ) -> Result<Vec<Vec<OrderResult>>, StoreError> {
+        let key = |row: &OrderRow| (row.merid.clone(), row.orderid.clone());
+        let orders: Vec<_> = orders.iter().map(key).collect();
+        self.read(move |connection| ledger::order_results(connection, &orders))
             .await
     }
 }
@@ -841,6 +863,35 @@ mod tests {
                 let plan = plan.unwrap().join("; ");
                 assert!(plan.contains("events_pending"), "{plan}");
                 assert!(!plan.contains("SCAN events"), "{plan}");
+                assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_of_orders_read_one_range_of_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_store, beside) = store_with_events(&folder.path().join("a.db"), 9).await;
+        for with_statistics in [false, true] {
+            if with_statistics {
+                beside.execute_batch("ANALYZE").unwrap();
+            }
+            for (sql, range) in [
+                (
+                    ledger::NEWEST,
+                    "orders_signed (signed_at>? AND (signed_at,merid,orderid)<(?,?,?))",
+                ),
+                (
+                    ledger::NEWEST_OF,
+                    "orders_merchant (merid=? AND signed_at>? AND (signed_at,orderid)<(?,?))",
+                ),
+            ] {
+                let sql = format!("EXPLAIN QUERY PLAN {sql}");
+                let values = rusqlite::params![1, 2, 3, 4, 5];
+                let plan = collect(&beside, &sql, values, |row| row.get::<_, String>(3));
+                let plan = plan.unwrap().join("; ");
+                assert!(plan.contains(range), "{plan}");
+                assert!(plan.contains("SEARCH orders"), "{plan}");
                 assert!(!plan.contains("TEMP B-TREE"), "{plan}");
             }
         }

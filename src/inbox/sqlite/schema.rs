@@ -76,7 +76,7 @@ pub(super) const VERSION: i32 = MIGRATIONS.len() as i32;
 /// Additions to the last version that it can live with: it reads and writes on beside them and after them, so that an
 /// upgrade can be undone. Their number is in `meta`, and the version stays. Tallies are kept by triggers, which also count
 /// what the version before writes.
-pub(super) const ADDITIONS: [&str; 2] = ["CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+pub(super) const ADDITIONS: [&str; 3] = ["CREATE TABLE meta (name TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     CREATE INDEX orders_closed ON orders (signed_at) WHERE next_look IS NULL;
     ALTER TABLE events ADD COLUMN digest BLOB;
     ALTER TABLE events ADD COLUMN raw BLOB;
@@ -169,7 +169,9 @@ pub(super) const ADDITIONS: [&str; 2] = ["CREATE TABLE meta (name TEXT NOT NULL 
         callbacks_rejected INTEGER NOT NULL,
         median REAL,
         p99 REAL
-    ) STRICT;"];
+    ) STRICT;",
+    "CREATE INDEX orders_signed ON orders (signed_at, merid, orderid);
+    CREATE INDEX orders_merchant ON orders (merid, signed_at, orderid);"];
 
 /// Makes the tables, or brings them up.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

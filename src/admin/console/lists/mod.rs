@@ -13,4 +13,6 @@ pub mod bulk;
 
 pub mod events;
 
+pub mod orders;
+
 pub mod search;

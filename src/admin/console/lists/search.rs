@@ -20,12 +20,11 @@ const FOUND: u32 = 50;
 const NOTES: u32 = 200;
 
 /// Renders a search: redirects to a single match, lists several.
-pub async fn orders(
+pub async fn search(
     admin: &AdminContext,
     visit: &Visit<'_>,
+    wanted: &str,
 ) -> Result<Response<Bytes>, StoreError> {
-    let wanted = visit.parameter("q").unwrap_or_default();
-    let wanted = wanted.trim();
     let found = admin.store.find(wanted, FOUND).await?;
     if let [(merid, orderid)] = found.as_slice() {
         return Ok(see_other(&order_address(merid, orderid)));
@@ -65,7 +64,7 @@ pub async fn orders(
             }
         }
     };
-    let status = if found.is_empty() && notes.is_empty() && !wanted.is_empty() {
+    let status = if found.is_empty() && notes.is_empty() {
         StatusCode::NOT_FOUND
     } else {
         StatusCode::OK
