@@ -106,7 +106,7 @@ impl Default for OrderFilter {
 impl OrderFilter {
     /// Returns the place before the first order of the list, or of the rest of it.
     pub(super) fn begin(&self, after: Option<OrderPlace>) -> OrderPlace {
-        // No order has an empty number, so that this stands before every order that was signed at `until`.
+        // No order has an empty number, so that this place is before every order that was signed at `until`.
         let first = OrderPlace {
             signed_at: self.until,
             merid: String::new(),
@@ -174,7 +174,7 @@ impl OrderRow {
     }
 }
 
-/// What a result says about an order.
+/// The part of a result that lists show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OrderResult {
     /// Four digits, or empty.
