@@ -177,7 +177,7 @@ fn bind(
     all: &[NamedListen],
 ) -> Result<OwnedFd, ListenError> {
     let bound = match listen {
-        Listen::Tcp(address) => bind_tcp(setting, *address, all),
+        Listen::Tcp(address) => bind_tcp(*address, all),
         Listen::Unix(path) => bind_unix(path),
     };
     let ready = bound.and_then(|socket| {
@@ -196,11 +196,7 @@ fn bind(
     })
 }
 
-fn bind_tcp(
-    setting: &'static str,
-    address: SocketAddr,
-    all: &[NamedListen],
-) -> Result<OwnedFd, BindError> {
+fn bind_tcp(address: SocketAddr, all: &[NamedListen]) -> Result<OwnedFd, BindError> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -213,8 +209,7 @@ fn bind_tcp(
     if address.is_ipv6() && all.iter().any(is_given_apart) {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    rustix::net::bind(&socket, &address)
-        .map_err(|error| explained(error.into(), setting, address))?;
+    rustix::net::bind(&socket, &address)?;
     Ok(socket)
 }
 

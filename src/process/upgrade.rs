@@ -118,7 +118,8 @@ struct Offer {
     /// The reason for which nothing is handed over; the sockets are missing then.
     #[serde(default)]
     rejection: Option<String>,
-    /// The addresses of the sockets, in their order; the socket for the next upgrade comes last and has none.
+    /// The addresses of the sockets, in their order; the socket for the next upgrade comes last and has none. With a
+    /// rejection the addresses come alone.
     listeners: Vec<String>,
     #[serde(default)]
     supervisor: Address,
@@ -308,7 +309,8 @@ impl Offered {
         if self.bound.is_some() {
             // The other end may be outside of our namespace of processes, where it has no id that we could ask for.
             set_times(&new, REPLY_TIME)?;
-            send(&new, &self.offer(&[]), &[])?;
+            // Without the sockets: `check` wants to know what this process listens on all the same.
+            sockets.show(|addresses, _| send(&new, &self.offer(addresses), &[]))?;
             let _ = (&new).read(&mut [0; LOOKING.len()]);
             return Ok(None);
         }

@@ -299,6 +299,9 @@ fn an_upgrade_that_would_end_with_the_old_process_is_rejected() {
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("process 1"), "{said}");
     assert!(is_ready());
+    // What it holds is no problem for a check, though it would not hand it over.
+    let checked = check(&setup, &[]);
+    assert!(checked.status.success(), "{}", text(&checked));
     container.kill().unwrap();
     container.wait().unwrap();
 }

@@ -145,14 +145,14 @@ fn a_taken_port_is_named_with_its_holder_and_ends_with_75() {
         let holder = format!("process {}", std::process::id());
         let setting = format!("change {which}.listen");
         for part in [&address.to_string(), &holder, &setting] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert_eq!(said.matches(part.as_str()).count(), 1, "{part}: {said}");
         }
         let mut check = crate::harness::command();
         check.args(["check", "-c"]).arg(setup.conf_file());
         let output = check.output().unwrap();
         assert_eq!(output.status.code(), Some(75), "{output:?}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains(&holder), "{said}");
+        assert_eq!(said.matches(&holder).count(), 1, "{said}");
         assert!(check.arg("--files").output().unwrap().status.success());
     }
 }
