@@ -286,6 +286,14 @@ fn a_new_process_that_ended_before_the_old_one_heard_that_it_serves_changes_noth
     assert!(new.read(&mut offer).unwrap() > 0);
     // The old one is out of breath for longer than the new one waits.
     signal(&sidecar.child, "STOP");
+    let tasks = format!("/proc/{}/task", sidecar.child.id());
+    eventually("every thread has stopped", SOON, || {
+        let stats = fs::read_dir(&tasks).unwrap().filter_map(|task| {
+            let stat = task.unwrap().path().join("stat");
+            fs::read_to_string(stat).ok()
+        });
+        stats.into_iter().all(|stat| stat.contains(") T "))
+    });
     new.write_all(b"serving\n").unwrap();
     drop(new);
     signal(&sidecar.child, "CONT");

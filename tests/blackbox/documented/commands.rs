@@ -1,6 +1,6 @@
 //! The commands that the docs show: the real binary parses each of them, so that none outlives its option.
 
-use super::markdown::{pages_in, parts, read, spans};
+use super::markdown::{pages_in, parts, read, rows, spans};
 use super::{Class, of, the};
 use crate::harness::{command, run_with_input};
 use std::collections::BTreeSet;
@@ -227,4 +227,20 @@ fn every_option_is_on_some_page() {
     }
     assert!(count > 40, "{count} options");
     assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn every_fault_of_the_sandbox_is_in_its_table_and_no_other() {
+    let output = command().args(["sandbox", "--fault", "none"]).output();
+    let complaint = String::from_utf8(output.unwrap().stderr).unwrap();
+    let (_, known) = complaint.split_once("expected one of ").unwrap();
+    let known = known.lines().next().unwrap().split(", ");
+    let known: BTreeSet<_> = known.map(str::to_owned).collect();
+    let page = read("conf/sandbox.md");
+    let cells = rows(&page).map(|row| row[0].to_owned());
+    let table = cells.skip_while(|first| first != "fault").skip(1);
+    let table = table.take_while(|first| first.starts_with('`'));
+    let documented: BTreeSet<_> = table.flat_map(|cell| spans(&cell)).collect();
+    assert!(known.len() > 20, "{known:?}");
+    assert_eq!(known, documented);
 }
