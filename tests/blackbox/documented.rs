@@ -5,6 +5,7 @@ mod examples;
 mod files;
 #[path = "../docs/markdown.rs"]
 pub(crate) mod markdown;
+mod tour;
 
 use markdown::{Block, pages_in, parts, read};
 
@@ -13,6 +14,10 @@ use markdown::{Block, pages_in, parts, read};
 pub(crate) enum Class {
     /// Typed at a running demo; its output is compared.
     Session,
+    /// What starts a configuration of one's own, an app and the sandbox.
+    TourSetup,
+    /// Typed after that, in the page's order; its output is compared.
+    Tour,
     /// Typed at a running demo; figures and times of the output may differ.
     Conformance,
     /// Typed in an empty folder; its output is compared.
@@ -47,76 +52,65 @@ pub(crate) enum Class {
 
 use Class::*;
 
+const README: &str = "README.md";
+const CONFIGURATION: &str = "conf/configuration.md";
+const OPERATING: &str = "conf/operating.md";
+const SANDBOX: &str = "conf/sandbox.md";
+
 /// Each block by its page and the beginning of its first line. A block that is not listed fails a test: a new one gets its
 /// class on purpose. README.zh-CN.md has the blocks of README.md, which tests/docs.rs compares.
-const BLOCKS: [(&str, &str, Class); 37] = [
-    ("README.md", "cargo build --release", System),
-    ("README.md", "git clone", Commands),
+const BLOCKS: [(&str, &str, Class); 41] = [
+    (README, "cargo build --release", System),
+    (README, "git clone", Commands),
     (
         "README.md",
         "$ curl -s http://127.0.0.1:8080/api/query",
         Session,
     ),
-    ("README.md", "$call = [", PhpCall),
-    ("README.md", "POST /pay/back", Delivery),
-    ("README.md", "if (!hash_equals", PhpBack),
-    ("README.md", "countersign init pay", Commands),
+    (README, "$call = [", PhpCall),
+    (README, "POST /pay/back", Delivery),
+    (README, "if (!hash_equals", PhpBack),
+    (README, "countersign init pay", Commands),
     ("conf/callbacks.md", "countersign inbox list", Commands),
-    ("conf/configuration.md", "merchants = ", Settings),
-    ("conf/configuration.md", "[[merchant]]", Merchants),
-    ("conf/configuration.md", "[end]", Merchants),
-    ("conf/configuration.md", "$ curl -s -X POST", BrokenReload),
-    ("conf/configuration.md", "[platform]", Settings),
+    (CONFIGURATION, "merchants = ", Settings),
+    (CONFIGURATION, "[[merchant]]", Merchants),
+    (CONFIGURATION, "[end]", Merchants),
+    (CONFIGURATION, "$ curl -s -X POST", BrokenReload),
+    (CONFIGURATION, "[platform]", Settings),
     ("conf/errors.md", "$ printf k", Exact),
     ("conf/fleet.md", "[inbox]", Settings),
     ("conf/metrics.md", "scrape_configs:", Scrape),
-    ("conf/operating.md", "export COUNTERSIGN_CONFIG", System),
-    ("conf/operating.md", "cargo build --release", Commands),
-    ("conf/operating.md", "cargo install cargo-deb", System),
-    ("conf/operating.md", "install -m 0640", Commands),
-    ("conf/operating.md", "echo 'd /run", System),
-    ("conf/operating.md", "editor /etc", Commands),
-    ("conf/operating.md", "countersign inbox list", Commands),
-    ("conf/operating.md", "countersign check && apt", Commands),
-    ("conf/operating.md", "countersign run --upgrade", Commands),
-    ("conf/operating.md", "[Service]", DropIn),
-    ("conf/operating.md", "umask 077", Backup),
-    ("conf/operating.md", "systemctl stop", System),
-    ("conf/operating.md", "location /cashier", Nginx),
-    ("conf/operating.md", "[callbacks]", Settings),
-    ("conf/operating.md", "countersign init ", Synopsis),
-    ("conf/sandbox.md", "$ curl -si", Session),
-    (
-        "conf/sandbox.md",
-        "$ curl -s http://127.0.0.1:8080/apis",
-        Session,
-    ),
-    (
-        "conf/sandbox.md",
-        "$ curl -s http://127.0.0.1:8080/api/query",
-        Session,
-    ),
-    (
-        "conf/sandbox.md",
-        "$ curl -s http://127.0.0.1:8090",
-        Session,
-    ),
-    (
-        "conf/sandbox.md",
-        "countersign sandbox --merchants",
-        Commands,
-    ),
-    (
-        "conf/sandbox.md",
-        "$ countersign sandbox conformance",
-        Conformance,
-    ),
+    (OPERATING, "export COUNTERSIGN_CONFIG", System),
+    (OPERATING, "cargo build --release", Commands),
+    (OPERATING, "cargo install cargo-deb", System),
+    (OPERATING, "install -m 0640", Commands),
+    (OPERATING, "echo 'd /run", System),
+    (OPERATING, "editor /etc", Commands),
+    (OPERATING, "countersign inbox list", Commands),
+    (OPERATING, "countersign check && apt", Commands),
+    (OPERATING, "countersign run --upgrade", Commands),
+    (OPERATING, "[Service]", DropIn),
+    (OPERATING, "umask 077", Backup),
+    (OPERATING, "systemctl stop", System),
+    (OPERATING, "location /cashier", Nginx),
+    (OPERATING, "[callbacks]", Settings),
+    (OPERATING, "countersign init ", Synopsis),
+    (SANDBOX, "$ curl -si", Session),
+    (SANDBOX, "$ curl -s http://127.0.0.1:8080/apis", Session),
+    (SANDBOX, "$ curl -s http://127.0.0.1:8080/api/q", Session),
+    (SANDBOX, "$ curl -s http://127.0.0.1:8090", Session),
+    (SANDBOX, "countersign init pay", TourSetup),
+    (SANDBOX, "$ curl -i -s", Tour),
+    (SANDBOX, "$ countersign inbox list", Tour),
+    (SANDBOX, "$ echo 'next_key", Tour),
+    (SANDBOX, "countersign sandbox --merchants", Commands),
+    (SANDBOX, "$ countersign sandbox conform", Conformance),
 ];
 
 /// The pages whose every block is listed.
 fn pages() -> Vec<String> {
     let mut pages = pages_in("conf");
-    pages.insert(0, "README.md".to_owned());
+    pages.insert(0, README.to_owned());
     pages
 }
 
@@ -195,11 +189,11 @@ fn a_block_s_class_fits_its_language() {
         let blocks = parts(&read(page)).0;
         let block = blocks.iter().find(|it| it.lines[0].starts_with(begins));
         let language = match class {
-            Session | Conformance | Exact | BrokenReload => "console",
+            Session | Tour | Conformance | Exact | BrokenReload => "console",
             PhpCall | PhpBack => "php",
             Delivery => "http",
             Settings | Merchants => "toml",
-            Commands | System | Backup => "sh",
+            Commands | TourSetup | System | Backup => "sh",
             Nginx => "nginx",
             DropIn => "ini",
             Scrape => "yaml",

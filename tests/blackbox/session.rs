@@ -7,7 +7,7 @@ use crate::harness::{is_installed, skip};
 use std::process::Command;
 
 /// The parts of a line that are the same each day, in their order: request ids and times are not, nor what is left out.
-fn lasting(line: &str) -> Vec<String> {
+pub(crate) fn lasting(line: &str) -> Vec<String> {
     let mut line = line.to_owned();
     for (before, after) in [
         ("\"request_id\":\"", "\""),

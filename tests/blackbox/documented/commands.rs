@@ -148,7 +148,12 @@ fn a_command_with_an_unknown_option_or_value_does_not_parse() {
 
 #[test]
 fn every_block_of_shell_has_the_syntax_of_one() {
-    for class in [Class::Commands, Class::System, Class::Backup] {
+    for class in [
+        Class::Commands,
+        Class::TourSetup,
+        Class::System,
+        Class::Backup,
+    ] {
         for (page, block) in of(class) {
             let output = run_with_input(Command::new("bash").arg("-n"), block.text());
             assert!(output.status.success(), "{page}: {output:?}");
