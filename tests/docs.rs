@@ -208,3 +208,31 @@ fn every_setting_of_the_example_is_in_the_table_with_its_default() {
         assert!(is_known, "{name} is in no example");
     }
 }
+
+#[test]
+fn every_setting_that_a_sentence_names_is_one() {
+    let table = first_column(&read("conf/configuration.md"), "setting | default");
+    let settings: BTreeSet<_> = table.iter().flat_map(|cell| spans(cell)).collect();
+    let sections: BTreeSet<_> = settings
+        .iter()
+        .filter_map(|name| name.split_once('.').map(|(section, _)| section.to_owned()))
+        .collect();
+    let mut count = 0;
+    for page in pages().iter().filter(|page| *page != "CHANGELOG.md") {
+        for span in spans(&read(page)) {
+            let name = span.split([' ', '=']).next().unwrap();
+            let Some((section, key)) = name.split_once('.') else {
+                continue;
+            };
+            // `log.rs` is a file, and `callbacks.tls` stands for both of its keys.
+            let is_name = |c: char| c.is_ascii_lowercase() || c == '_' || c == '.';
+            if !sections.contains(section) || !key.chars().all(is_name) || key == "rs" {
+                continue;
+            }
+            count += 1;
+            let is_one = settings.contains(name) || name == "callbacks.tls";
+            assert!(is_one, "{page}: {name} is no setting");
+        }
+    }
+    assert!(count > 30, "{count} names");
+}

@@ -1,6 +1,7 @@
 //! The page of metrics, beside its table in the docs and the checks of promtool.
 
 use crate::client;
+use crate::documented::markdown;
 use crate::harness::{
     MERID, ORDERID, Sidecar, eventually, is_installed, query_json, run_with_input, skip,
 };
@@ -77,6 +78,49 @@ fn the_documented_table_has_every_metric_with_its_labels_and_no_other() {
     let (exported, documented) = (exported(&page()), documented());
     assert!(documented.len() > 25, "{documented:?}");
     assert_eq!(exported, documented);
+}
+
+/// The code spans of a page that begin like this.
+fn named(page: &str, begins: &str) -> BTreeSet<String> {
+    let spans = markdown::spans(&markdown::read(page));
+    let spans = spans.into_iter().filter(|span| span.starts_with(begins));
+    spans
+        .map(|span| span.split(['{', ' ']).next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn every_metric_that_a_page_names_is_exported() {
+    let exported = exported(&page());
+    let mut count = 0;
+    for page in markdown::pages_in("conf") {
+        for name in named(&page, "countersign_") {
+            count += 1;
+            let is_exported = exported.contains_key(&name) || name == "countersign_";
+            assert!(is_exported, "{page}: {name}");
+        }
+    }
+    assert!(count > 5, "{count} names");
+}
+
+/// The values of a label.
+fn values(page: &str, series: &str, label: &str) -> BTreeSet<String> {
+    let samples = page.lines().filter(|line| line.starts_with(series));
+    let values = samples.filter_map(|line| line.split_once(&format!("{label}=\"")));
+    values
+        .map(|(_, rest)| rest.split('"').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_documented_codes_are_the_outcomes_of_calls() {
+    let mut outcomes = values(&page(), "countersign_calls_total{", "outcome");
+    assert!(outcomes.remove("ok"));
+    let text = markdown::read("conf/errors.md");
+    let rows = markdown::rows(&text).filter(|row| row.len() == 4 && row[0].starts_with('`'));
+    let documented: BTreeSet<_> = rows.flat_map(|row| markdown::spans(row[0])).collect();
+    assert!(documented.len() > 15, "{documented:?}");
+    assert_eq!(documented, outcomes);
 }
 
 #[test]
