@@ -211,7 +211,7 @@ pub struct EventFilter {
 }
 
 /// Events that a filter by merchant or order number looks at, the newest: a million of others delay no page.
-pub const FILTERED: u32 = 20_000;
+pub const FILTERED: u32 = 10_000;
 
 impl Event {
     /// Returns the payload, byte for byte.

@@ -115,6 +115,16 @@ impl OrderFilter {
         after.filter(|after| *after < first).unwrap_or(first)
     }
 
+    /// Returns true for a row that can be in the list, as far as that can be said without its results.
+    pub(super) fn may_have(&self, row: &OrderRow) -> bool {
+        let fits = match self.state {
+            Some(OrderState::Open) => row.is_open,
+            Some(OrderState::Closed) => !row.is_open,
+            _ => true,
+        };
+        fits && row.orderid.starts_with(&self.prefix)
+    }
+
     /// Returns true where a list reads no order that it does not show.
     pub(super) fn is_plain(&self) -> bool {
         self.prefix.is_empty() && self.state.is_none()

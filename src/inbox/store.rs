@@ -258,7 +258,7 @@ pub trait Ledger {
             let end = rows.last().map(OrderRow::place);
             let rows: Vec<_> = rows
                 .into_iter()
-                .filter(|row| row.orderid.starts_with(&filter.prefix))
+                .filter(|row| filter.may_have(row))
                 .collect();
             let results = self.order_results(&rows).await?;
             for (row, results) in rows.into_iter().zip(results) {

@@ -5,8 +5,7 @@ use crate::harness::{MERID, fresh_orderid, skip, submit_json};
 use crate::shop::{Payment, SOON, Shop, acknowledged, refused};
 use crate::webdriver::{Browser, Screen, missing};
 use serde_json::json;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -149,7 +148,35 @@ fn an_operator_reviews_and_replays_all_that_is_parked() {
     for payment in &payments {
         shop.listed(&payment.orderid, "delivered");
     }
+    find_among_the_orders(&browser, &home, &payments[0].orderid);
     read_the_timeline(&browser, &home, &payments[0].orderid);
+}
+
+/// By the filter's fields, to the order's own page.
+#[track_caller]
+fn find_among_the_orders(browser: &Browser, home: &str, orderid: &str) {
+    browser.open(home);
+    browser.click("nav a[href='/orders']");
+    browser.reads(&[
+        "3 orders",
+        "Newest first",
+        "Paid",
+        "Differs",
+        "¥ 10.00",
+        "CSV",
+        "JSON",
+    ]);
+    browser.fits_its_width();
+    browser.wraps_no_number();
+    browser.write("form.filter input[name=orderid]", orderid);
+    browser
+        .script("document.querySelector('form.filter select').value = 'paid'")
+        .unwrap();
+    browser.click("form.filter button");
+    browser.reads(&["1 order", orderid, "Clear"]);
+    assert!(browser.address().contains("state=paid") && browser.address().contains(orderid));
+    browser.click("main tbody a.number");
+    browser.reads(&["What happened", orderid]);
 }
 
 /// Milliseconds, pauses, both times, the app's responses, the decision, and numbers to copy.
@@ -226,11 +253,12 @@ fn a_page_follows_what_happens_and_keeps_its_place() {
 }
 
 /// Pages of the console with their names as pictures.
-fn pages(parked: &str, event: &str) -> Vec<(&'static str, String)> {
+fn pages(parked: &str, paid: &str, event: &str) -> Vec<(&'static str, String)> {
     vec![
         ("overview", "/".to_owned()),
         ("orders", "/orders".to_owned()),
         ("order", format!("/order?merid={MERID}&orderid={parked}")),
+        ("story", format!("/order?merid={MERID}&orderid={paid}")),
         ("parked", "/events?state=parked".to_owned()),
         ("bulk", "/events/all/replay?state=parked".to_owned()),
         ("review", "/events?state=disputed".to_owned()),
@@ -242,7 +270,7 @@ fn pages(parked: &str, event: &str) -> Vec<(&'static str, String)> {
 }
 
 /// A shop in which a bit of everything has happened.
-fn eventful() -> (Shop, Arc<AtomicBool>, String, String) {
+fn eventful() -> (Shop, [String; 3]) {
     let (shop, is_well) = where_events_are_parked();
     busy_week(&shop);
     let parked = [parked(&shop), parked(&shop)];
@@ -250,14 +278,16 @@ fn eventful() -> (Shop, Arc<AtomicBool>, String, String) {
     refused("another amount", &shop.notify(&disputed));
     let event = crate::shop::id_of(&shop.listed(&disputed.orderid, "disputed")).to_owned();
     is_well.store(true, Ordering::SeqCst);
-    for code in ["0000", "1003"] {
+    let [paid, _] = ["0000", "1003"].map(|code| {
         let orderid = fresh_orderid();
         assert_eq!(shop.sidecar.submit(submit_json(&orderid)).status, 200);
         acknowledged(&shop.notify(&Payment::of(&orderid).with_result(code)));
         shop.listed(&orderid, "delivered");
-    }
+        orderid
+    });
     shop.order();
-    (shop, is_well, parked[0].orderid.clone(), event)
+    let parked = parked[0].orderid.clone();
+    (shop, [parked, paid, event])
 }
 
 #[test]
@@ -265,7 +295,7 @@ fn every_page_of_the_console_fits_in_both_languages() {
     if let Some(reason) = missing() {
         return skip("every_page_of_the_console_fits_in_both_languages", &reason);
     }
-    let (shop, _, orderid, event) = eventful();
+    let (shop, [parked, paid, event]) = eventful();
     for (language, screen, is_dark) in [
         ("en", Screen::Desk, false),
         ("zh-CN", Screen::Desk, true),
@@ -282,7 +312,7 @@ fn every_page_of_the_console_fits_in_both_languages() {
             "phone"
         };
         let tone = if is_dark { "dark" } else { "light" };
-        for (name, path) in pages(&orderid, &event) {
+        for (name, path) in pages(&parked, &paid, &event) {
             browser.open(&format!("{home}{path}"));
             browser.reads(&["Countersign 0."]);
             browser.fits_its_width();

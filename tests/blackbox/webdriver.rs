@@ -258,7 +258,10 @@ impl Browser {
     /// Nothing stands beside the screen: the page is as wide as the window, and no wider.
     #[track_caller]
     pub(crate) fn fits_its_width(&self) {
-        let widths = self.script("return [document.documentElement.scrollWidth, innerWidth]");
+        // Not `innerWidth`: a phone zooms out until everything is inside that.
+        let widths =
+            "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]";
+        let widths = self.script(widths);
         let widths = widths.unwrap();
         assert!(
             widths[0].as_u64() <= widths[1].as_u64(),

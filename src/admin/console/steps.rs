@@ -251,6 +251,9 @@ fn app_response(visit: &Visit<'_>, response: &AppResponse, outcome: &str) -> Mar
 /// Makes the step of an operator's decision.
 pub fn of_decision(visit: &Visit<'_>, decision: &DecisionRecord) -> TimelineStep {
     let title = match decision.kind {
+        DecisionKind::Replay if decision.from == EventState::Pending => {
+            visit.say("人工立即投递", "Delivered at once by an operator")
+        }
         DecisionKind::Replay => visit.say("人工重放", "Replayed by an operator"),
         DecisionKind::Release => visit.say("人工放行", "Released by an operator"),
         DecisionKind::Discard => visit.say("人工丢弃", "Discarded by an operator"),
