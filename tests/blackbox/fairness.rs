@@ -2,10 +2,13 @@
 
 use crate::client::{Connection, post_bytes};
 use crate::harness::{KEY, MERID, Sidecar, eventually, free_port};
-use crate::platform::{Action, Platform, Seen};
-use crate::shop::{BACK, FORM, Payment, SOON, Shop, acknowledged, deliveries, merchant_at, taken};
+use crate::platform::{Action, Platform, Seen, http};
+use crate::shop::{
+    BACK, Book, FORM, Payment, SOON, Shop, acknowledged, deliveries, merchant_at, taken,
+};
 use crate::wire;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -115,6 +118,32 @@ fn thousands_of_refusing_apps_delay_no_quick_one_and_no_operator() {
 }
 
 #[test]
+fn a_start_knows_which_apps_failed() {
+    let works = Arc::new(AtomicBool::new(false));
+    let now = works.clone();
+    let app = move |_: &Seen| match now.load(SeqCst) {
+        true => taken(),
+        false => Action::Reply(http(500, &[], "no")),
+    };
+    let mut shop = Shop::start(Book::default(), app, |_| {});
+    let store = shop.sidecar.setup.store();
+    let failing = || -> i64 {
+        let store = rusqlite::Connection::open(&store).unwrap();
+        let count = "SELECT count(*) FROM failing";
+        store.query_row(count, [], |row| row.get(0)).unwrap()
+    };
+    acknowledged(&shop.notify(&Payment::of(&shop.order())));
+    eventually("the failure is kept", SOON, || failing() == 1);
+    works.store(true, SeqCst);
+    shop.sidecar.restart();
+    // The app has failed for what this process knows, so that a result which it takes is news.
+    let orderid = shop.order();
+    acknowledged(&shop.notify(&Payment::of(&orderid)));
+    shop.hears(&orderid, 1);
+    eventually("the failure is over", SOON, || failing() == 0);
+}
+
+#[test]
 fn results_that_wait_for_hanging_apps_are_not_held_in_memory() {
     let _alone = ALONE.lock();
     const CROWD: usize = 200;
@@ -133,19 +162,16 @@ fn results_that_wait_for_hanging_apps_are_not_held_in_memory() {
 fn apps_that_begin_to_hang_give_way_to_the_others() {
     let _alone = ALONE.lock();
     const CROWD: usize = 40;
-    let hangs = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let hangs = Arc::new(AtomicBool::new(false));
     let now = hangs.clone();
-    let app =
-        Platform::start(
-            move |_: &Seen| match now.load(std::sync::atomic::Ordering::SeqCst) {
-                true => Action::Hang,
-                false => taken(),
-            },
-        );
+    let app = Platform::start(move |_: &Seen| match now.load(SeqCst) {
+        true => Action::Hang,
+        false => taken(),
+    });
     let shop = shop_among(CROWD, &app.url());
     put_for_crowd(&shop.sidecar, CROWD, 5, 0);
     app.wait_for(CROWD * 5);
-    hangs.store(true, std::sync::atomic::Ordering::SeqCst);
+    hangs.store(true, SeqCst);
     put_for_crowd_again(&shop.sidecar, CROWD, 40);
     is_prompt(&shop, 10);
 }
