@@ -99,6 +99,9 @@ fn lock_file(path: &Path) -> Result<(File, String), StoreError> {
     Ok((file, shown))
 }
 
+/// Bytes that the log's file keeps when the log begins anew: as much as a busy log takes.
+const LOG_SIZE: u32 = 20 << 20;
+
 /// Opens a connection to a file that is there.
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -113,6 +116,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Checkpoints have a thread of their own.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // A log that a long reader has let grow is cut to this size by the commit that begins it anew.
+    connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
     // Otherwise SQLite plans a statement again for each new time that it is given.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)

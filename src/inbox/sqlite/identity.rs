@@ -135,6 +135,12 @@ impl StoreFile {
         wal.map_or(0, |wal| wal.len())
     }
 
+    /// Flushes the file.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        let flushed = self.file().and_then(File::sync_data);
+        flushed.map_err(|error| at(&self.path, &error))
+    }
+
     /// Remembers the files beside it, once SQLite has made them.
     pub(super) fn remember(&self) {
         let mut known = self.known.lock();

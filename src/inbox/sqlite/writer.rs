@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::checkpoint::COPIED_FROM;
+use super::checkpoint::LogPages;
 use super::connections::Connections;
 use super::file::Lock;
 #[cfg(test)]
@@ -43,8 +43,8 @@ impl Writer {
             for confirm in confirmations {
                 confirm(committed.clone());
             }
-            if let Some(checkpoints) = &self.checkpoints
-                && self.shared.file.wal_bytes() >= COPIED_FROM
+            if let (Some(checkpoints), Some(connection)) = (&self.checkpoints, &self.connection)
+                && LogPages::of(connection).is_ok_and(LogPages::is_due)
             {
                 // Where a call waits already, that one is enough.
                 let _ = checkpoints.try_send(());
