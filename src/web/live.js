@@ -69,7 +69,7 @@
     const selection = getSelection();
     return document.hidden || isPaused || isPressed || performance.now() - moved < QUIET
       || (selection.type === 'Range' && main.contains(selection.anchorNode))
-      || document.activeElement.matches('[data-live] :is(input, select, textarea)');
+      || document.activeElement?.matches('[data-live] :is(input, select, textarea)');
   };
 
   const keyed = key => key && main.querySelector(`[data-key="${CSS.escape(key)}"]`);
@@ -80,7 +80,7 @@
     const anchor = hovered || (scrollY > 0 && rows.find(row => row.getBoundingClientRect().bottom > 0));
     const top = anchor && anchor.getBoundingClientRect().top;
     const focused = document.activeElement;
-    const owner = focused.closest('[data-live] [data-key]');
+    const owner = focused?.closest('[data-live] [data-key]');
     const place = owner ? all(focusable, owner).indexOf(focused) : -1;
     for (const region of regions()) {
       const next = fresh.getElementById(region.id);

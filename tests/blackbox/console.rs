@@ -504,6 +504,22 @@ fn a_waiting_result_can_be_delivered_now() {
     let cookie = signed_in(admin);
     assert_eq!(post_with(admin, &path, &[FORM, &cookie], &form).status, 303);
     shop.listed(&payment.orderid, "delivered");
+    let told = story(
+        &shop.sidecar,
+        MERID,
+        &payment.orderid,
+        &["Delivered at once by an operator", "The app accepted it"],
+    );
+    in_order(
+        &told,
+        &[
+            "Delivery attempt 4",
+            "Delivered at once by an operator",
+            "signed-in operator · console, 127.0.0.1",
+            "state before: Undelivered",
+            "The app accepted it",
+        ],
+    );
 }
 
 #[test]
@@ -825,6 +841,34 @@ fn only_its_own_script(page: &str, policy: &str, path: &str) {
     let source = format!("script-src 'sha256-{digest}'");
     assert!(allowed.contains(&source.as_str()), "{path}: {policy}");
     assert!(allowed.contains(&"connect-src 'self'"), "{path}: {policy}");
+}
+
+#[test]
+fn without_a_script_a_link_loads_the_page_again_and_ends_it() {
+    let sidecar = Sidecar::start(|_| {});
+    let refresh = "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>";
+    for path in [
+        "/?range=1h",
+        "/orders?state=paid",
+        "/events?state=parked",
+        "/refusals",
+    ] {
+        let still = sidecar.admin(path).text();
+        assert!(!still.contains("http-equiv"), "{path}");
+        let (_, link) = still
+            .split_once("<noscript><p class=\"live\"><a href=\"")
+            .unwrap();
+        let link = link.split('"').next().unwrap().replace("&amp;", "&");
+        let page = path.split('?').next().unwrap();
+        let live = sidecar.admin(&format!("{page}{link}")).text();
+        assert!(live.contains(refresh), "{path} {link}: {live}");
+        // What was chosen stays chosen.
+        let chosen = path.split_once('?').map_or("", |(_, query)| query);
+        assert!(
+            link.contains(chosen) && live.contains("Stop"),
+            "{path} {link}"
+        );
+    }
 }
 
 #[test]

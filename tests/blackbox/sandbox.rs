@@ -858,3 +858,101 @@ fn an_address_that_is_taken_is_named() {
     let holder = format!("process {}", std::process::id());
     assert!(said.contains(&address) && said.contains(&holder), "{said}");
 }
+
+/// The page in a language.
+fn seen_in(sandbox: &Sandbox, path: &str, language: &str) -> String {
+    let mut connection = client::Connection::open(sandbox.address).unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: sandbox\r\nAccept-Language: {language}\r\n\r\n");
+    let answer = connection.exchange(request).unwrap();
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    answer.text()
+}
+
+#[test]
+fn the_page_shows_which_faults_are_active_for_which_order_and_ends_them() {
+    let sandbox = Sandbox::with(&["--fault", "doubled"]);
+    let [orderid, other] = [(); 2].map(|()| {
+        let orderid = fresh_orderid();
+        let request = wire::request(submit(&orderid, None), KEY);
+        assert_eq!(sandbox.asked("/api/icashier", request).0, 302);
+        orderid
+    });
+    sandbox.go_wrong(&orderid, "wrong-amount");
+    assert_eq!(sandbox.order(&orderid)["faults"], json!(["wrong-amount"]));
+    assert_eq!(sandbox.order(&other)["faults"], json!([]));
+    for (language, banner, group, words, end) in [
+        (
+            "en",
+            "No money moves",
+            "Must be rejected or reviewed",
+            "over one cent more",
+            "End",
+        ),
+        (
+            "zh-CN",
+            "不产生真实交易",
+            "必须被拒绝或核实",
+            "金额多一分",
+            "取消",
+        ),
+    ] {
+        let page = seen_in(&sandbox, "/", language);
+        for part in [
+            banner,
+            group,
+            words,
+            end,
+            "data-key=\"faults-\"",
+            "data-live",
+        ] {
+            assert!(page.contains(part), "{language}: {part}");
+        }
+        assert!(
+            page.contains(&format!("data-key=\"faults-{orderid}\"")),
+            "{language}"
+        );
+        assert!(
+            !page.contains(&format!("data-key=\"faults-{other}\"")),
+            "{language}"
+        );
+        // Each token of a message as it came, in lines.
+        assert!(
+            page.contains("\n  &quot;txnamt&quot;: 1280") || page.contains("\n  \"txnamt\": 1280"),
+            "{page}"
+        );
+    }
+    let checked = |path: &str| {
+        let page = seen_in(&sandbox, path, "en");
+        let boxes = page.split("<input type=\"checkbox\"").skip(1);
+        let checked = boxes.filter(|it| it.split('>').next().unwrap().contains(" checked"));
+        let names = checked.map(|it| {
+            it.split("value=\"")
+                .nth(1)
+                .unwrap()
+                .split('"')
+                .next()
+                .unwrap()
+                .to_owned()
+        });
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(checked("/"), ["doubled"]);
+    assert_eq!(checked(&format!("/?orderid={orderid}")), ["wrong-amount"]);
+    assert_eq!(checked(&format!("/?orderid={other}")), [""; 0]);
+    // What the button of the order sends.
+    let form = ["Content-Type: application/x-www-form-urlencoded"];
+    let ended = client::post_with(
+        sandbox.address,
+        "/sandbox/faults",
+        &form,
+        format!("orderid={orderid}"),
+    );
+    assert_eq!(ended.status, 302);
+    assert_eq!(sandbox.order(&orderid)["faults"], json!([]));
+    assert_eq!(checked("/"), ["doubled"], "those of all orders stay");
+}

@@ -52,7 +52,8 @@ pub async fn events(
         p.soft { (labels::about_state(visit.language, state)) }
         (bulk::done(visit))
         (filter.form(visit, place, &admin.watch.snapshot(), &own_field))
-        section #list data-live {
+        // A long list is as it was loaded: thousands of rows are not made anew every few seconds.
+        section #list data-live[limit <= LISTED] {
             @if is_empty {
                 (nothing(visit, state, &filter))
             } @else {
