@@ -4,19 +4,23 @@ use crate::client::post_with;
 use crate::console::{
     form_token, get, in_order, page, signed_in, story, where_events_are_parked, words,
 };
-use crate::harness::{MERID, OTHER_KEY, OTHER_MERID, exit_within, signal};
+use crate::harness::{KEY, MERID, OTHER_KEY, OTHER_MERID, exit_within, signal};
 use crate::shop::{FORM, Payment, SOON, Shop, acknowledged, callback, id_of, refused};
 use crate::wire;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-/// An order of a merchant, and its result, parked.
-fn parked_of(shop: &Shop, merid: &str, key: &str) -> (String, String) {
-    let payment = Payment::of(&shop.order_of(merid)).to(merid);
-    let form = wire::answer(payment.json(), key);
-    acknowledged(&callback(shop.address(), form));
-    let id = id_of(&shop.listed(&payment.orderid, "parked")).to_owned();
-    (payment.orderid, id)
+/// Orders of these merchants with their results, all parked: each order's number, and its event's id.
+fn parked_of<const N: usize>(shop: &Shop, merchants: [(&str, &str); N]) -> [(String, String); N] {
+    let orders = merchants.map(|(merid, key)| {
+        let payment = Payment::of(&shop.order_of(merid)).to(merid);
+        acknowledged(&callback(shop.address(), wire::answer(payment.json(), key)));
+        payment.orderid
+    });
+    orders.map(|orderid| {
+        let id = id_of(&shop.listed(&orderid, "parked")).to_owned();
+        (orderid, id)
+    })
 }
 
 /// What the confirm page of all would post: its form's token, and the ids.
@@ -36,9 +40,8 @@ fn signed_in_page(admin: SocketAddr, cookie: &str, path: &str) -> String {
 fn all_that_a_list_shows_are_replayed_and_what_changed_or_came_meanwhile_is_left_alone() {
     let (shop, is_well) = where_events_are_parked();
     let admin = shop.sidecar.setup.admin;
-    let key = crate::harness::KEY;
-    let [first, second, third] = [(); 3].map(|()| parked_of(&shop, MERID, key));
-    let (others, _) = parked_of(&shop, OTHER_MERID, OTHER_KEY);
+    let (mine, theirs) = ((MERID, KEY), (OTHER_MERID, OTHER_KEY));
+    let [first, second, third, (others, _)] = parked_of(&shop, [mine, mine, mine, theirs]);
     let cookie = signed_in(admin);
     let list = signed_in_page(
         admin,
@@ -71,7 +74,7 @@ fn all_that_a_list_shows_are_replayed_and_what_changed_or_came_meanwhile_is_left
         post_with(admin, &discard, &[FORM, &cookie], form).status,
         303
     );
-    let (late, _) = parked_of(&shop, MERID, key);
+    let [(late, _)] = parked_of(&shop, [mine]);
     is_well.store(true, Ordering::SeqCst);
     let done = post_with(admin, &path, &[FORM, &cookie], form_of(&confirm));
     assert_eq!(done.status, 303, "{}", done.text());
@@ -114,7 +117,7 @@ fn all_that_a_list_shows_are_replayed_and_what_changed_or_came_meanwhile_is_left
 fn a_decision_about_all_needs_the_token_a_form_and_a_state_that_allows_it() {
     let (shop, _) = where_events_are_parked();
     let admin = shop.sidecar.setup.admin;
-    let (orderid, id) = parked_of(&shop, MERID, crate::harness::KEY);
+    let [(orderid, id)] = parked_of(&shop, [(MERID, KEY)]);
     let cookie = signed_in(admin);
     let path = "/events/all/discard?state=parked";
     let confirm = signed_in_page(admin, &cookie, path);
