@@ -7,7 +7,7 @@ use crate::time::{Millis, shown};
 /// Limit of orders that one page lists.
 pub const LISTED: u32 = 1_000;
 /// Orders that one page looks at, where the filter is by state or by the beginning of the number.
-pub(super) const SCANNED: usize = 5_000;
+pub(super) const SCANNED: usize = 2_000;
 /// Orders of one step; between steps other readers get their turn.
 pub(super) const STEP: u32 = 500;
 

@@ -917,6 +917,16 @@ fn the_console_speaks_the_reader_s_language() {
         .unwrap()
         .to_owned();
     assert_eq!(tongue("/", &[&format!("Cookie: a=b; {cookie}")]), "zh");
+    let lost = get(admin, "/nowhere", &[chinese, "Accept: text/html"]);
+    assert_eq!(lost.status, 404);
+    for part in ["没有此页面", "回到概览"] {
+        assert!(lost.text().contains(part), "{part}: {}", lost.text());
+    }
+    let plain = get(admin, "/nowhere", &[chinese]).text();
+    assert!(
+        plain.is_ascii() && plain.starts_with("expected /,"),
+        "{plain}"
+    );
 }
 
 #[test]

@@ -352,14 +352,14 @@ fn a_list_of_orders_goes_on_over_pages_and_misses_none() {
     // A filter that fits few looks at a part at a time, and says so.
     let shown = shop.sidecar.admin("/orders?orderid=PAGE0000000").text();
     assert!(shown.contains("No order of this stretch fits"), "{shown}");
-    let next = older(&shown).unwrap();
-    let found = shop.sidecar.admin(&format!("/orders?{next}")).text();
-    assert_eq!(
-        found
-            .matches("data-key=\"100000000000001/PAGE0000000")
-            .count(),
-        10
-    );
+    let mut looks = 0;
+    let mut shown = shown;
+    while let Some(next) = older(&shown) {
+        looks += 1;
+        shown = shop.sidecar.admin(&format!("/orders?{next}")).text();
+    }
+    let found = shown.matches("data-key=\"100000000000001/PAGE0000000");
+    assert_eq!((found.count(), looks), (10, 3));
     // An export has a limit, and the place where it goes on.
     let csv = shop.sidecar.admin("/orders?format=csv");
     assert_eq!(csv.text().lines().count(), 5001);

@@ -9,26 +9,41 @@ use crate::admin::auth::Stop;
 use crate::web::reply::see_other;
 use crate::web::reply::text;
 
+/// Words for a page, in Chinese and in English; other clients get the English.
+type Words = (&'static str, &'static str);
+
 /// Rejects a request that authentication stopped.
 pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<Bytes> {
     let (status, words) = match stop {
         Stop::NotSignedIn if wants_page(headers) => return see_other("/login"),
         Stop::NotSignedIn => (
             StatusCode::UNAUTHORIZED,
-            "expected the admin token, as in \"authorization: bearer …\"",
+            (
+                "需要管理令牌，例如 \"authorization: bearer …\"",
+                "expected the admin token, as in \"authorization: bearer …\"",
+            ),
         ),
         Stop::TooManyGuesses => (
             StatusCode::TOO_MANY_REQUESTS,
-            "too many wrong tokens from this address; try again in a second",
+            (
+                "此地址多次使用错误的令牌，请一秒后再试",
+                "too many wrong tokens from this address; try again in a second",
+            ),
         ),
         Stop::ForeignHost => (
             // RFC 9110 §15.5.20.
             StatusCode::MISDIRECTED_REQUEST,
-            "expected a host that is loopback, the listen address or one of admin.names",
+            (
+                "主机名应为本机地址、监听地址或 admin.names 之一",
+                "expected a host that is loopback, the listen address or one of admin.names",
+            ),
         ),
         Stop::CrossSite => (
             StatusCode::FORBIDDEN,
-            "expected an action from a page of this console; load the page again",
+            (
+                "此操作应来自控制台自己的页面，请重新打开页面",
+                "expected an action from a page of this console; load the page again",
+            ),
         ),
     };
     let mut response = rejection(visit, headers, status, words);
@@ -48,14 +63,20 @@ pub fn stopped(visit: &Visit<'_>, headers: &HeaderMap, stop: Stop) -> Response<B
 
 /// Rejects a path that is none of ours.
 pub fn not_found(visit: &Visit<'_>, headers: &HeaderMap) -> Response<Bytes> {
-    let words = "expected /, /livez, /readyz, /metrics, /version or POST /-/reload";
+    let words = (
+        "应为 /、/livez、/readyz、/metrics、/version 或 POST /-/reload",
+        "expected /, /livez, /readyz, /metrics, /version or POST /-/reload",
+    );
     rejection(visit, headers, StatusCode::NOT_FOUND, words)
 }
 
 /// Rejects a decision where no token is configured.
 pub fn needs_token(visit: &Visit<'_>, headers: &HeaderMap) -> Response<Bytes> {
-    let words = "decisions at the console need admin.token or admin.token_file; without one, use countersign inbox replay \
-                 or discard";
+    let words = (
+        "在控制台作决定需要 admin.token 或 admin.token_file；没有令牌时请用 countersign inbox replay 或 discard",
+        "decisions at the console need admin.token or admin.token_file; without one, use countersign inbox replay or \
+         discard",
+    );
     rejection(visit, headers, StatusCode::FORBIDDEN, words)
 }
 
@@ -65,7 +86,10 @@ pub fn wrong_method(
     headers: &HeaderMap,
     methods: &'static str,
 ) -> Response<Bytes> {
-    let words = "this address does not take this method";
+    let words = (
+        "此地址不接受这种方法",
+        "this address does not take this method",
+    );
     let mut response = rejection(visit, headers, StatusCode::METHOD_NOT_ALLOWED, words);
     response
         .headers_mut()
@@ -88,20 +112,32 @@ fn rejection(
     visit: &Visit<'_>,
     headers: &HeaderMap,
     status: StatusCode,
-    words: &str,
+    (chinese, english): Words,
 ) -> Response<Bytes> {
     if !wants_page(headers) {
-        let mut response = text(status, format!("{words}\n"));
+        let mut response = text(status, format!("{english}\n"));
         let by_accept = HeaderValue::from_static("Accept");
         response.headers_mut().insert(header::VARY, by_accept);
         return response;
     }
-    let content = html! { section { p lang="en" { (words) } p { a href="/" { (visit.say("回到概览", "Back to the overview")) } } } };
-    visit.bare_page(
-        status,
-        status.canonical_reason().unwrap_or("Rejected"),
-        &content,
-    )
+    let content = html! {
+        section {
+            p { (visit.say(chinese, english)) }
+            p { a href="/" { (visit.say("回到概览", "Back to the overview")) } }
+        }
+    };
+    visit.bare_page(status, title(visit, status), &content)
+}
+
+fn title(visit: &Visit<'_>, status: StatusCode) -> &'static str {
+    let chinese = match status {
+        StatusCode::NOT_FOUND => "没有此页面",
+        StatusCode::METHOD_NOT_ALLOWED => "方法不对",
+        StatusCode::TOO_MANY_REQUESTS => "请求过多",
+        StatusCode::MISDIRECTED_REQUEST => "主机名不对",
+        _ => "被拒绝",
+    };
+    visit.say(chinese, status.canonical_reason().unwrap_or("Rejected"))
 }
 
 fn wants_page(headers: &HeaderMap) -> bool {

@@ -20,6 +20,8 @@ use crate::web::reply::{CSV, JSON, typed};
 const SHOWN: u32 = 100;
 /// Limit of orders of one export; the command line exports more.
 const EXPORTED: usize = 5_000;
+/// Limit of pages that one export reads, where a filter leaves most of them empty.
+const PAGES: u32 = 50;
 
 /// Renders the list, or exports it.
 pub async fn orders(
@@ -204,12 +206,12 @@ async fn export(
 ) -> Result<Response<Bytes>, StoreError> {
     let mut orders = Vec::new();
     let mut next = None;
-    while orders.len() < EXPORTED {
+    for _ in 0..PAGES {
         let page = admin.store.orders(filter, after, LISTED).await?;
         orders.extend(page.orders);
         next = page.next.clone();
         after = page.next;
-        if after.is_none() {
+        if after.is_none() || orders.len() >= EXPORTED {
             break;
         }
     }
