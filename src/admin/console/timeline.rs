@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use super::decision::{actions, badge, result};
 use super::labels;
+use super::lists::review::{Claim, compared};
 use super::page::Visit;
 use super::rejection::no_such;
 use super::steps::{of_attempts, of_decision, of_event, of_ledger, of_note};
@@ -109,6 +110,9 @@ fn summary(visit: &Visit<'_>, signed: Option<&SignedOrder>, events: &[Event]) ->
                 p {
                     strong { (result(visit, &event.resultcode)) } " · " (labels::yuan(event.amount)) " · "
                     (badge(visit, event.state)) " " (actions(visit, event))
+                }
+                @if event.state == EventState::Disputed {
+                    (compared(visit, &Claim { event: event.clone(), signed: signed.cloned() }))
                 }
             }
         }

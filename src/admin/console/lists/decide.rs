@@ -48,10 +48,11 @@ fn about(visit: &Visit<'_>, claim: &Claim, kind: DecisionKind) -> Markup {
             dt { (visit.say("订单", "Order")) } dd { a href=(order_address(merid, orderid)) { span.number { (shown(orderid)) } } }
             dt { (visit.say("商户", "Merchant")) } dd.number { (merid) }
             dt { (visit.say("结果", "Result")) } dd { (result(visit, &event.resultcode)) }
-            (review::entries(visit, &claim))
+            (review::reason(visit, claim))
             dt { (visit.say("状态", "State")) } dd { (labels::state(visit.language, event.state)) }
             dt { (visit.say("事件", "Event")) } dd.number { (event.id) }
         }
+        (review::compared(visit, claim))
         p {
             @match kind {
                 DecisionKind::Replay | DecisionKind::Release => (visit.say(

@@ -136,13 +136,25 @@ fn row(visit: &Visit<'_>, claim: &Claim, labels: [&str; 9]) -> Markup {
     }
 }
 
-/// Renders signed, claimed and difference for one event, as entries of a definition list.
-pub fn entries(visit: &Visit<'_>, claim: &Claim) -> Markup {
+/// Renders signed, claimed and difference for one event, side by side.
+pub fn compared(visit: &Visit<'_>, claim: &Claim) -> Markup {
     let labels = columns(visit);
+    let difference = claim.difference();
+    let tone = if difference == yuan(0) || difference == "–" {
+        ""
+    } else {
+        "bad"
+    };
     html! {
-        dt { (labels[4]) } dd.amount { (claim.signed(visit)) }
-        dt { (labels[5]) } dd.amount { (claim.claimed(visit)) }
-        dt { (labels[6]) } dd.amount { strong { (claim.difference()) } }
-        @if claim.event.review.is_some() { dt { (labels[7]) } dd { (claim.reason(visit)) } }
+        div.compare {
+            div { span.soft { (labels[4]) } " " strong.amount { (claim.signed(visit)) } }
+            div { span.soft { (labels[5]) } " " strong.amount { (claim.claimed(visit)) } }
+            div { span.soft { (labels[6]) } " " strong.amount.(tone) { (difference) } }
+        }
     }
+}
+
+/// Renders the reason for an event's review, as an entry of a definition list.
+pub fn reason(visit: &Visit<'_>, claim: &Claim) -> Markup {
+    html! { @if claim.event.review.is_some() { dt { (columns(visit)[7]) } dd { (claim.reason(visit)) } } }
 }
