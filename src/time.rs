@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
-use time::{OffsetDateTime, UtcOffset};
+use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
 
 /// Milliseconds since 1970. The clock is read at the edges and passed in.
 pub type Millis = i64;
@@ -245,6 +245,18 @@ pub fn shown(at: Millis, offset: UtcOffset) -> String {
     format!("{date} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// Returns the first millisecond of a day in UTC, written as `YYYY-MM-DD`.
+pub fn first_of_day(day: &str) -> Option<Millis> {
+    let mut parts = day.splitn(3, '-');
+    let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
+    let month = Month::try_from(month.parse::<u8>().ok()?).ok()?;
+    let date = Date::from_calendar_date(year.parse().ok()?, month, day.parse().ok()?).ok()?;
+    // Further years are no milliseconds of a database.
+    (1970..=9999)
+        .contains(&date.year())
+        .then(|| OffsetDateTime::new_utc(date, Time::MIDNIGHT).unix_timestamp() * 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,5 +312,21 @@ mod tests {
         );
         let right = BOOT + 11 * HOUR + 5_000;
         assert_eq!(booted.look(right, HOUR), right);
+    }
+
+    #[test]
+    fn a_day_is_read_as_calendars_have_it() {
+        // `date -u -d 2024-02-29 +%s`.
+        assert_eq!(first_of_day("2024-02-29"), Some(1_709_164_800_000));
+        for wrong in [
+            "",
+            "2023-02-29",
+            "2024-13-01",
+            "2024-2",
+            "x-y-z",
+            "-1-01-01",
+        ] {
+            assert_eq!(first_of_day(wrong), None, "{wrong}");
+        }
     }
 }

@@ -18,11 +18,11 @@ pub(super) struct ClockCommand {
 #[derive(Subcommand)]
 enum ClockAction {
     /// Accept the time that the clock shows now: what a jump held back is deleted, parked and given up again
-    Confirm(Config),
+    Confirm,
 }
 
-pub(super) fn clock(args: &ClockCommand) -> Result<(), Failure> {
-    let ClockAction::Confirm(config) = &args.command;
+pub(super) fn clock(config: &Config, args: &ClockCommand) -> Result<(), Failure> {
+    let ClockAction::Confirm = args.command;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -13,20 +13,22 @@ use crate::config::{MerchantRules, Snapshot};
 use crate::inbox;
 use crate::inbox::store::Store;
 
-/// The place of the settings.
+/// The place of the settings. Every command takes these options, before or after its name.
 #[derive(Args)]
+#[command(next_help_heading = "Configuration")]
 pub(super) struct Config {
     /// The settings file
     #[arg(
         short,
         long,
+        global = true,
         value_name = "FILE",
         default_value = "conf/countersign.toml",
         env = "COUNTERSIGN_CONFIG"
     )]
     pub(super) config: PathBuf,
     /// A setting that overrides the environment and the file, such as `platform.url=https://pay.example.com`
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
+    #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
     pub(super) set: Vec<(String, String)>,
 }
 

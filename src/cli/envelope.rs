@@ -4,6 +4,7 @@ use std::io::Read;
 
 use clap::Args;
 
+use super::config::Config;
 use super::failure::Failure;
 use super::keys::KeysCommand;
 use super::pasted::{envelope_in, read, unquoted};
@@ -34,22 +35,22 @@ pub(super) struct DecodeCommand {
     text: Option<String>,
 }
 
-pub(super) fn sign(args: &SignCommand) -> Result<(), Failure> {
+pub(super) fn sign(config: &Config, args: &SignCommand) -> Result<(), Failure> {
     let message = input(args.json.as_deref())?;
     // Field rules are the platform's; what no platform could read is rejected here.
     Object::parse(&message)
         .map_err(|error| Failure::Usage(format!("the JSON is malformed: {error}")))?;
-    let snapshot = args.keys.snapshot()?;
+    let snapshot = args.keys.snapshot(config)?;
     let merchant = args.keys.merchant(&snapshot, Some(&message))?;
     say!("{}", Envelope::seal(&message, &merchant.key).form("req"));
     Ok(())
 }
 
-pub(super) fn verify(args: &VerifyCommand) -> Result<(), Failure> {
+pub(super) fn verify(config: &Config, args: &VerifyCommand) -> Result<(), Failure> {
     let pasted = input(args.envelope.as_deref())?;
     let body = envelope_in(&pasted);
     let received = read(&body).map_err(|error| Failure::No(error.to_string()))?;
-    let snapshot = args.keys.snapshot()?;
+    let snapshot = args.keys.snapshot(config)?;
     let merchant = args
         .keys
         .merchant(&snapshot, received.unverified().as_deref())?;

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::config::Config;
 use super::envelope::input;
 use super::failure::Failure;
 use super::keys::KeysCommand;
@@ -25,8 +26,8 @@ pub(super) struct ExplainCommand {
     envelope: Option<String>,
 }
 
-pub(super) fn explain(args: &ExplainCommand) -> Result<(), Failure> {
-    let snapshot = args.keys.snapshot()?;
+pub(super) fn explain(config: &Config, args: &ExplainCommand) -> Result<(), Failure> {
+    let snapshot = args.keys.snapshot(config)?;
     let merchants: Vec<_> = match args.keys.named(&snapshot)? {
         Some(merchant) => vec![merchant],
         None => snapshot.iter().collect(),

@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Later(String),
     /// A configuration that needs an edit or a decision. Exit code 78 (EX_CONFIG).
     Config(String),
+    /// Files that are rejected, with every reason. Exit code 78.
+    Rejected(Problems),
 }
 
 impl fmt::Display for Failure {
@@ -24,13 +26,26 @@ impl fmt::Display for Failure {
             | Self::Usage(message)
             | Self::Later(message)
             | Self::Config(message) => f.write_str(message),
+            Self::Rejected(problems) => problems.fmt(f),
+        }
+    }
+}
+
+impl Failure {
+    /// Returns the exit code.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::No(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Later(_) => 75,
+            Self::Config(_) | Self::Rejected(_) => 78,
         }
     }
 }
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self::Config(problems.to_string())
+        Self::Rejected(problems)
     }
 }
 

@@ -1,10 +1,12 @@
 //! `countersign inbox`: the kept results, and decisions about them; also while the sidecar runs.
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::config::Config;
 use super::failure::Failure;
-use crate::cli::print::say;
+use crate::cli::print;
+use crate::cli::print::{document, say, stamp, when};
 use crate::inbox::attempt::AttemptRecord;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::review::{COMMAND_LINE, DecideOutcome, DecisionKind, DecisionRecord, Operator};
@@ -23,15 +25,19 @@ pub(super) struct InboxCommand {
 #[derive(Subcommand)]
 enum InboxAction {
     /// List events, newest first: id, state, merchant, order, result, amount, attempts
+    #[command(
+        after_help = "Examples:\n  countersign inbox list --state parked\n  countersign inbox list --limit 1000 --json"
+    )]
     List {
-        #[command(flatten)]
-        config: Config,
         /// Only these: pending, delivered, parked, disputed or discarded
         #[arg(long, value_parser = state)]
         state: Option<EventState>,
         /// At most so many
         #[arg(long, default_value_t = LISTED)]
         limit: u32,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
     },
     /// Show one event with its attempts
     Show(One),
@@ -43,41 +49,106 @@ enum InboxAction {
 
 #[derive(Args)]
 struct One {
-    #[command(flatten)]
-    config: Config,
     /// The event's id
     id: String,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
-pub(super) fn inbox(args: &InboxCommand) -> Result<(), Failure> {
+pub(super) fn inbox(config: &Config, args: &InboxCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::No(format!("no runtime: {error}")))?;
     runtime.block_on(async {
         match &args.command {
-            InboxAction::List {
-                config,
-                state,
-                limit,
-            } => {
-                let store = config.open_store()?;
-                for event in store.events(*state, *limit).await.map_err(failed)? {
-                    say!("{}", line(&event));
-                }
-                Ok(())
-            }
-            InboxAction::Show(one) => show(one).await,
-            InboxAction::Replay(one) => decide(one, DecisionKind::Replay).await,
-            InboxAction::Discard(one) => decide(one, DecisionKind::Discard).await,
+            InboxAction::List { state, limit, json } => list(config, *state, *limit, *json).await,
+            InboxAction::Show(one) => show(config, one).await,
+            InboxAction::Replay(one) => decide(config, one, DecisionKind::Replay).await,
+            InboxAction::Discard(one) => decide(config, one, DecisionKind::Discard).await,
         }
     })
 }
 
-async fn show(one: &One) -> Result<(), Failure> {
-    let store = one.config.open_store()?;
+async fn list(
+    config: &Config,
+    state: Option<EventState>,
+    limit: u32,
+    json: bool,
+) -> Result<(), Failure> {
+    let store = config.open_store()?;
+    let events = store.events(state, limit).await.map_err(failed)?;
+    if json {
+        let events: Vec<_> = events.iter().map(self::json).collect();
+        document(&json!({ "events": events }));
+        return Ok(());
+    }
+    for event in &events {
+        say!("{}", line(event));
+    }
+    Ok(())
+}
+
+/// Writes an event for programs, without its payload.
+pub(super) fn json(event: &Event) -> Value {
+    json!({
+        "id": event.id, "state": event.state.name(), "merid": event.merid, "orderid": event.orderid,
+        "queryid": event.queryid, "resultcode": event.resultcode, "txnamt": event.amount,
+        "source": event.source.name(), "matched": event.matched,
+        "review": event.review.map(|it| it.name()), "field": event.field,
+        "waits": event.waits.map(|it| it.name()), "received_at": stamp(event.received_at),
+        "next_attempt": (event.state == EventState::Pending).then(|| stamp(event.next_attempt)),
+        "attempts": event.attempts, "last_attempt": event.last_attempt,
+    })
+}
+
+async fn show(config: &Config, one: &One) -> Result<(), Failure> {
+    let store = config.open_store()?;
     let event = store.event(&one.id).await.map_err(failed)?;
     let event = event.ok_or_else(|| no_such(&one.id))?;
+    let attempts = store.attempts(&one.id).await.map_err(failed)?;
+    let decisions = store.decisions(&one.id).await.map_err(failed)?;
+    if one.json {
+        let mut document = json(&event);
+        document["attempts"] = attempts.iter().map(attempt_json).collect();
+        document["decisions"] = decisions.iter().map(decision_json).collect();
+        print::document(&document);
+        return Ok(());
+    }
+    print_event(&event);
+    let mut steps: Vec<_> = attempts
+        .iter()
+        .map(|attempt| (attempt.at, of_attempt(attempt)))
+        .collect();
+    steps.extend(decisions.iter().map(|it| (it.at, of_decision(it))));
+    steps.sort_by_key(|(at, _)| *at);
+    for (_, step) in steps {
+        say!("{step}");
+    }
+    Ok(())
+}
+
+fn attempt_json(attempt: &AttemptRecord) -> Value {
+    let response = attempt.response.as_ref();
+    json!({
+        "number": attempt.number, "at": stamp(attempt.at), "milliseconds": attempt.took,
+        "outcome": attempt.outcome, "status": response.map(|it| it.status),
+        "content_type": response.map(|it| &it.content_type),
+        "first_bytes": response.map(|it| String::from_utf8_lossy(&it.first_bytes)),
+        "location": response.map(|it| &it.location),
+        "explanation": response.map(|it| &it.explanation),
+    })
+}
+
+fn decision_json(decision: &DecisionRecord) -> Value {
+    json!({
+        "at": stamp(decision.at), "decision": decision.kind.name(), "before": decision.from.name(),
+        "who": decision.operator.who, "from": decision.operator.from,
+    })
+}
+
+fn print_event(event: &Event) {
     say!("event      {}", event.id);
     say!("state      {}", event.state.name());
     say!("merchant   {}", event.merid);
@@ -97,9 +168,9 @@ async fn show(one: &One) -> Result<(), Failure> {
         event.amount
     );
     say!("source     {}", event.source.name());
-    say!("kept       {} ms since 1970", event.received_at);
+    say!("kept       {}", when(event.received_at));
     if event.state == EventState::Pending {
-        say!("next       {} ms since 1970", event.next_attempt);
+        say!("next       {}", when(event.next_attempt));
     }
     if let Some(reason) = event.review {
         let reason = format!("review     {} {}", reason.name(), shown(&event.field));
@@ -108,26 +179,12 @@ async fn show(one: &One) -> Result<(), Failure> {
     if let Some(reason) = event.waits {
         say!("waits      {}", reason.name());
     }
-    let attempts = store.attempts(&one.id).await.map_err(failed)?;
-    let decisions = store.decisions(&one.id).await.map_err(failed)?;
-    let mut steps: Vec<_> = attempts
-        .iter()
-        .map(|attempt| (attempt.at, of_attempt(attempt)))
-        .collect();
-    steps.extend(decisions.iter().map(|it| (it.at, of_decision(it))));
-    steps.sort_by_key(|(at, _)| *at);
-    for (_, step) in steps {
-        say!("{step}");
-    }
-    Ok(())
 }
 
 fn of_attempt(attempt: &AttemptRecord) -> String {
-    let AttemptRecord {
-        number, at, took, ..
-    } = attempt;
-    let outcome = shown(&attempt.outcome);
-    format!("attempt {number:<3}{at} ms since 1970, {took} ms: {outcome}")
+    let AttemptRecord { number, took, .. } = attempt;
+    let (at, outcome) = (when(attempt.at), shown(&attempt.outcome));
+    format!("attempt {number:<3}{at}, {took} ms: {outcome}")
 }
 
 fn of_decision(decision: &DecisionRecord) -> String {
@@ -137,13 +194,13 @@ fn of_decision(decision: &DecisionRecord) -> String {
         DecisionKind::Discard => "discarded",
     };
     let Operator { who, from } = &decision.operator;
-    let (at, before) = (decision.at, decision.from.name());
+    let (at, before) = (when(decision.at), decision.from.name());
     let (who, from) = (shown(who), shown(from));
-    format!("{done:<11}{at} ms since 1970: {done} by {who} ({from}); it was {before}")
+    format!("{done:<11}{at}: {done} by {who} ({from}); it was {before}")
 }
 
-async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
-    let store = one.config.open_store()?;
+async fn decide(config: &Config, one: &One, kind: DecisionKind) -> Result<(), Failure> {
+    let store = config.open_store()?;
     let operator = Operator {
         // For the record only: anyone can set the variable.
         who: std::env::var("USER")
@@ -152,6 +209,10 @@ async fn decide(one: &One, kind: DecisionKind) -> Result<(), Failure> {
     };
     let decided = store.decide(&one.id, kind, &operator, time::now()).await;
     match decided.map_err(failed)? {
+        DecideOutcome::Done { .. } if one.json => {
+            document(&json!({ "id": one.id, "state": kind.state().name() }));
+            Ok(())
+        }
         DecideOutcome::Done { .. } => {
             say!("{} is {}", one.id, kind.state().name());
             Ok(())

@@ -15,8 +15,6 @@ use crate::protocol::key::Key;
 /// A key file, a variable, or the merchants of a configuration.
 #[derive(Args)]
 pub(super) struct KeysCommand {
-    #[command(flatten)]
-    config: Config,
     /// The merchant whose key is used; the message's own merid where left out
     #[arg(long)]
     merid: Option<String>,
@@ -30,7 +28,7 @@ pub(super) struct KeysCommand {
 
 impl KeysCommand {
     /// All merchants that the command may use; a single key has an entry without a number.
-    pub(super) fn snapshot(&self) -> Result<Snapshot, Failure> {
+    pub(super) fn snapshot(&self, config: &Config) -> Result<Snapshot, Failure> {
         let key = match (&self.key_file, &self.key_env) {
             (Some(file), _) => {
                 let named = |why: String| Failure::Config(format!("{}: {why}", file.display()));
@@ -41,7 +39,7 @@ impl KeysCommand {
                 let text = environment(name).unwrap_or_default();
                 Key::new(text).map_err(|e| Failure::Config(format!("{name}: {e}")))?
             }
-            (None, None) => return Ok(self.config.load()?.1),
+            (None, None) => return Ok(config.load()?.1),
         };
         Ok(Snapshot::from_merchants(vec![Merchant::new("", key)]))
     }

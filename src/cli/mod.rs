@@ -30,6 +30,8 @@ mod probe;
 
 mod inbox;
 
+mod orders;
+
 mod clock;
 
 mod demo;
@@ -44,10 +46,15 @@ use crate::server;
 use config::Config;
 use failure::Failure;
 
+/// The version, with the commit that it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("COUNTERSIGN_COMMIT"));
+
 /// Signs, verifies and keeps the messages between a legacy app and its payment platform.
 #[derive(Parser)]
-#[command(name = "countersign", version, max_term_width = 100)]
+#[command(name = "countersign", version = VERSION, max_term_width = 100)]
 struct Cli {
+    #[command(flatten)]
+    config: Config,
     #[command(subcommand)]
     command: Command,
 }
@@ -61,7 +68,7 @@ enum Command {
     /// Check both files: every problem, or what would be in force
     Check(check::CheckCommand),
     /// Ask the running sidecar whether it is ready: exit code 0 or 1, for containers
-    Healthcheck(Config),
+    Healthcheck,
     /// Sign a message: JSON in, `req=…&sign=…` out
     Sign(envelope::SignCommand),
     /// Verify an envelope: `resp=…&sign=…` in, plain JSON out; exit code 1 where it does not hold
@@ -74,6 +81,8 @@ enum Command {
     Probe(probe::ProbeCommand),
     /// List events, show one, offer one to the app again, or discard one
     Inbox(inbox::InboxCommand),
+    /// List the orders that were signed and what came of them, show one, or export them
+    Orders(orders::OrdersCommand),
     /// Accept the time of a clock that has jumped
     Clock(clock::ClockCommand),
     /// Run a stand-in platform, for development, or try an app through a running sidecar
@@ -92,18 +101,20 @@ pub fn main() -> ExitCode {
     if std::env::args_os().any(|argument| argument == "run") {
         server::catch_early_signals();
     }
-    let result = match Cli::parse().command {
+    let Cli { config, command } = Cli::parse();
+    let result = match command {
         Command::Init(args) => init::init(&args),
-        Command::Run(args) => run::run(&args),
-        Command::Check(args) => check::check(&args),
-        Command::Healthcheck(config) => healthcheck::healthcheck(&config),
-        Command::Sign(sign) => envelope::sign(&sign),
-        Command::Verify(verify) => envelope::verify(&verify),
+        Command::Run(args) => run::run(&config, &args),
+        Command::Check(args) => check::check(&config, &args),
+        Command::Healthcheck => healthcheck::healthcheck(&config),
+        Command::Sign(sign) => envelope::sign(&config, &sign),
+        Command::Verify(verify) => envelope::verify(&config, &verify),
         Command::Decode(decode) => envelope::decode(&decode),
-        Command::Explain(args) => explain::explain(&args),
-        Command::Probe(probe) => probe::probe(&probe),
-        Command::Inbox(inbox) => inbox::inbox(&inbox),
-        Command::Clock(clock) => clock::clock(&clock),
+        Command::Explain(args) => explain::explain(&config, &args),
+        Command::Probe(probe) => probe::probe(&config, &probe),
+        Command::Inbox(inbox) => inbox::inbox(&config, &inbox),
+        Command::Orders(orders) => orders::orders(&config, &orders),
+        Command::Clock(clock) => clock::clock(&config, &clock),
         Command::Sandbox(sandbox) => sandbox::sandbox(&sandbox),
         Command::Demo(demo) => demo::demo(&demo),
         Command::Completions(args) => manual::completions(&args, Cli::command()),
@@ -113,12 +124,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             note!("{failure}");
-            ExitCode::from(match failure {
-                Failure::No(_) => 1,
-                Failure::Usage(_) => 2,
-                Failure::Later(_) => 75,
-                Failure::Config(_) => 78,
-            })
+            ExitCode::from(failure.code())
         }
     }
 }

@@ -4,7 +4,11 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use tokio::sync::Notify;
+
+use crate::time::Millis;
 
 /// Set where the command has things to tidy up, so that it ends normally.
 static ENDS_BY_ITSELF: AtomicBool = AtomicBool::new(false);
@@ -40,6 +44,30 @@ pub(crate) fn line(text: Arguments<'_>) {
     } else {
         error_line(format_args!("standard output: {error}"));
         std::process::exit(1);
+    }
+}
+
+/// Prints a JSON document to standard output.
+pub(super) fn document(value: &serde_json::Value) {
+    say!("{value:#}");
+}
+
+/// Writes a time in UTC, for programs: RFC 3339.
+pub(super) fn stamp(at: Millis) -> String {
+    Timestamp::from_millisecond(at).map_or_else(|_| at.to_string(), |at| at.to_string())
+}
+
+/// Writes a time in UTC and in the zone of this machine, for people.
+pub(super) fn when(at: Millis) -> String {
+    let Ok(timestamp) = Timestamp::from_millisecond(at) else {
+        return at.to_string();
+    };
+    let utc = timestamp.to_zoned(TimeZone::UTC);
+    let local = timestamp.to_zoned(TimeZone::system());
+    let written = utc.strftime("%Y-%m-%d %H:%M:%S%.3f UTC");
+    match local.offset() == utc.offset() {
+        true => written.to_string(),
+        false => format!("{written} ({})", local.strftime("%Y-%m-%d %H:%M:%S %:z")),
     }
 }
 

@@ -9,15 +9,13 @@ use crate::telemetry::log;
 
 #[derive(Args)]
 pub(super) struct RunCommand {
-    #[command(flatten)]
-    config: Config,
     /// Take the listeners over from the running process, which finishes what it has in flight and ends
     #[arg(long)]
     upgrade: bool,
 }
 
-pub(super) fn run(run: &RunCommand) -> Result<(), Failure> {
-    let (settings, snapshot) = run.config.load()?;
+pub(super) fn run(config: &Config, run: &RunCommand) -> Result<(), Failure> {
+    let (settings, snapshot) = config.load()?;
     let ran = server::run(&settings, snapshot, run.upgrade);
     log::end();
     Ok(ran?)

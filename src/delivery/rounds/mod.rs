@@ -87,8 +87,8 @@ impl Rounds {
         }
     }
 
-    /// Takes in which merchants have due events, each with its longest due. A merchant that is not known yet counts as
-    /// failing if that event was attempted before: this is what is left of an earlier run's experience.
+    /// Takes in which merchants have due events, each with its longest due. That it was attempted before says nothing of
+    /// the app: an operator may have replayed it.
     ///
     /// Returns the merchants to which nothing can be delivered.
     pub fn survey(
@@ -102,11 +102,7 @@ impl Rounds {
             let Some(first) = merchant.events.first() else {
                 continue;
             };
-            let standing = match first.attempts {
-                0 => Standing::Unproven,
-                _ => Standing::Failing,
-            };
-            let merid = self.merid(&merchant.merid, standing, &deliverable);
+            let merid = self.merid(&merchant.merid, Standing::Unproven, &deliverable);
             // The store shows an event in flight as pending, and a read for its sake would find nothing new.
             if !self.flying.contains_key(&first.id) {
                 self.expect(&merid, now.wall);

@@ -1,11 +1,11 @@
 //! The filter of a list: merchant, day and the beginning of the order number, as parameters of the address.
 
-use ::time::{Date, Month, OffsetDateTime, Time};
 use maud::{Markup, html};
 
 use crate::admin::console::page::Visit;
 use crate::config::Snapshot;
 use crate::inbox::event::{EventFilter, EventState};
+use crate::time;
 use crate::time::Millis;
 
 /// Merchants that the field suggests.
@@ -29,7 +29,7 @@ impl ListFilter {
     /// Reads the filter from the address. A day that is none counts as absent.
     pub fn of(visit: &Visit<'_>) -> Self {
         let text = |name| visit.parameter(name).unwrap_or_default().trim().to_owned();
-        let begins = first_of_day(&text("day"));
+        let begins = time::first_of_day(&text("day"));
         Self {
             merid: text("merid"),
             prefix: text("orderid"),
@@ -89,39 +89,6 @@ impl ListFilter {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Returns the first millisecond of a day in UTC.
-fn first_of_day(day: &str) -> Option<Millis> {
-    let mut parts = day.splitn(3, '-');
-    let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
-    let month = Month::try_from(month.parse::<u8>().ok()?).ok()?;
-    let date = Date::from_calendar_date(year.parse().ok()?, month, day.parse().ok()?).ok()?;
-    // Further years are no milliseconds of a database.
-    (1970..=9999)
-        .contains(&date.year())
-        .then(|| OffsetDateTime::new_utc(date, Time::MIDNIGHT).unix_timestamp() * 1000)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_day_is_read_as_calendars_have_it() {
-        // `date -u -d 2024-02-29 +%s`.
-        assert_eq!(first_of_day("2024-02-29"), Some(1_709_164_800_000));
-        for wrong in [
-            "",
-            "2023-02-29",
-            "2024-13-01",
-            "2024-2",
-            "x-y-z",
-            "-1-01-01",
-        ] {
-            assert_eq!(first_of_day(wrong), None, "{wrong}");
         }
     }
 }
