@@ -206,7 +206,7 @@ async fn export(
     let store = config.open_store()?;
     let (mut after, mut is_first) = (None, true);
     match format {
-        ExportFormat::Csv => say!("{}", csv_line(ListedOrder::COLUMNS).trim_end()),
+        ExportFormat::Csv => say!("{}", csv_line(ListedOrder::COLUMNS).trim_end_matches('\n')),
         ExportFormat::Json => say!("["),
     }
     loop {

@@ -16,7 +16,7 @@ use super::outcome::{
     CallKind, CallOutcome, CallbackKind, CallbackOutcome, DeliveryOutcome, ReconcileOutcome,
 };
 use crate::config::SigningKey;
-use crate::http::client::connect::Count;
+use crate::http::client::distrust::Count;
 use crate::http::server::admission::listener_metrics::{
     HandshakeFailure, ListenerMetrics, ShedReason,
 };

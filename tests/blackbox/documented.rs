@@ -87,6 +87,7 @@ const BLOCKS: [(&str, &str, Class); 41] = [
     (OPERATING, "echo 'd /run", System),
     (OPERATING, "editor /etc", Commands),
     (OPERATING, "countersign inbox list", Commands),
+    (OPERATING, "countersign orders list", Commands),
     (OPERATING, "countersign check && apt", Commands),
     (OPERATING, "countersign run --upgrade", Commands),
     (OPERATING, "[Service]", DropIn),

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use url::{Host, Url};
 
+use super::distrust::Count;
 use super::error::{ClientError, ExchangeStep, Sent};
 use super::proxy::{EgressWay, Hop};
 use super::race::Race;
@@ -17,15 +18,6 @@ use super::resolve::Resolver;
 use super::stream::ClientStream;
 use super::tls::roots::TrustedRoots;
 use crate::config::proxy::ProxySetting;
-
-/// Counts connections, for the metrics.
-pub trait Count: Send + Sync {
-    /// Counts a connection that was opened (`false`) or taken from the pool (`true`).
-    fn connection(&self, reused: bool);
-
-    /// Counts a response that belongs to no request.
-    fn stray(&self);
-}
 
 /// Opens connections for any number of clients. Clones share everything.
 #[derive(Clone)]

@@ -9,10 +9,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::connect::Count;
-
 /// The time for which a server's connections are used once after a stray response.
 const LASTS: Duration = Duration::from_secs(60 * 60);
+
+/// Counts connections, for the metrics.
+pub trait Count: Send + Sync {
+    /// Counts a connection that was opened (`false`) or taken from the pool (`true`).
+    fn connection(&self, reused: bool);
+
+    /// Counts a response that belongs to no request.
+    fn stray(&self);
+}
 
 /// The standing of one server.
 pub(super) struct Distrust {

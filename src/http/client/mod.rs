@@ -6,7 +6,7 @@ mod tls;
 
 mod stream;
 
-mod distrust;
+pub mod distrust;
 
 mod pool;
 
