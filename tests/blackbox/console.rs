@@ -157,7 +157,7 @@ fn an_order_s_story_is_told_in_its_order() {
             "Signed",
             "¥ 12.80",
             "Sent to the platform (submit)",
-            "Answered",
+            "Platform responded",
             "ok",
             "sent: yes",
             "request the-app-s-own-1",

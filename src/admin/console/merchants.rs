@@ -166,7 +166,7 @@ fn reload(visit: &Visit<'_>, at: SystemTime, last: &ReloadOutcome) -> Markup {
                     strong.good { (visit.say("无变化", "Unchanged")) } " · " (visit.say("商户 ", "merchants ")) (merchants)
                 }
                 ReloadOutcome::Refused(problems) => {
-                    strong.bad { (visit.say("被拒绝", "Refused")) } " · " (visit.say("问题 ", "problems ")) (problems.0.len())
+                    strong.bad { (visit.say("被拒绝", "Rejected")) } " · " (visit.say("问题 ", "problems ")) (problems.0.len())
                 }
             }
             " · " (visit.when(millis(at)))

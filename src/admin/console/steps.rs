@@ -110,7 +110,7 @@ fn of_call(
         });
     }
     let title = match (left, note.refused) {
-        (true, false) => visit.say("已应答", "Answered"),
+        (true, false) => visit.say("平台已应答", "Platform responded"),
         (false, false) => visit.say(
             "已签名交给应用，由浏览器发送",
             "Handed to the app signed, for the browser to send",

@@ -170,6 +170,6 @@ fn kind(visit: &Visit<'_>, what: ActivityKind) -> &'static str {
     match what {
         ActivityKind::Call => visit.say("调用", "call"),
         ActivityKind::Callback => visit.say("通知", "callback"),
-        ActivityKind::Question => visit.say("查询", "question"),
+        ActivityKind::Question => visit.say("查询", "query"),
     }
 }
