@@ -6,7 +6,8 @@ use crate::harness::{command, run_with_input};
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Splits a line of shell into commands, and these into words, as far as the docs need it: quotes, comments, `&&`, `|`, `;`.
+/// Splits a line of shell into commands, and these into words, as far as the docs need it: quotes, comments, `&&`, `|`, `;`. A
+/// file that output goes to counts as a command.
 fn commands(line: &str) -> Vec<Vec<String>> {
     let mut commands = vec![Vec::new()];
     let (mut word, mut quote) = (None::<String>, None::<char>);
@@ -19,7 +20,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
                 quote = Some(c);
             }
             (None, '#') if word.is_none() => break,
-            (None, ' ' | '&' | '|' | ';' | '\n') => {
+            (None, ' ' | '&' | '|' | ';' | '<' | '>' | '\n') => {
                 commands.last_mut().unwrap().extend(word.take());
                 if c != ' ' {
                     commands.push(Vec::new());
@@ -80,6 +81,7 @@ fn shell_is_split_as_a_shell_does() {
     };
     assert_eq!(split("a 'b c' --d=\"e f\"   # g"), ["a|b c|--d=e f"]);
     assert_eq!(split("a && b | c; d &"), ["a", "b", "c", "d"]);
+    assert_eq!(split("a >b"), ["a", "b"]);
     assert_eq!(split("# a"), [""; 0]);
     let arguments = |line| ours(line).iter().map(|it| it.join(" ")).collect::<Vec<_>>();
     assert_eq!(
