@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::failure::Failure;
+use super::schema;
 use crate::cli::print::say;
 use crate::config::public_keys::{DEMO_KEYS, DEMO_MERID};
 use crate::config::web_url;
@@ -58,6 +59,16 @@ pub(super) fn init(args: &InitCommand) -> Result<(), Failure> {
     write_new(&settings, 0o644, &settings_text(&platform, &args.platform))?;
     let merchants = args.folder.join("merchants.toml");
     write_new(&merchants, 0o600, &merchants_text(args, &key_name))?;
+    write_new(
+        &args.folder.join("settings.schema.json"),
+        0o644,
+        schema::SETTINGS,
+    )?;
+    write_new(
+        &args.folder.join("merchants.schema.json"),
+        0o644,
+        schema::MERCHANTS,
+    )?;
     let key = args.folder.join(&key_name);
     if is_sandbox {
         write_new(&key, 0o600, &format!("{}\n", DEMO_KEYS[0]))?;
@@ -81,7 +92,8 @@ fn url(option: &str, text: &str, tail: Tail) -> Result<url::Url, Failure> {
 
 fn settings_text(platform: &url::Url, as_given: &str) -> String {
     // As TOML writes it: a URL may hold a quote, though a parsed one does not begin with it.
-    let text = SETTINGS.replacen(URL, &format!("url = {}", toml::Value::from(as_given)), 1);
+    let text = SETTINGS.replacen("schema/settings.json", "settings.schema.json", 1);
+    let text = text.replacen(URL, &format!("url = {}", toml::Value::from(as_given)), 1);
     match web_url::is_loopback(platform) {
         true => text.replacen(PUBLIC_URL, OWN_URL, 1),
         false => text,
@@ -90,7 +102,8 @@ fn settings_text(platform: &url::Url, as_given: &str) -> String {
 
 fn merchants_text(args: &InitCommand, key_name: &str) -> String {
     format!(
-        "# The merchants and their keys. Read again whenever it or a key file changes; a file with any problem leaves the\n\
+        "#:schema merchants.schema.json\n\n\
+         # The merchants and their keys. Read again whenever it or a key file changes; a file with any problem leaves the\n\
          # last good one in force.\n\n\
          [[merchant]]\n\
          merid = {}\n\

@@ -8,6 +8,8 @@ mod config;
 
 mod manual;
 
+mod schema;
+
 mod init;
 
 mod keys;
@@ -89,6 +91,8 @@ enum Command {
     Sandbox(sandbox::SandboxCommand),
     /// Show a whole payment on this machine: a stand-in platform, the sidecar and a small shop
     Demo(demo::DemoCommand),
+    /// Print the JSON Schema of a file, for editors
+    Schema(schema::SchemaCommand),
     /// Print the completions of a shell
     Completions(manual::CompletionsCommand),
     /// Print a manual page
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Clock(clock) => clock::clock(&config, &clock),
         Command::Sandbox(sandbox) => sandbox::sandbox(&sandbox),
         Command::Demo(demo) => demo::demo(&demo),
+        Command::Schema(args) => schema::schema(&args),
         Command::Completions(args) => manual::completions(&args, Cli::command()),
         Command::Man(args) => manual::man(&args, Cli::command()),
     };

@@ -70,6 +70,7 @@ mod orders;
 mod pages;
 mod public_port;
 mod reviews;
+mod schema;
 mod watch;
 
 // The platform to develop against.
