@@ -12,6 +12,8 @@ mod markdown;
 use std::collections::BTreeSet;
 use std::fs;
 
+use serde_json::Value;
+
 use markdown::{Block, anchors, links, pages_in, parts, read, rows, spans, target};
 
 const ENGLISH: &str = "README.md";
@@ -157,56 +159,55 @@ fn first_column(text: &str, head: &str) -> Vec<String> {
         .collect()
 }
 
-/// Each setting of the example with its default, and those that are only mentioned in it without.
-fn example_settings() -> Vec<(String, Option<String>)> {
-    let mut section = String::new();
-    let mut found = Vec::new();
-    for line in read("conf/countersign.toml").lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = format!("{}.", name.trim_end_matches(']'));
-            continue;
+/// The properties of a schema below its sections, each with its default; `tls.cert` for one two sections deep.
+fn properties(schema: &Value, prefix: &str) -> Vec<(String, Option<Value>)> {
+    let all = schema["properties"].as_object().unwrap();
+    let nested = all.iter().flat_map(|(name, property)| {
+        let name = format!("{prefix}{name}");
+        match property["properties"].is_object() {
+            true => properties(property, &format!("{name}.")),
+            false => vec![(name, property.get("default").cloned())],
         }
-        let is_unset = line.starts_with("# ");
-        let Some((key, value)) = line.trim_start_matches("# ").split_once(" = ") else {
-            continue;
-        };
-        if key.contains(' ') {
-            continue;
-        }
-        let value = value.split("  #").next().unwrap().trim().to_owned();
-        if key == "tls" {
-            for part in ["cert", "key"] {
-                found.push((format!("{section}tls.{part}"), None));
-            }
-            continue;
-        }
-        found.push((format!("{section}{key}"), (!is_unset).then_some(value)));
-    }
-    found
+    });
+    nested.collect()
+}
+
+fn schema(name: &str) -> Value {
+    serde_json::from_str(&read(&format!("conf/schema/{name}.json"))).unwrap()
 }
 
 #[test]
-fn every_setting_of_the_example_is_in_the_table_with_its_default() {
+fn every_setting_is_in_the_table_with_its_default() {
     let page = read("conf/configuration.md");
     let table: Vec<_> = rows(&page).filter(|row| row.len() == 3).collect();
-    let settings = example_settings();
-    assert!(settings.len() > 28, "{settings:?}");
-    for (setting, default) in settings {
+    let settings = properties(&schema("settings"), "");
+    assert!(settings.len() > 30, "{settings:?}");
+    for (setting, default) in &settings {
         let named = format!("`{setting}`");
         let row = table.iter().find(|row| row[0].contains(&named));
         let row = row.unwrap_or_else(|| panic!("{setting} has no row"));
-        // An address of the example's own is no default.
-        if let Some(default) = default.filter(|_| setting != "platform.url") {
-            assert_eq!(row[1], format!("`{default}`"), "{setting}");
+        if let Some(default) = default {
+            let shown: Value = serde_json::from_str(row[1].trim_matches('`')).unwrap();
+            assert_eq!(&shown, default, "{setting}");
         }
     }
     // The neighbour: a row that names no setting.
     let documented = first_column(&page, "setting | default");
-    let names: BTreeSet<_> = example_settings().into_iter().map(|it| it.0).collect();
-    for name in documented.iter().flat_map(|cell| spans(cell)) {
-        let is_known = names.contains(&name) || name == "admin.token";
-        assert!(is_known, "{name} is in no example");
-    }
+    let documented: BTreeSet<_> = documented.iter().flat_map(|cell| spans(cell)).collect();
+    let settings: BTreeSet<_> = settings.into_iter().map(|it| it.0).collect();
+    assert_eq!(documented, settings);
+}
+
+#[test]
+fn every_field_of_a_merchant_is_in_the_table() {
+    let page = read("conf/configuration.md");
+    let documented = first_column(&page, "field | meaning");
+    let documented: BTreeSet<_> = documented.iter().flat_map(|cell| spans(cell)).collect();
+    let merchant = &schema("merchants")["properties"]["merchant"]["items"];
+    let fields = properties(merchant, "");
+    let fields: BTreeSet<_> = fields.into_iter().map(|it| it.0).collect();
+    assert!(fields.len() > 10, "{fields:?}");
+    assert_eq!(documented, fields);
 }
 
 #[test]
