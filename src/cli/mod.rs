@@ -30,11 +30,7 @@ mod explain;
 
 mod probe;
 
-mod inbox;
-
-mod orders;
-
-mod clock;
+mod store;
 
 mod demo;
 
@@ -47,6 +43,7 @@ use crate::cli::print::note;
 use crate::server;
 use config::Config;
 use failure::Failure;
+use store::{clock, inbox, orders};
 
 /// The version, with the commit that it was built from.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), env!("COUNTERSIGN_COMMIT"));

@@ -103,6 +103,7 @@ impl Connections {
         // The lanes before the gate, as in `on` and `alone`: in the other order two threads could wait for each other.
         let lanes = self.lanes.each_ref().map(|lane| lane.lock());
         let _gate = self.gate.write();
+        let is_whole = self.file.verify().is_ok();
         for mut lane in lanes {
             if let Some(connection) = lane.take() {
                 abandon(connection);
@@ -111,6 +112,13 @@ impl Connections {
         if let Some(writer) = writer {
             abandon(writer);
         }
-        connect(&self.path)
+        let connection = connect(&self.path)?;
+        if is_whole {
+            // While none was open, another process may have closed its last connection: then SQLite has copied the log
+            // and removed it (sqlite.org/walformat.html). The read makes a new one.
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            self.file.remember();
+        }
+        Ok(connection)
     }
 }

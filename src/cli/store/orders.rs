@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::config::Config;
-use super::failure::Failure;
+use crate::cli::config::Config;
+use crate::cli::failure::Failure;
 use crate::cli::print::{document, say, stamp, when};
 use crate::inbox::event::{Event, shown};
 use crate::inbox::listing::{LISTED, ListedOrder, OrderFilter, OrderPlace, OrderState, csv_line};
@@ -22,7 +22,7 @@ const RESULTS: u32 = 1_000;
 const DAY: Millis = 24 * 60 * 60 * 1000;
 
 #[derive(Args)]
-pub(super) struct OrdersCommand {
+pub(in crate::cli) struct OrdersCommand {
     #[command(subcommand)]
     command: OrdersAction,
 }
@@ -117,7 +117,7 @@ impl FilterOptions {
     }
 }
 
-pub(super) fn orders(config: &Config, args: &OrdersCommand) -> Result<(), Failure> {
+pub(in crate::cli) fn orders(config: &Config, args: &OrdersCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

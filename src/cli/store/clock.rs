@@ -3,14 +3,14 @@
 use ::time::UtcOffset;
 use clap::{Args, Subcommand};
 
-use super::config::Config;
-use super::failure::Failure;
+use crate::cli::config::Config;
+use crate::cli::failure::Failure;
 use crate::cli::print::say;
 use crate::config::StoreAddress;
 use crate::time;
 
 #[derive(Args)]
-pub(super) struct ClockCommand {
+pub(in crate::cli) struct ClockCommand {
     #[command(subcommand)]
     command: ClockAction,
 }
@@ -21,7 +21,7 @@ enum ClockAction {
     Confirm,
 }
 
-pub(super) fn clock(config: &Config, args: &ClockCommand) -> Result<(), Failure> {
+pub(in crate::cli) fn clock(config: &Config, args: &ClockCommand) -> Result<(), Failure> {
     let ClockAction::Confirm = args.command;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -3,8 +3,8 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::config::Config;
-use super::failure::Failure;
+use crate::cli::config::Config;
+use crate::cli::failure::Failure;
 use crate::cli::print;
 use crate::cli::print::{document, say, stamp, when};
 use crate::inbox::attempt::AttemptRecord;
@@ -17,7 +17,7 @@ use crate::time;
 const LISTED: u32 = 100;
 
 #[derive(Args)]
-pub(super) struct InboxCommand {
+pub(in crate::cli) struct InboxCommand {
     #[command(subcommand)]
     command: InboxAction,
 }
@@ -56,7 +56,7 @@ struct One {
     json: bool,
 }
 
-pub(super) fn inbox(config: &Config, args: &InboxCommand) -> Result<(), Failure> {
+pub(in crate::cli) fn inbox(config: &Config, args: &InboxCommand) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
