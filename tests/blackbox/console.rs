@@ -837,7 +837,7 @@ fn only_its_own_script(page: &str, policy: &str, path: &str) {
     let script = script.strip_prefix('>').unwrap();
     let (script, _) = script.split_once("</script>").unwrap();
     let allowed: Vec<_> = policy.split("; ").collect();
-    let digest = wire::base64(&wire::sha256(script));
+    let digest = wire::base64(wire::sha256(script));
     let source = format!("script-src 'sha256-{digest}'");
     assert!(allowed.contains(&source.as_str()), "{path}: {policy}");
     assert!(allowed.contains(&"connect-src 'self'"), "{path}: {policy}");
