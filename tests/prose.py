@@ -88,12 +88,13 @@ class Counts:
                 self.places.append(f"{name}:{number}: word: {word}: {text[:90]}")
 
     def page(self, path):
-        """The sentences of a Markdown page; blocks of code show what is typed and printed, and spans name it."""
+        """The sentences of a page or another file for operators; blocks of code and spans show what is typed and printed."""
         name, in_block, prose = path.relative_to(ROOT), False, []
+        is_indented = lambda line: path.suffix == ".md" and line.startswith("    ")
         for line in path.read_text().splitlines():
             is_fence = line.lstrip().startswith("```")
             in_block ^= is_fence
-            prose.append("" if in_block or is_fence or line.startswith("    ") else line)
+            prose.append("" if in_block or is_fence or is_indented(line) else line)
         hidden = r"`[^`]*`|\]\([^)]*\)|<http[^>]*>"
         text = re.sub(hidden, lambda code: " " + "\n" * code.group().count("\n"), "\n".join(prose))
         for number, line in enumerate(text.split("\n"), 1):
