@@ -27,6 +27,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use crate::http::server::handler::{Handler, Rejection};
 use crate::inbox::store::StoreError;
+use crate::web::description::description;
 use crate::web::reply::{see_other, text};
 use auth::Stop;
 use console::lists::{bulk, decide, events, orders, search};
@@ -82,6 +83,7 @@ impl Admin {
             AdminPage::Ready => Ok(health::ready(admin).await),
             AdminPage::Metrics => Ok(health::metrics(admin).await),
             AdminPage::Version => Ok(health::version()),
+            AdminPage::Description => Ok(description()),
             AdminPage::Reload => Ok(health::reload(admin).await),
             AdminPage::Login => Ok(login::login_page(&visit, StatusCode::OK)),
             AdminPage::Logout => Ok(login::logout_page(&visit)),

@@ -2,6 +2,7 @@
 
 use super::console::decision;
 use crate::inbox::review::DecisionKind;
+use crate::web::description;
 
 /// A page or an endpoint of the admin listener, by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +11,7 @@ pub enum AdminPage<'p> {
     Ready,
     Metrics,
     Version,
+    Description,
     Reload,
     Login,
     Logout,
@@ -31,6 +33,7 @@ impl<'p> AdminPage<'p> {
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
             "/version" => Self::Version,
+            description::PATH => Self::Description,
             "/-/reload" => Self::Reload,
             "/login" => Self::Login,
             "/logout" => Self::Logout,

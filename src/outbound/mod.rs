@@ -32,7 +32,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, header};
 
 use crate::config::LiveConfig;
 use crate::config::settings::Settings;
@@ -48,6 +48,7 @@ use crate::telemetry::finish::{Finished, Work};
 use crate::telemetry::outcome::CallKind;
 use crate::telemetry::trace;
 use crate::telemetry::trace::{Side, Span};
+use crate::web::description;
 use call::{Call, Notify};
 use link::link;
 use orders::SignedOrders;
@@ -175,6 +176,10 @@ impl Handler for Outbound {
         let endpoint = Endpoint::of(request.method(), request.uri(), &self.extra_paths);
         // Before anything is parsed, signed or recorded, and on paths that are none of ours too.
         let from_app = browser::reject_pages(request.headers(), &self.allow_origins);
+        let reads = [Method::GET, Method::HEAD].contains(request.method());
+        if reads && request.uri().path() == description::PATH && from_app.is_ok() {
+            return description::description();
+        }
         let (endpoint, result) = match (endpoint, from_app) {
             (Ok(endpoint), Ok(())) => (Some(endpoint), self.call(endpoint, request).await),
             (endpoint, Err(rejection)) => (endpoint.ok(), Err(rejection)),

@@ -5,3 +5,5 @@ pub mod language;
 pub mod live;
 
 pub mod reply;
+
+pub mod description;

@@ -66,6 +66,7 @@ mod gateways;
 mod handing_out;
 mod histories;
 mod inbox;
+mod openapi;
 mod orders;
 mod pages;
 mod public_port;

@@ -85,7 +85,7 @@ fn examples_load_without_a_warning_that_matters() {
         .filter(|name| !name.ends_with(".md"))
         .collect();
     // All but the two examples are tried by the tests of alerts, of packages and of the docs.
-    let known = "alerts.yml commit.rs countersign.toml debian docker examples grafana-dashboard.json kubernetes merchants.toml schema systemd";
+    let known = "alerts.yml commit.rs countersign.toml debian docker examples grafana-dashboard.json kubernetes merchants.toml openapi.json schema systemd";
     assert_eq!(names, known.split(' ').map(String::from).collect());
     let settings = Settings::load(&folder("conf/countersign.toml"), &[], &no_env).unwrap();
     assert_eq!(settings.warnings, [""; 0]);
