@@ -25,6 +25,8 @@ use crate::http::server::accept::serve;
 use crate::http::server::service::Service;
 use crate::protocol::result::ResultCode;
 use crate::sandbox::Sandbox;
+use crate::sandbox::dialect::Dialect;
+use crate::sandbox::fault::SandboxFault;
 use crate::sandbox::order::Message;
 use crate::telemetry::metrics::Uncounted;
 use shop::Shop;
@@ -209,7 +211,26 @@ impl Stage {
         );
         self.shop.set_down(false);
         self.wait_for_result("DEMO20170302").await?;
-        say!("\nDone: the app never saw a key, a base64 text or a sign.");
+        self.show_dialect(&order("DEMO20170303")).await?;
+        say!("\nDone: the app never saw a key, a base64 text or a signature.");
+        Ok(())
+    }
+
+    /// Shows a notification that is written otherwise than the document has it, and is understood and counted.
+    async fn show_dialect(&self, order: &str) -> Result<(), Failure> {
+        let orderid = "DEMO20170303";
+        let dialect = SandboxFault::Dialect(Dialect::QuotedAmount);
+        self.platform.set_faults(Some(orderid), vec![dialect]);
+        let title = "7. It submits a third order, and the platform puts the amounts in quotes";
+        self.step(title, "/api/icashier", order, orderid).await?;
+        self.pay(orderid).await?;
+        self.wait_for_result(orderid).await?;
+        for line in self.get("/metrics").await?.lines() {
+            let is_counted = !line.ends_with(" 0");
+            if line.starts_with("countersign_oddities_total{") && is_counted {
+                say!("   counted   {line}");
+            }
+        }
         Ok(())
     }
 
