@@ -232,8 +232,20 @@ impl Setup {
     }
 
     /// All that the process has written to stdout and stderr.
+    /// What the process has written, once it writes no more: lines gather for a moment before they are written, and on a
+    /// busy machine for a longer one.
     pub(crate) fn output(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.output_file()).unwrap_or_default()).into_owned()
+        const QUIET: Duration = Duration::from_millis(40);
+        let read = || fs::read(self.output_file()).unwrap_or_default();
+        let mut output = read();
+        for _ in 0..25 {
+            thread::sleep(QUIET);
+            let before = std::mem::replace(&mut output, read());
+            if before.len() == output.len() {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&output).into_owned()
     }
 
     /// Starts the process, ready or not.
