@@ -1,4 +1,4 @@
-//! `countersign explain`: the reason why a signature does not fit its text.
+//! `countersign explain`: the reason why a signature does not match its text.
 
 use clap::Args;
 
@@ -60,10 +60,10 @@ pub(super) fn explain(config: &Config, args: &ExplainCommand) -> Result<(), Fail
 fn say(explanation: &Explanation) -> Result<(), Failure> {
     match explanation {
         Explanation::Empty => {
-            say!("the sign is empty: the platform sends that where it cannot find the merchant or its key");
+            say!("the signature is empty: the platform sends that where it cannot find the merchant or its key");
             Ok(())
         }
-        Explanation::NotASign => Err(Failure::No("the sign is not 32 hex digits: it is no MD5".to_owned())),
+        Explanation::NotASign => Err(Failure::No("the signature is not 32 hex digits: it is no MD5".to_owned())),
         Explanation::Fits { merid, old, causes } => {
             let whose = match (merid.as_str(), old) {
                 ("", _) => "the key".to_owned(),
@@ -71,9 +71,9 @@ fn say(explanation: &Explanation) -> Result<(), Failure> {
                 (merid, false) => format!("the key of merchant {merid}"),
             };
             if causes.is_empty() {
-                say!("the sign fits the text with {whose}");
+                say!("the signature matches the text with {whose}");
             } else {
-                say!("the sign fits with {whose} once this is assumed:");
+                say!("the signature matches with {whose} once this is assumed:");
             }
             for cause in causes {
                 say!("- {cause}");

@@ -61,22 +61,45 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Write a starter configuration
+    #[command(
+        after_help = "Examples:\n  countersign init pay\n  countersign init /etc/countersign --platform https://pay.example.com --merid 100000000000001"
+    )]
     Init(init::InitCommand),
     /// Run the sidecar
+    #[command(
+        after_help = "Examples:\n  countersign run -c /etc/countersign/countersign.toml\n  countersign run --upgrade"
+    )]
     Run(run::RunCommand),
     /// Check both files: every problem, or what would be in force
+    #[command(after_help = "Examples:\n  countersign check\n  countersign check --files --json")]
     Check(check::CheckCommand),
     /// Ask the running sidecar whether it is ready: exit code 0 or 1, for containers
+    #[command(
+        after_help = "Examples:\n  countersign healthcheck -c /etc/countersign/countersign.toml"
+    )]
     Healthcheck,
     /// Sign a message: JSON in, `req=…&sign=…` out
+    #[command(
+        after_help = "Examples:\n  countersign sign '{\"merid\":\"100000000000001\",\"orderid\":\"ORD20170301\"}'"
+    )]
     Sign(envelope::SignCommand),
     /// Verify an envelope: `resp=…&sign=…` in, plain JSON out; exit code 1 where it does not hold
+    #[command(
+        after_help = "Examples:\n  countersign verify 'resp=…&sign=…'\n  tail -1 access.log | countersign verify"
+    )]
     Verify(envelope::VerifyCommand),
     /// Decode an envelope or a base64 text without verifying it
+    #[command(
+        after_help = "Examples:\n  countersign decode 'resp=…&sign=…'\n  echo eyJtZXJpZCI6IjEifQ== | countersign decode"
+    )]
     Decode(envelope::DecodeCommand),
-    /// Find out why a sign does not fit its text
+    /// Find out why a signature does not match its text
+    #[command(
+        after_help = "Examples:\n  countersign explain 'resp=…&sign=…'\n  countersign explain --key-file my.key --text eyJtZXJpZCI6IjEifQ== --sign 0123…"
+    )]
     Explain(explain::ExplainCommand),
     /// Ask the platform a harmless query: does it know our key?
+    #[command(after_help = "Examples:\n  countersign probe --merid 100000000000001")]
     Probe(probe::ProbeCommand),
     /// List events, show one, offer one to the app again, or discard one
     Inbox(inbox::InboxCommand),
@@ -85,14 +108,22 @@ enum Command {
     /// Accept the time of a clock that has jumped
     Clock(clock::ClockCommand),
     /// Run a stand-in platform, for development, or try an app through a running sidecar
+    #[command(
+        after_help = "Examples:\n  countersign sandbox --merchants pay/merchants.toml\n  countersign sandbox --fault quoted-amount"
+    )]
     Sandbox(sandbox::SandboxCommand),
     /// Show a whole payment on this machine: a stand-in platform, the sidecar and a small shop
+    #[command(after_help = "Examples:\n  countersign demo\n  countersign demo --once")]
     Demo(demo::DemoCommand),
     /// Print the JSON Schema of a file, for editors
     Schema(schema::SchemaCommand),
     /// Print the completions of a shell
+    #[command(
+        after_help = "Examples:\n  countersign completions bash > /etc/bash_completion.d/countersign"
+    )]
     Completions(manual::CompletionsCommand),
     /// Print a manual page
+    #[command(after_help = "Examples:\n  countersign man | man -l -\n  countersign man inbox list")]
     Man(manual::ManCommand),
 }
 

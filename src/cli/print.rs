@@ -1,7 +1,7 @@
 //! Lines to standard output and error. A reader that closes its pipe has seen enough: the command ends quietly.
 
 use std::fmt::Arguments;
-use std::io::{ErrorKind, Write, stderr, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
@@ -13,6 +13,8 @@ use crate::time::Millis;
 /// Set where the command has things to tidy up, so that it ends normally.
 static ENDS_BY_ITSELF: AtomicBool = AtomicBool::new(false);
 static CLOSED: Notify = Notify::const_new();
+
+const WARNING: &str = "warning:";
 
 /// Prints a line to standard output.
 macro_rules! say {
@@ -71,9 +73,37 @@ pub(super) fn when(at: Millis) -> String {
     }
 }
 
-/// Prints a line to standard error.
+/// Prints a line to standard error. On a terminal a warning begins in yellow.
 pub(crate) fn error_line(text: Arguments<'_>) {
-    let _ = writeln!(stderr(), "{text}");
+    let text = text.to_string();
+    let warning = text
+        .strip_prefix(WARNING)
+        .filter(|_| is_coloured(&stderr()));
+    let _ = match warning {
+        Some(rest) => writeln!(stderr(), "\x1b[33m{WARNING}\x1b[0m{rest}"),
+        None => writeln!(stderr(), "{text}"),
+    };
+}
+
+/// Paints the name of a state for a terminal: green where all is well, red where a person has to look.
+pub(super) fn painted(name: &str, width: usize) -> String {
+    let padded = format!("{name:<width$}");
+    let colour = match name {
+        "delivered" | "paid" => 32,
+        "parked" | "disputed" | "differs" => 31,
+        _ => return padded,
+    };
+    match is_coloured(&stdout()) {
+        true => format!("\x1b[{colour}m{padded}\x1b[0m"),
+        false => padded,
+    }
+}
+
+/// Returns true for a terminal, unless its user wants no colour (no-color.org).
+fn is_coloured(stream: &impl IsTerminal) -> bool {
+    let is_unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|value| value == "dumb");
+    stream.is_terminal() && !is_unwanted && !is_dumb
 }
 
 /// Waits until standard output is closed; from the first call on that does not end the process.

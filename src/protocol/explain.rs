@@ -89,7 +89,7 @@ impl fmt::Display for Cause {
             Self::JsonSigned => "the JSON was signed instead of its base64 text",
             Self::GbkSigned => "the JSON was signed instead of its base64 text, and as GBK instead of UTF-8",
             Self::GbkEncoded => {
-                "the signer's JSON was in GBK, not UTF-8: the sign covers the base64 of the GBK bytes"
+                "the signer's JSON was in GBK, not UTF-8: the signature covers the base64 of the GBK bytes"
             }
             Self::PlusBecameSpace => {
                 "+ was turned into a space before hashing: the text was form-decoded without having been percent-encoded"
@@ -100,7 +100,7 @@ impl fmt::Display for Cause {
             Self::TextWithNewline => "the text has a trailing newline",
             Self::TextWithoutNewline => "the text was signed without its trailing newline",
             Self::UrlEncoded => "the URL-encoded text was signed: sign first, then encode",
-            Self::UrlDecoded => "the text given is URL-encoded, the sign covers the decoded text",
+            Self::UrlDecoded => "the text given is URL-encoded, the signature covers the decoded text",
             Self::Base64Url => "the text was signed in the base64url alphabet (- and _ for + and /)",
             Self::LineBreaksAdded => {
                 "the text was signed with line breaks (MIME base64): the bytes changed on the way"
@@ -110,7 +110,7 @@ impl fmt::Display for Cause {
             Self::PaddingAdded => "the text was signed with its = padding, which got lost on the way",
             Self::UpperCaseText => "the text was turned into upper case before hashing",
             Self::UpperCaseSign => {
-                "the sign is in upper-case hex: the same sign, but a comparison that minds case fails"
+                "the signature is in upper-case hex: the same value, but a comparison that minds case fails"
             }
         })
     }

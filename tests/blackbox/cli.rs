@@ -611,9 +611,11 @@ fn demo_buys_once_and_shows_what_each_step_was_on_the_wire() {
     let steps = steps(&said);
     let with = |label: &str| steps.iter().filter(|it| it.contains_key(label)).count();
     let calls = ["plain", "signed", "answered"].map(with);
-    assert_eq!((steps.len(), calls), (6, [4; 3]), "{said}");
+    assert_eq!((steps.len(), calls), (7, [5; 3]), "{said}");
     let ends = ["relayed", "verified", "called", "heard", "delivered"].map(with);
-    assert_eq!(ends, [2; 5], "{said}");
+    assert_eq!(ends, [3, 2, 3, 3, 3], "{said}");
+    let counted = "countersign_oddities_total{kind=\"quoted-amount\"} 1";
+    assert!(steps[6]["counted"] == counted, "{said}");
     for (n, step) in steps.iter().enumerate() {
         // The key is changed in the fourth step.
         let key = if n < 3 { DEMO_KEYS[0] } else { DEMO_KEYS[1] };

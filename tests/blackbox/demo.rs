@@ -2,6 +2,7 @@
 
 use crate::client;
 use crate::harness::{command, exit_within, signal};
+use crate::shop::SOON;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
@@ -82,4 +83,31 @@ impl Drop for Demo {
             drop(self.process.wait());
         }
     }
+}
+
+#[test]
+fn a_terminal_that_closes_ends_the_demo_and_its_sidecar() {
+    let demo = Demo::start();
+    let [app, ..] = &demo.countersign;
+    let app: std::net::SocketAddr = app.trim_start_matches("http://").parse().unwrap();
+    assert!(client::fetch(app, "/openapi.json").is_ok());
+    signal(&demo.process, "HUP");
+    crate::harness::eventually("the sidecar's port is free", SOON, || {
+        client::fetch(app, "/openapi.json").is_err()
+    });
+    drop(demo);
+}
+
+#[test]
+fn a_taken_port_names_its_holder_and_the_option_that_helps() {
+    // Whoever holds it: another demo, or this listener.
+    let held = std::net::TcpListener::bind("127.0.0.1:8090");
+    let output = command().arg("demo").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(
+        said.contains("--free-ports") && said.contains("listens there"),
+        "{said}"
+    );
+    drop(held);
 }

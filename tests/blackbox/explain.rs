@@ -94,12 +94,12 @@ fn each_usual_cause_is_named() {
         (
             &text,
             wire::sign(&text, KEY).to_uppercase(),
-            "the sign is in upper-case hex: the same sign, but a comparison that minds case fails",
+            "the signature is in upper-case hex: the same value, but a comparison that minds case fails",
         ),
         (
             &chinese,
             wire::sign(&gbk, KEY),
-            "the signer's JSON was in GBK, not UTF-8: the sign covers the base64 of the GBK bytes",
+            "the signer's JSON was in GBK, not UTF-8: the signature covers the base64 of the GBK bytes",
         ),
     ];
     let setup = setup();
@@ -110,7 +110,7 @@ fn each_usual_cause_is_named() {
             _ => MERID,
         };
         let expected = format!(
-            "the sign fits with the key of merchant {whose} once this is assumed:\n- {sentence}\n"
+            "the signature matches with the key of merchant {whose} once this is assumed:\n- {sentence}\n"
         );
         let explained = explained(&["-c", path_text(&conf)], text, sign);
         assert_eq!(explained, (Some(0), expected));
@@ -118,7 +118,8 @@ fn each_usual_cause_is_named() {
     // The same by a key alone, where only one is in play.
     let (_folder, key) = key_file(KEY);
     for (text, sign, sentence) in &causes[1..] {
-        let expected = format!("the sign fits with the key once this is assumed:\n- {sentence}\n");
+        let expected =
+            format!("the signature matches with the key once this is assumed:\n- {sentence}\n");
         let explained = explained(&["--key-file", path_text(&key)], text, sign);
         assert_eq!(explained, (Some(0), expected));
     }
@@ -146,7 +147,8 @@ fn what_is_wrong_with_what_was_given_is_told_from_what_the_signer_did() {
         ),
     ] {
         let (_folder, key) = key_file(&key);
-        let expected = format!("the sign fits with the key once this is assumed:\n- {sentence}\n");
+        let expected =
+            format!("the signature matches with the key once this is assumed:\n- {sentence}\n");
         let explained = explained(&["--key-file", path_text(&key)], &text, &sign);
         assert_eq!(explained, (Some(0), expected));
     }
@@ -166,7 +168,7 @@ fn two_causes_at_once_are_both_named() {
             vec![
                 "- the key was put before the text: it belongs after it",
                 "- the JSON was signed instead of its base64 text",
-                "- the sign is in upper-case hex: the same sign, but a comparison that minds case fails",
+                "- the signature is in upper-case hex: the same value, but a comparison that minds case fails",
             ]
         )
     );
@@ -182,11 +184,11 @@ fn a_sign_that_matches_is_said_to_match_and_nothing_is_assumed() {
         &["-c", path_text(&conf)][..],
         &["-c", path_text(&conf), "--merid", MERID],
     ] {
-        let expected = format!("the sign fits the text with the key of merchant {MERID}\n");
+        let expected = format!("the signature matches the text with the key of merchant {MERID}\n");
         assert_eq!(explained(arguments, &text, &sign), (Some(0), expected));
     }
     let (_folder, key) = key_file(KEY);
-    let expected = "the sign fits the text with the key\n".to_owned();
+    let expected = "the signature matches the text with the key\n".to_owned();
     let explained = explained(&["--key-file", path_text(&key)], &text, &sign);
     assert_eq!(explained, (Some(0), expected));
 }

@@ -231,9 +231,8 @@ impl Setup {
         self.folder.path().join("output.txt")
     }
 
-    /// All that the process has written to stdout and stderr.
-    /// What the process has written, once it writes no more: lines gather for a moment before they are written, and on a
-    /// busy machine for a longer one.
+    /// All that the process has written to stdout and stderr, once it writes no more: lines gather for a moment before they
+    /// are written, and on a busy machine for a longer one.
     pub(crate) fn output(&self) -> String {
         const QUIET: Duration = Duration::from_millis(40);
         let read = || fs::read(self.output_file()).unwrap_or_default();

@@ -73,7 +73,6 @@ fn the_document_has_every_path_code_and_status() {
     let codes: BTreeSet<String> = rows
         .iter()
         .flat_map(|(codes, _)| markdown::spans(codes))
-        .map(Into::into)
         .collect();
     assert_eq!(texts(&problem["code"]["enum"]), codes);
     let statuses: BTreeSet<_> = rows
@@ -119,7 +118,7 @@ fn replies_and_deliveries_are_as_the_document_has_them() {
     for reply in [
         sidecar.query(query_json(MERID, &order)),
         sidecar.query("{"),
-        sidecar.submit(r#"{"action":"AliPay","txnamt":0}"#.to_owned()),
+        sidecar.submit(r#"{"action":"AliPay","txnamt":0}"#),
     ] {
         assert_eq!(
             reply.header("content-type"),

@@ -195,3 +195,30 @@ fn the_version_names_a_commit_and_options_go_on_either_side() {
         assert!(command().args(arguments).status().unwrap().success());
     }
 }
+
+#[test]
+fn states_are_coloured_on_a_terminal_alone() {
+    let (shop, _) = shop();
+    let line = format!(
+        "{} orders list -c {}",
+        crate::harness::binary().display(),
+        shop.sidecar.setup.conf_file().display()
+    );
+    let typed = |variable: (&str, &str)| {
+        let mut script = std::process::Command::new("script");
+        script
+            .args(["-qec", &line, "/dev/null"])
+            .env("TERM", "xterm");
+        text(&script.env(variable.0, variable.1).output().unwrap().stdout)
+    };
+    if !crate::skip::is_installed("script") {
+        return crate::skip::skip(
+            "states_are_coloured_on_a_terminal_alone",
+            "script is not installed",
+        );
+    }
+    assert!(typed(("LANG", "C")).contains("\x1b[32mpaid"));
+    assert!(!typed(("NO_COLOR", "1")).contains('\x1b'));
+    let piped = text(&on(&shop.sidecar.setup, &["orders", "list"]).stdout);
+    assert!(piped.contains("paid") && !piped.contains('\x1b'));
+}

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::config::Config;
 use crate::cli::failure::Failure;
 use crate::cli::print;
-use crate::cli::print::{document, say, stamp, when};
+use crate::cli::print::{document, painted, say, stamp, when};
 use crate::inbox::attempt::AttemptRecord;
 use crate::inbox::event::{Event, EventState, shown};
 use crate::inbox::review::{COMMAND_LINE, DecideOutcome, DecisionKind, DecisionRecord, Operator};
@@ -236,8 +236,8 @@ fn line(event: &Event) -> String {
     } = event;
     let [orderid, resultcode, last] =
         [&event.orderid, &event.resultcode, &event.last_attempt].map(|text| shown(text));
-    let state = event.state.name();
-    format!("{id}  {state:<9}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last}")
+    let state = painted(event.state.name(), 9);
+    format!("{id}  {state}  {merid}  {orderid}  {resultcode:<4}  {amount}  {attempts}  {last}")
 }
 
 fn state(name: &str) -> Result<EventState, String> {

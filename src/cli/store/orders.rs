@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::config::Config;
 use crate::cli::failure::Failure;
-use crate::cli::print::{document, say, stamp, when};
+use crate::cli::print::{document, painted, say, stamp, when};
 use crate::inbox::event::{Event, shown};
 use crate::inbox::listing::{LISTED, ListedOrder, OrderFilter, OrderPlace, OrderState, csv_line};
 use crate::inbox::order::{SignedOrder, TryRecord};
@@ -188,13 +188,13 @@ fn line(order: &ListedOrder) -> String {
         None => "-".to_owned(),
     };
     format!(
-        "{}  {}  {}  {:<6}  {}  {:<7}  {result}",
+        "{}  {}  {}  {:<6}  {}  {}  {result}",
         when(row.signed_at),
         row.merid,
         shown(&row.orderid),
         shown(&row.action),
         row.amount,
-        order.state.name(),
+        painted(order.state.name(), 7),
     )
 }
 
