@@ -78,6 +78,21 @@ impl World {
             AppMood::TakesUnheard => self.inject("app-takes-unheard"),
             AppMood::Takes => {}
         }
+        // Also where the store fails in between: what the app took is not heard of.
+        let played = self.take_turns().await;
+        let unheard = |flight: &Flight| flight.mood == AppMood::TakesUnheard;
+        if app == AppMood::TakesUnheard {
+            for flight in self.dispatcher.flights.iter().filter(|it| unheard(it)) {
+                self.permitted.taken.insert(flight.claimed.event.id.clone());
+            }
+            self.crash(false, 0);
+            // Attempts of the next process are heard of.
+            self.mood = AppMood::Takes;
+        }
+        played
+    }
+
+    async fn take_turns(&mut self) -> Played {
         let mut quiet = 0;
         for _ in 0..TURNS {
             let has_launched = self.turn().await?;
@@ -88,15 +103,6 @@ impl World {
             }
             let pause = self.pause();
             self.clocks.pass(pause);
-        }
-        let unheard = |flight: &Flight| flight.mood == AppMood::TakesUnheard;
-        if app == AppMood::TakesUnheard {
-            for flight in self.dispatcher.flights.iter().filter(|it| unheard(it)) {
-                self.permitted.taken.insert(flight.claimed.event.id.clone());
-            }
-            self.crash(false, 0);
-            // Attempts of the next process are heard of.
-            self.mood = AppMood::Takes;
         }
         Ok(())
     }
